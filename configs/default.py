@@ -1,0 +1,92 @@
+"""Every field of a pretraining run; the other configs are small deltas on this one.
+
+    python main.py --config=configs/default.py
+
+The numbers are those of ViT-L/16 in "Masked Autoencoders Are Scalable Vision Learners"
+(arXiv 2111.06377, Table 8) and of its official code. Unset fields are placeholders, so any
+field can be given on the command line: `--config.num_steps=100 --config.model.depth=6`.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    config.task = 'pretrain'
+    config.mode = 'train'
+    config.seed = 0
+    config.batch_size = 4096  # global: over all devices, accumulation included
+    config.num_epochs = 800.0
+    config.num_steps = placeholder(int)  # overrides num_epochs
+    config.image_size = (224, 224)  # height, width; (96,) or --config.image_size=96 is a square
+    config.init_from = placeholder(str)  # start from the weights of this work directory
+    config.deterministic = False  # bit-identical reruns on a GPU too, somewhat slower
+
+    config.model = model = ml_collections.ConfigDict()
+    model.variant = 'vit_large'  # vit_tiny | vit_small | vit_base | vit_large | vit_huge
+    model.patch_size = placeholder(int)  # unset: the variant's own, as for the next three
+    model.width = placeholder(int)
+    model.depth = placeholder(int)
+    model.heads = placeholder(int)
+    model.decoder_width = 512
+    model.decoder_depth = 8
+    model.decoder_heads = 16
+    model.dtype = 'bfloat16'  # of activations; parameters, statistics, softmax and loss: float32
+    model.remat = 'none'  # none | block | dots: what the backward pass computes again
+    model.scan = False  # one compiled block instead of `depth` copies
+
+    config.mask = mask = ml_collections.ConfigDict()
+    mask.ratio = 0.75
+    mask.strategy = 'random'
+
+    config.target = target = ml_collections.ConfigDict()
+    target.name = 'normalized_pixel'  # pixel | normalized_pixel
+
+    config.dataset = dataset = ml_collections.ConfigDict()
+    dataset.name = 'imagenet2012'  # digits | folder | synthetic | any TFDS image data set
+    dataset.path = placeholder(str)  # folder: its root; TFDS: data_dir
+    dataset.train_split = 'train'
+    dataset.eval_split = 'validation'
+    dataset.channels = 3
+    dataset.scale = 255.0  # image / scale, then (x - mean) / std
+    dataset.mean = (0.485, 0.456, 0.406)
+    dataset.std = (0.229, 0.224, 0.225)
+    dataset.crop_scale = (0.2, 1.0)  # RandomResizedCrop: share of the area ...
+    dataset.crop_ratio = (3 / 4, 4 / 3)  # ... and aspect ratio
+    dataset.flip = True
+    dataset.apply_exif = False  # the original ignores EXIF orientation
+    dataset.threads = 8  # decoding threads in each process
+    dataset.workers = 0  # worker processes, past what threads scale to; 0: threads alone
+    dataset.prefetch = 2  # batches a process keeps ready
+    dataset.timeout_s = 300.0  # a loader that gives nothing for so long ends the run
+    dataset.on_error = 'raise'  # raise | skip: replace an unreadable image by its neighbour
+    dataset.max_bad_share = 0.01  # skip: more than this is an error after all
+    dataset.synthetic_examples = 1_281_167  # size of the `synthetic` source
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.name = 'adamw'
+    optimizer.base_lr = 1.5e-4  # learning rate = base_lr * batch_size / 256
+    optimizer.min_lr = 0.0
+    optimizer.warmup_epochs = 40.0
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.95
+    optimizer.eps = 1e-8
+    optimizer.weight_decay = 0.05  # decoupled, times the learning rate
+    optimizer.clip_norm = placeholder(float)  # global gradient norm; the paper does not clip
+    optimizer.accumulate = 1  # micro-batches a step; the result is that of the whole batch
+
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.fsdp = 1  # devices that share one copy of parameters and optimiser state
+
+    config.log_every_steps = 50
+    config.eval_every_steps = 2500  # loss on held-out images under fixed masks; 0: never
+    config.eval_examples = 4096  # how many of them
+    config.image_every_steps = 2500  # masked | reconstructed | original; 0: never
+    config.checkpoint_every_steps = 2500
+    config.keep_last = 3  # checkpoints kept, newest first ...
+    config.keep_every_steps = placeholder(int)  # ... and every multiple of this for good
+    config.probe_at_end = False  # k-NN and linear probe of the encoder, trained and untrained
+
+    return config

@@ -1,0 +1,31 @@
+"""What a run can say to its user, and the exit status that goes with it."""
+
+EXIT_USER_ERROR = 1
+"""A mistake that the user can mend: the message says how."""
+
+EXIT_DIVERGED = 3
+"""The loss was not finite; the last good checkpoint is kept."""
+
+EXIT_PREEMPTED = 75
+"""The run was told to stop, saved, and goes on when the same command is run again (EX_TEMPFAIL)."""
+
+
+class UserError(Exception):
+    """A sentence for the user: what was wrong, in which field or file, and what to do.
+
+    `main.py` prints it without a traceback and exits with `exit_status`.
+    """
+
+    exit_status = EXIT_USER_ERROR
+
+
+class Diverged(UserError):
+    """The loss was not finite. Work up to the last checkpoint is kept."""
+
+    exit_status = EXIT_DIVERGED
+
+
+class Preempted(UserError):
+    """The run was asked to stop and has saved its state."""
+
+    exit_status = EXIT_PREEMPTED
