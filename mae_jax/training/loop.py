@@ -1,0 +1,156 @@
+"""The one loop, for any task: step, log, evaluate, save, stop when told."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+
+from mae_jax.errors import Diverged, Preempted
+from mae_jax.training.metrics import Throughput
+from mae_jax.training.state import Metrics, TrainState
+
+Scalars = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """What is done every so many steps, and after the last, with the state as it then is.
+
+    The scalars it returns are logged under that step.
+    """
+
+    every_steps: int
+    run: Callable[[int, TrainState], Scalars]
+
+    def due(self, step: int, last: int) -> bool:
+        return step == last or step % self.every_steps == 0
+
+
+@dataclasses.dataclass
+class Loop:
+    """What a run gives its loop. `train` is the loop itself.
+
+    Attributes:
+      step: the jitted (state, batch) -> (state, metrics).
+      batches: device batches from the state's step on; `ready()` says whether one is waiting.
+      num_steps: the step at which training ends.
+      log: called with (step, scalars): means over the interval for what a step reports.
+      save: called with (step, state); may go on writing after it returned.
+      hooks: run in order, before a save of the same step, so that a restart repeats none of them.
+      stopping: tells whether the run was asked to stop.
+    """
+
+    step: Callable[[TrainState, dict], tuple[TrainState, Metrics]]
+    batches: Iterator[dict]
+    num_steps: int
+    log_every_steps: int
+    checkpoint_every_steps: int
+    throughput: Throughput
+    log: Callable[[int, Scalars], None]
+    save: Callable[[int, TrainState], None]
+    hooks: tuple[Hook, ...] = ()
+    stopping: Callable[[], bool] = lambda: False
+
+
+def train(loop: Loop, state: TrainState) -> TrainState:
+    """Steps from the state's own step to `num_steps`.
+
+    Metrics are fetched one step late, so that the device always has the next step to work on.
+
+    Raises:
+      Diverged: the loss or the gradient was not finite; nothing after it is saved.
+      Preempted: the run was asked to stop, and has handed its state to `save`.
+    """
+    window = Window(loop)
+    for step in range(int(state.step) + 1, loop.num_steps + 1):
+        state, metrics = loop.step(state, next_batch(loop, state))
+        window.add(step, metrics)
+        hooks = [hook for hook in loop.hooks if hook.due(step, loop.num_steps)]
+        stopping = loop.stopping()
+        saving = stopping or step % loop.checkpoint_every_steps == 0 or step == loop.num_steps
+        if not hooks and not saving:
+            continue
+        window.flush()
+        with loop.throughput.paused():
+            for hook in hooks:
+                if scalars := hook.run(step, state):
+                    loop.log(step, scalars)
+            if saving:
+                loop.save(step, state)
+        if stopping and step < loop.num_steps:
+            raise Preempted(f'stopped at step {step} and saved: run the same command to go on.')
+    return state
+
+
+def next_batch(loop: Loop, state: TrainState) -> dict:
+    """The next batch; counts as waiting only the time in which the device had nothing to do."""
+    if loop.batches.ready():
+        return next(loop.batches)
+    jax.block_until_ready(state)
+    with loop.throughput.waiting():
+        return next(loop.batches)
+
+
+class Window:
+    """Metrics of the steps since the last log line, the newest of them still on the device."""
+
+    def __init__(self, loop: Loop):
+        self._loop = loop
+        self._pending: tuple[int, Metrics] | None = None
+        self._fetched: list[Scalars] = []
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Fetches what is pending, stops at a non-finite value, and logs at a log step."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        broken = [name for name in ('loss', 'grad_norm') if not math.isfinite(scalars[name])]
+        if broken:
+            raise Diverged(
+                f'{broken[0]} was {scalars[broken[0]]} at step {step}: the run has stopped, and the '
+                'last checkpoint is from before it. Lower optimizer.base_lr, set '
+                'optimizer.clip_norm=1, or look for broken images in the data.'
+            )
+        self._fetched.append(scalars)
+        self._loop.throughput.step()
+        if step % self._loop.log_every_steps == 0 or step == self._loop.num_steps:
+            means = {
+                name: math.fsum(s[name] for s in self._fetched) / len(self._fetched)
+                for name in scalars
+            }
+            self._fetched = []
+            self._loop.log(step, means | self._loop.throughput.take())
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within it SIGTERM and Ctrl-C ask the loop to save and stop; a second Ctrl-C stops at once.
+
+    Yields a function that tells whether the run was asked.
+    """
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # Python delivers signals to the main thread alone
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,68 @@
+"""Runs a config: `python main.py --config=configs/quickstart.py [--config.field=value] [--workdir=DIR]`.
+
+The same command again resumes the run. Exit status: 0 finished; 1 a mistake that the message says
+how to mend; 3 the loss was not finite; 75 told to stop (SIGTERM, Ctrl-C) and saved: run it again.
+"""
+
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from mae_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe, e.g. configs/quickstart.py.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default: runs/<config name>.')
+_VERBOSE = flags.DEFINE_bool('verbose', False, 'Show the traceback of an error.')
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise UserError(f'{argv[1]!r} is not a flag: options look like --config.batch_size=64.')
+    if _CONFIG.value is None:
+        raise UserError('no config: start with --config=configs/quickstart.py.')
+    if _CONFIG.value.deterministic:  # read when JAX starts, so before anything touches a device
+        os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops'
+    from mae_jax.run import run, start_processes
+
+    start_processes()
+    run(_CONFIG.value, _WORKDIR.value or default_workdir())
+
+
+def default_workdir() -> str:
+    """runs/quickstart for configs/quickstart.py, runs/ablations_grid for configs/ablations.py:grid."""
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
+    name = os.path.splitext(os.path.basename(path))[0]
+    return os.path.join('runs', f'{name}_{argument}' if argument else name)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # how ml_collections reports an unknown field
+        detail = ' '.join(str(error.args[0]).split('\n')).replace('"', "'")
+        raise UserError(f'no such config field: {detail} (configs/default.py lists them)') from error
+    except FileNotFoundError as error:
+        raise UserError('--config names no file: see configs/ for those there are.') from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(f'{error} (--help lists the flags)') from error
+
+
+def told_to_user(function):
+    """A mistake of the user's becomes one sentence and an exit status, not a traceback."""
+
+    def wrapped(argv: list[str]):
+        try:
+            return function(argv)
+        except UserError as error:
+            if '--verbose' in sys.argv:
+                raise
+            print(f'error: {error}' if error.exit_status == 1 else error, file=sys.stderr)
+            sys.exit(error.exit_status)
+
+    return wrapped
+
+
+if __name__ == '__main__':
+    app.run(told_to_user(main), flags_parser=told_to_user(parse_flags))
