@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mae_jax.errors import UserError
+from mae_jax.models.vit import Encoder, Transformer, architecture
+
+
+def test_a_variant_is_what_the_paper_says_and_each_number_can_be_given():
+    assert architecture('vit_huge') == dict(width=1280, depth=32, heads=16, patch_size=14)
+    given = architecture('vit_base', depth=3, patch_size=8)
+    assert given == dict(width=768, depth=3, heads=12, patch_size=8)
+
+
+@pytest.mark.parametrize(
+    'variant, given, message',
+    [
+        ('vit_giant', {}, r"model\.variant='vit_giant'.*vit_tiny \| vit_small"),
+        ('vit_base', {'width': 100}, r'model\.width=100'),
+        ('vit_base', {'width': 6, 'heads': 3}, r'model\.width=6'),
+        ('vit_base', {'heads': 0}, r'model\.heads=0'),
+    ],
+)
+def test_an_impossible_architecture_is_refused(variant, given, message):
+    with pytest.raises(UserError, match=message):
+        architecture(variant, **given)
+
+
+def test_an_unknown_remat_is_refused():
+    with pytest.raises(UserError, match=r"model\.remat='all'.*none \| block \| dots"):
+        Transformer(1, 2, remat='all').init(jax.random.key(0), jnp.zeros((1, 2, 8)))
+
+
+def test_kept_patches_are_encoded_as_if_the_image_had_no_others():
+    """Hidden patches leave no trace: any pixels may stand there."""
+    encoder = Encoder(2, 12, 2, 3)
+    images = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    variables = encoder.init(jax.random.key(1), images)
+    ids_keep = jnp.array([[5, 0, 1], [2, 3, 0]])
+    tokens = encoder.apply(variables, images, ids_keep)
+    assert tokens.shape == (2, 4, 12)
+    scribbled = images.at[0, 2:, :4].set(7.0)  # patches 3 and 4, hidden in the first example
+    np.testing.assert_array_equal(encoder.apply(variables, scribbled, ids_keep), tokens)
+
+
+def test_all_patches_kept_in_order_is_the_whole_image():
+    encoder = Encoder(2, 12, 1, 3)
+    images = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    variables = encoder.init(jax.random.key(1), images)
+    ids = jnp.tile(jnp.arange(4), (2, 1))
+    whole = encoder.apply(variables, images)
+    np.testing.assert_allclose(encoder.apply(variables, images, ids), whole, atol=1e-6)
+
+
+def test_without_the_final_norm_tokens_are_raw():
+    encoder = Encoder(2, 12, 1, 3)
+    images = jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
+    params = encoder.init(jax.random.key(1), images)['params']
+    raw = np.asarray(encoder.apply({'params': params}, images, final_norm=False))
+    normed = encoder.apply({'params': params}, images)
+    mean, variance = raw.mean(-1, keepdims=True), raw.var(-1, keepdims=True)
+    np.testing.assert_allclose(normed, (raw - mean) / np.sqrt(variance + 1e-6), atol=1e-5)
+
+
+def test_layer_norm_statistics_survive_a_large_mean():
+    """A float32 one-pass variance, E[x^2] - E[x]^2, would be off by a factor here."""
+    encoder = Encoder(2, 12, 0, 3)
+    images = jnp.zeros((1, 4, 4, 1))
+    params = encoder.init(jax.random.key(0), images)['params']
+    values = np.linspace(-1, 1, 12).astype(np.float32)
+    params['patch_embed']['bias'] = jnp.asarray(3000 + values)
+    params['pos_embed'] = jnp.zeros_like(params['pos_embed'])
+    tokens = encoder.apply({'params': params}, images)[0, 1]
+    np.testing.assert_allclose(tokens, values / values.std(), atol=2e-3)
+
+
+def test_work_grows_with_the_visible_patches_alone():
+    encoder = Encoder(4, 32, 2, 4)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(encoder.init, jax.random.key(0), images)
+
+    def flops(kept: int) -> float:
+        ids_keep = jax.ShapeDtypeStruct((2, kept), jnp.int32)
+        compiled = jax.jit(encoder.apply).lower(variables, images, ids_keep).compile()
+        return compiled.cost_analysis()['flops']
+
+    quarter, half = flops(16), flops(32)
+    assert 0.4 < quarter / half < 0.52
+
+
+def test_initialisation_is_that_of_the_original():
+    encoder = Encoder(4, 192, 1, 3)
+    params = encoder.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
+    block = params['blocks']['block_0']
+
+    def xavier(kernel):
+        bound = np.sqrt(6 / sum(kernel.shape))
+        assert 0.97 * bound < np.abs(kernel).max() <= bound
+        np.testing.assert_allclose(np.std(kernel), bound / np.sqrt(3), rtol=0.03)
+
+    assert params['patch_embed']['kernel'].shape == (48, 192)
+    assert block['attention']['qkv']['kernel'].shape == (192, 576)
+    kernels = [params['patch_embed'], *block['attention'].values(), *block['mlp'].values()]
+    for dense in kernels:
+        xavier(dense['kernel'])
+    for dense in kernels[1:]:
+        assert not dense['bias'].any()
+    bias, bound = np.asarray(params['patch_embed']['bias']), 48**-0.5
+    assert 0.9 * bound < np.abs(bias).max() <= bound
+    assert bias.min() < 0 < bias.max()
+    np.testing.assert_allclose(np.std(params['cls_token']), 0.02, rtol=0.2)
+    for norm in (block['norm1'], block['norm2'], params['norm']):
+        assert (norm['scale'] == 1).all() and not norm['bias'].any()
