@@ -42,7 +42,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # how ml_collections reports an unknown field
         detail = ' '.join(str(error.args[0]).split('\n')).replace('"', "'")
-        raise UserError(f'no such config field: {detail} (configs/default.py lists them)') from error
+        raise UserError(
+            f'no such config field: {detail} (configs/default.py lists them)'
+        ) from error
     except FileNotFoundError as error:
         raise UserError('--config names no file: see configs/ for those there are.') from error
     except (flags.Error, TypeError, ValueError) as error:

@@ -185,9 +185,7 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
         flops_per_image=parts.task.flops_per_image(),
         dtype=config.model.dtype,
     )
-    step = make_step(
-        parts.task, parts.tx, seed=config.seed, accumulate=config.optimizer.accumulate
-    )
+    step = make_step(parts.task, parts.tx, seed=config.seed, accumulate=config.optimizer.accumulate)
     first = int(state.step)
     with (
         stop_signals() as stopping,

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import Encoder
 
+NAMES = {'linear': 'linear probe', 'knn': 'k-NN', 'few_labels': '100 labels'}
 FEW_LABELS = 100
 DRAWS = 5
 """Random sets of labelled examples over which the few-label accuracy is averaged."""
@@ -21,9 +22,7 @@ DRAWS = 5
 
 def feature_function(model: MAE) -> Callable[[Any, jax.Array], np.ndarray]:
     """(encoder parameters, normalised images [B,H,W,C]) -> mean patch token, float32 [B,D]."""
-    encoder = Encoder(
-        model.patch_size, model.width, model.depth, model.heads, dtype=model.dtype
-    )
+    encoder = Encoder(model.patch_size, model.width, model.depth, model.heads, dtype=model.dtype)
 
     @jax.jit
     def mean_token(params: Any, images: jax.Array) -> jax.Array:
@@ -52,7 +51,9 @@ def accuracies(
         'linear': _linear().fit(train, train_labels).score(test, test_labels),
         'knn': knn.fit(train, train_labels).score(test, test_labels),
         'few_labels': float(
-            np.mean([_linear().fit(train[i], train_labels[i]).score(test, test_labels) for i in few])
+            np.mean(
+                [_linear().fit(train[i], train_labels[i]).score(test, test_labels) for i in few]
+            )
         ),
     }
 

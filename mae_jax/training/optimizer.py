@@ -53,9 +53,7 @@ def make_optimizer(
     """
     if name != 'adamw':
         raise UserError(f"optimizer.name='{name}' is unknown: choose 'adamw'.")
-    adamw = optax.adamw(
-        schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask
-    )
+    adamw = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask)
     return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw
 
 

@@ -31,18 +31,14 @@ class TrainState:
     opt_state: Any
 
 
-def initial_state(
-    task: Task, optimizer: optax.GradientTransformation, seed: int
-) -> TrainState:
+def initial_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step; traced by `abstract_state` and jitted by `create_state`."""
     params, model_state = task.init(key_for(seed, 'init'))
     trained, _ = split_params(params, task.is_trained)
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(trained))
 
 
-def abstract_state(
-    task: Task, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing it."""
     shapes = jax.eval_shape(lambda: initial_state(task, optimizer, 0))
     shardings = mesh_lib.state_shardings(mesh, shapes)

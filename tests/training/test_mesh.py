@@ -16,7 +16,9 @@ def test_fsdp_must_divide_the_devices():
 
 @pytest.mark.parametrize(('batch', 'accumulate'), [(12, 1), (8, 2), (0, 1), (8, 0)])
 def test_batch_that_cannot_be_split_is_refused_with_a_size_that_can(batch, accumulate):
-    with pytest.raises(UserError, match=f'batch_size={batch} .* multiple of {8 * max(accumulate, 1)}'):
+    with pytest.raises(
+        UserError, match=f'batch_size={batch} .* multiple of {8 * max(accumulate, 1)}'
+    ):
         mesh_lib.check_batch(batch, mesh_lib.make_mesh(), accumulate)
 
 

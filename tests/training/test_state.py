@@ -77,9 +77,7 @@ def test_the_step_under_pmap_is_the_same():
         trained, frozen = split_params(state.params, task.is_trained)
 
         def loss(trained):
-            params = {
-                part: trained[part] | frozen[part] for part in ('encoder', 'decoder')
-            }
+            params = {part: trained[part] | frozen[part] for part in ('encoder', 'decoder')}
             return task.loss(params, {}, rows, jax.random.key(0))[0]
 
         value, grads = jax.lax.pmean(jax.value_and_grad(loss)(trained), 'devices')
@@ -102,7 +100,10 @@ def test_accumulated_micro_batches_equal_the_whole_batch(accumulate):
     np.testing.assert_allclose(losses, one_device()[0], atol=1e-5)
     ours, whole = (traverse_util.flatten_dict(s.params) for s in (state, one_device()[1]))
     for path in ours:
-        if path[-2:] != ('qkv', 'bias'):  # the key's gradient is rounding alone, which Adam scales up
+        if path[-2:] != (
+            'qkv',
+            'bias',
+        ):  # the key's gradient is rounding alone, which Adam scales up
             np.testing.assert_allclose(ours[path], whole[path], atol=1e-4, err_msg=str(path))
 
 
