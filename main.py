@@ -1,4 +1,4 @@
-"""Runs a config: `python main.py --config=configs/quickstart.py [--config.field=value] [--workdir=DIR]`.
+"""Runs a config: `python main.py --config=configs/quickstart.py [--config.field=value]`.
 
 The same command again resumes the run. Exit status: 0 finished; 1 a mistake that the message says
 how to mend; 3 the loss was not finite; 75 told to stop (SIGTERM, Ctrl-C) and saved: run it again.
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
 
 
 def default_workdir() -> str:
-    """runs/quickstart for configs/quickstart.py, runs/ablations_grid for configs/ablations.py:grid."""
+    """runs/quickstart for configs/quickstart.py; a config's argument is added to the name."""
     path, _, argument = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     name = os.path.splitext(os.path.basename(path))[0]
     return os.path.join('runs', f'{name}_{argument}' if argument else name)

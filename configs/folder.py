@@ -3,8 +3,8 @@
     python main.py --config=configs/folder.py --config.dataset.path=/path/to/images
 
 The folder is either `train/<class>/*.jpg` and `val/<class>/*.jpg`, or any tree of unlabelled
-images, of which a twentieth is then held out. JPEG, PNG, WebP, BMP and TIFF; for images that are
-not 8-bit RGB give dataset.channels, dataset.scale, dataset.mean and dataset.std, one mean a channel.
+images, of which a twentieth is then held out. JPEG, PNG, WebP, BMP, TIFF and .npy; for images that
+are not 8-bit RGB give dataset.channels, .scale, and .mean and .std, one value a channel.
 
 Sized for one GPU, or for a laptop's patience at 96 pixels. To expect: the reconstructions in
 images/latest.png get their colours within the first epochs and their edges later; a few thousand

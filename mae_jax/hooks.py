@@ -51,7 +51,7 @@ def picture_hook(
     *,
     every_steps: int,
 ) -> Hook:
-    """Shows masked | reconstructed | original for the images of `batch`, the same ones each time."""
+    """Shows masked | reconstructed | original for the images of `batch`, the same each time."""
     whole = mesh_lib.replicated(mesh)
     reconstruct = jax.jit(task.reconstruct, out_shardings=whole)
     images = normalize(batch['image'], scale=task.scale, mean=task.mean, std=task.std)

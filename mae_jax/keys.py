@@ -1,4 +1,4 @@
-"""Randomness: every key is a function of the seed, a purpose and a step; nothing random is stored."""
+"""Every key is a function of the seed, a purpose and a step; nothing random is stored."""
 
 import zlib
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 from etils import epath
 from flax import traverse_util
@@ -21,12 +22,17 @@ from mae_jax import build
 from mae_jax import workdir as workdir_lib
 from mae_jax.checkpoint import Checkpoints
 from mae_jax.errors import UserError
-from mae_jax.hooks import evaluation_hook, picture_hook, probe_report
-from mae_jax.tasks.task import Task
+from mae_jax.hooks import evaluation_hook, picture_hook, probe_accuracies
+from mae_jax.tasks import probe
+from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.training import mesh as mesh_lib
-from mae_jax.training.loop import Loop, stop_signals, train
+from mae_jax.training.loop import Hook, Loop, stop_signals, train
 from mae_jax.training.metrics import MetricsWriter, Throughput, parameter_table
 from mae_jax.training.state import TrainState, abstract_state, create_state, jit_step, make_step
+
+
+PICTURES = 8
+"""Held-out images in a reconstruction picture."""
 
 
 def start_processes() -> None:
@@ -50,8 +56,9 @@ class Run:
     config: ml_collections.ConfigDict
     workdir: epath.Path
     mesh: Mesh
-    task: Task
+    task: Pretrain
     source: Any
+    held_out: Any
     length: build.Length
     tx: optax.GradientTransformation
     schedule: optax.Schedule
@@ -62,9 +69,10 @@ class Run:
         mesh = mesh_lib.make_mesh(config.mesh.fsdp)
         mesh_lib.check_batch(config.batch_size, mesh, config.optimizer.accumulate)
         source = build.make_source_of(config, config.dataset.train_split)
+        held_out = build.make_source_of(config, config.dataset.eval_split)
         length = build.make_length(config, len(source))
         tx, schedule = build.make_tx(config, length)
-        return cls(config, epath.Path(workdir), mesh, task, source, length, tx, schedule)
+        return cls(config, epath.Path(workdir), mesh, task, source, held_out, length, tx, schedule)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -164,8 +172,8 @@ def announce(parts: Run, state: TrainState) -> None:
     devices, config = parts.mesh.devices.flat, parts.config
     say(parameter_table(state.params, parts.task.is_trained))
     say(
-        f'{len(parts.source):,} examples of {config.dataset.name}; {parts.length.num_steps:,} steps '
-        f'of {config.batch_size} ({parts.length.num_steps / parts.length.steps_per_epoch:.1f} '
+        f'{len(parts.source):,} examples of {config.dataset.name}; '
+        f'{parts.length.num_steps:,} steps of {config.batch_size} ({parts.length.num_steps / parts.length.steps_per_epoch:.1f} '
         f'epochs), {parts.length.warmup_steps:,} of warm-up'
     )
     if parts.length.cut_warmup:

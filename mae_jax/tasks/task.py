@@ -1,4 +1,4 @@
-"""What a task offers the loop. A new task is a new file beside this one, never a copy of the loop."""
+"""What a task offers the loop; a new task is a new file beside this one."""
 
 from typing import Any, Protocol
 

@@ -117,8 +117,8 @@ class Window:
         broken = [name for name in ('loss', 'grad_norm') if not math.isfinite(scalars[name])]
         if broken:
             raise Diverged(
-                f'{broken[0]} was {scalars[broken[0]]} at step {step}: the run has stopped, and the '
-                'last checkpoint is from before it. Lower optimizer.base_lr, set '
+                f'{broken[0]} was {scalars[broken[0]]} at step {step}: the run has stopped, and '
+                'its last checkpoint is from before. Lower optimizer.base_lr, set '
                 'optimizer.clip_norm=1, or look for broken images in the data.'
             )
         self._fetched.append(scalars)

@@ -78,7 +78,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
-    """This process's rows (see `local_rows`) -> the global batch on the devices, without waiting."""
+    """This process's rows (see `local_rows`) -> the global batch on the devices."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
