@@ -30,7 +30,6 @@ from mae_jax.training.loop import Hook, Loop, stop_signals, train
 from mae_jax.training.metrics import MetricsWriter, Throughput, parameter_table
 from mae_jax.training.state import TrainState, abstract_state, create_state, jit_step, make_step
 
-
 PICTURES = 8
 """Held-out images in a reconstruction picture."""
 
@@ -169,14 +168,14 @@ def initial_params(path: str, params: Any) -> Any:
 
 def announce(parts: Run, state: TrainState) -> None:
     """What is about to run: the model, the machine, the length."""
-    devices, config = parts.mesh.devices.flat, parts.config
+    devices, config, length = parts.mesh.devices.flat, parts.config, parts.length
     say(parameter_table(state.params, parts.task.is_trained))
+    epochs = length.num_steps / length.steps_per_epoch
     say(
-        f'{len(parts.source):,} examples of {config.dataset.name}; '
-        f'{parts.length.num_steps:,} steps of {config.batch_size} ({parts.length.num_steps / parts.length.steps_per_epoch:.1f} '
-        f'epochs), {parts.length.warmup_steps:,} of warm-up'
+        f'{len(parts.source):,} examples of {config.dataset.name}; {length.num_steps:,} steps of '
+        f'{config.batch_size} ({epochs:.1f} epochs), {length.warmup_steps:,} of warm-up'
     )
-    if parts.length.cut_warmup:
+    if length.cut_warmup:
         say('the warm-up is longer than the run, and is cut to it')
     say(
         f'{parts.mesh.size} {devices[0].device_kind} device(s), {jax.process_count()} process(es), '
