@@ -9,7 +9,8 @@ from mae_jax.errors import UserError
 
 NPY_MAGIC = b'\x93NUMPY'
 TIFF_MAGICS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # the last two are BigTIFF
-PILLOW_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277  # TIFF tags
+PILLOW_MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 
 
 class BadImage(UserError):
@@ -19,9 +20,9 @@ class BadImage(UserError):
 def decode(record: dict, channels: int, apply_exif: bool = False) -> Image.Image | np.ndarray:
     """The image of a record, with `channels` bands.
 
-    Photographs (JPEG, PNG, WebP, ...) become 8-bit grey (1), RGB (3) or RGBA (4): grey is
-    repeated, alpha dropped without blending, as in the original pipeline, CMYK and palettes
-    converted, and 16-bit grey divided by 257. A `.npy` array or a TIFF deeper than 8 bits is data:
+    Photographs (JPEG, PNG, WebP, ...) become 8-bit grey (1), grey and alpha (2), RGB (3) or RGBA
+    (4): grey is repeated, alpha dropped without blending, as in the original pipeline, CMYK and
+    palettes converted, and 16-bit grey divided by 257. A `.npy` array or a TIFF deeper than 8 bits is data:
     it keeps its dtype and must have `channels` bands, first or last; but 16-bit grey where RGB is
     wanted is a photograph.
 
@@ -43,8 +44,10 @@ def decode(record: dict, channels: int, apply_exif: bool = False) -> Image.Image
             return _from_array(image, channels)
         if image.startswith(NPY_MAGIC):
             return _from_array(np.load(io.BytesIO(image), allow_pickle=False), channels)
-        if image.startswith(TIFF_MAGICS) and _is_deep_tiff(image):
-            return _from_array(_read_deep_tiff(image), channels)
+        if image.startswith(TIFF_MAGICS):
+            array = _tiff_array(image, channels)
+            if array is not None:
+                return _from_array(array, channels)
         return _from_pillow(Image.open(io.BytesIO(image)), channels, apply_exif)
     except UserError as error:
         raise type(error)(f'{record["name"]}: {error}') from error
@@ -67,12 +70,11 @@ def _from_pillow(image: Image.Image, channels: int, apply_exif: bool) -> Image.I
         image = _sixteen_bit_grey(np.asarray(image))
     if image.mode in ('P', 'PA'):  # by way of RGBA: a transparent palette has one more entry kind
         image = image.convert('RGBA')
-    if channels == 4 and len(image.getbands()) == 4:
-        return np.asarray(image)
-    if image.mode != PILLOW_MODES[channels]:
-        image = image.convert(PILLOW_MODES[channels])
+    if channels != 4 or len(image.getbands()) != 4:  # four bands that are not RGBA stay
+        mode = PILLOW_MODES[channels]
+        image = image if image.mode == mode else image.convert(mode)
     image.load()
-    return np.asarray(image) if channels == 4 else image
+    return image if channels in (1, 3) else np.asarray(image)
 
 
 def _from_array(array: np.ndarray, channels: int) -> Image.Image | np.ndarray:
@@ -103,27 +105,26 @@ def _sixteen_bit_grey(grey: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
 
 
-def _is_deep_tiff(data: bytes) -> bool:
-    """Whether a TIFF has more than 8 bits a band, or bands that Pillow knows no mode for."""
-    try:
-        tags = Image.open(io.BytesIO(data)).tag_v2
-    except Image.UnidentifiedImageError:
-        return True
-    return max(tags.get(258, (1,))) > 8  # 258 is BitsPerSample
+def _tiff_array(data: bytes, channels: int) -> np.ndarray | None:
+    """The numbers of a TIFF that is data; None for a photograph, which Pillow reads as it should.
 
-
-def _read_deep_tiff(data: bytes) -> np.ndarray:
-    """Pillow reads one band at its depth, but cuts several to their upper 8 bits."""
+    Data is deeper than 8 bits, has bands that Pillow knows no mode for, or a page for each band.
+    Pillow would cut several deep bands to their upper 8 bits, and widen signed ones.
+    """
     try:
         image = Image.open(io.BytesIO(data))
-        if len(image.getbands()) == 1 and len(image.tag_v2.get(258, (1,))) == 1:
-            return np.asarray(image)
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+        bands = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
+        if bands > 1 or channels == 1 or image.n_frames != channels:
+            if max(bits) <= 8:
+                return None
+            if bands == 1 and (image.mode.startswith('I;16') or (image.mode, *bits) == ('F', 32)):
+                return np.asarray(image)
     except Image.UnidentifiedImageError:
         pass
     try:
         import tifffile
     except ImportError as error:
-        raise UserError(
-            'a TIFF of several deep bands; reading it needs `pip install tifffile`.'
-        ) from error
+        remedy = 'reading a TIFF of several deep bands needs `pip install tifffile`.'
+        raise UserError(remedy) from error
     return tifffile.imread(io.BytesIO(data))

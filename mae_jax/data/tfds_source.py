@@ -60,6 +60,11 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             f'dataset.name={name!r} is not digits, folder or synthetic, and TensorFlow Datasets '
             f'knows no such data set nor finds it in {where}; see tensorflow.org/datasets/catalog.'
         ) from error
+    except ImportError as error:
+        raise UserError(
+            f'{name} cannot be opened: {error}; what it needs comes with '
+            "`pip install 'mae_jax[tfds]'`."
+        ) from error
     if not builder.info.splits:
         raise UserError(
             f'{name} is not prepared in {where}; prepare it once with '
