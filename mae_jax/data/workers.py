@@ -82,15 +82,7 @@ class Stream:
     def __next__(self):
         if self._closing.is_set():
             raise StopIteration
-        deadline = time.monotonic() + self.timeout_s
-        while True:
-            self._note_workers()
-            with contextlib.suppress(queue.Empty):
-                element, error = self._ready.get(timeout=POLL_S)
-                break
-            if time.monotonic() > deadline:
-                error = UserError(self._describe_stall())
-                break
+        element, error = self._wait()
         if error is None:
             try:
                 return self._finish(element)
@@ -100,6 +92,21 @@ class Stream:
         error = self._explain(error)
         self.close(kill=not isinstance(error, StopIteration))
         raise error
+
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers that have started, in their order."""
+        return [worker.pid for _, worker in sorted(self._workers.items())]
+
+    def _wait(self) -> tuple:
+        deadline = time.monotonic() + self.timeout_s
+        while time.monotonic() < deadline:
+            try:
+                return self._ready.get(timeout=POLL_S)
+            except queue.Empty:
+                pass
+            finally:
+                self._note_workers()
+        return None, UserError(self._describe_stall())
 
     def close(self, kill: bool = False) -> None:
         """Ends threads and worker processes; `kill` where they may not listen any more."""

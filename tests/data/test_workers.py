@@ -23,10 +23,6 @@ def photo_loader(root, **options):
     return make_loader(source, **sizes, seed=0, **options)
 
 
-def worker_pids(batches):
-    return sorted(worker.pid for worker in batches._workers.values())
-
-
 def alive(pid):
     try:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
@@ -57,7 +53,7 @@ def test_threads_and_worker_processes_give_the_same_stream(photo_folder):
 def test_closing_ends_the_worker_processes(photo_folder):
     with photo_loader(photo_folder(20), workers=2, threads=1).iterate(0) as batches:
         next(batches)
-        pids = worker_pids(batches)
+        pids = batches.worker_pids()
     assert len(pids) == 2
     assert not any(alive(pid) for pid in pids)
     with pytest.raises(StopIteration):
@@ -67,9 +63,9 @@ def test_closing_ends_the_worker_processes(photo_folder):
 def test_a_killed_worker_ends_the_stream_and_is_named(photo_folder):
     with photo_loader(photo_folder(20), workers=2, threads=1).iterate(0) as batches:
         next(batches)
-        pids = worker_pids(batches)
+        pids = batches.worker_pids()
         os.kill(pids[1], signal.SIGKILL)
-        with pytest.raises(UserError, match=rf'worker . \(process {pids[1]}\).*SIGKILL'):
+        with pytest.raises(UserError, match=rf'worker 1 \(process {pids[1]}\).*SIGKILL'):
             for _ in range(1000):
                 next(batches)
         assert not any(alive(pid) for pid in pids)
@@ -78,7 +74,7 @@ def test_a_killed_worker_ends_the_stream_and_is_named(photo_folder):
 def test_a_stopped_worker_ends_the_stream_after_the_timeout(photo_folder):
     with photo_loader(photo_folder(20), workers=2, threads=1).iterate(0) as batches:
         next(batches)
-        pids = worker_pids(batches)
+        pids = batches.worker_pids()
         batches.timeout_s = 1.5
         os.kill(pids[0], signal.SIGSTOP)
         with pytest.raises(UserError, match=rf'1\.5 s.*process {pids[0]}\) is stopped'):
@@ -90,7 +86,7 @@ def test_a_stopped_worker_ends_the_stream_after_the_timeout(photo_folder):
 def test_a_worker_leaves_ctrl_c_and_sigterm_to_its_parent(photo_folder):
     with photo_loader(photo_folder(20), workers=1, threads=1).iterate(0) as batches:
         next(batches)
-        for pid in worker_pids(batches):
+        for pid in batches.worker_pids():
             os.kill(pid, signal.SIGINT)
             os.kill(pid, signal.SIGTERM)
         for _ in range(20):
@@ -135,7 +131,7 @@ def test_workers_die_with_a_trainer_that_is_killed(photo_folder, tmp_path):
                                  image_size=(16, 16), workers=2, threads=1)
             batches = loader.iterate(0)
             next(batches)
-            print(*(worker.pid for worker in batches._workers.values()), flush=True)
+            print(*batches.worker_pids(), flush=True)
             time.sleep(100)
 
         if __name__ == '__main__':
