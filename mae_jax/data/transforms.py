@@ -1,0 +1,139 @@
+"""What happens to an image on the host: numpy in, numpy out, the pixels of the original pipeline.
+
+A result depends on (record, seed, epoch, index) alone, so that neither the order of the work nor
+the process that does it changes a pixel. Normalisation happens on the device.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from mae_jax.data.decode import decode
+
+Box = tuple[int, int, int, int]
+Size = tuple[int, int]
+
+CROP_AND_FLIP = 1  # the purpose of the random numbers drawn here; the order of examples has grain's
+EVAL_CROP_SHARE = 224 / 256
+
+
+def train_transform(
+    record: dict,
+    *,
+    seed: int,
+    epoch: int,
+    index: int,
+    image_size: Size,
+    channels: int,
+    crop_scale: tuple[float, float],
+    crop_ratio: tuple[float, float],
+    flip: bool,
+    apply_exif: bool = False,
+) -> np.ndarray:
+    """Decode, RandomResizedCrop, horizontal flip (He et al. 2021, appendix A.1).
+
+    Returns:
+      [H,W,C], uint8 or the source's own dtype.
+
+    Raises:
+      BadImage: the image cannot be read.
+    """
+    image = decode(record, channels, apply_exif)
+    rng = np.random.default_rng((seed, CROP_AND_FLIP, epoch, index))
+    box = random_resized_crop_box(*_width_height(image), rng, crop_scale, crop_ratio)
+    pixels = resize_crop(image, box, image_size)
+    if flip and rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def eval_transform(
+    record: dict, *, image_size: Size, channels: int, apply_exif: bool = False
+) -> np.ndarray:
+    """Decode, resize, centre crop.
+
+    Up to 224 pixels the crop is 224/256 of the resized image, above it is all of its short side.
+    The resized image keeps its proportions and just covers the rectangle that is `image_size`
+    over that share: for a square, torchvision's Resize(short side).
+
+    Returns:
+      [H,W,C], uint8 or the source's own dtype.
+
+    Raises:
+      BadImage: the image cannot be read.
+    """
+    image = decode(record, channels, apply_exif)
+    width, height = _width_height(image)
+    share = EVAL_CROP_SHARE if max(image_size) <= 224 else 1.0
+    resized = _cover(height, width, [int(side / share) for side in image_size])
+    pixels = resize_crop(image, (0, 0, width, height), resized)
+    top, left = (round((a - b) / 2) for a, b in zip(resized, image_size, strict=True))
+    return np.ascontiguousarray(pixels[top : top + image_size[0], left : left + image_size[1]])
+
+
+def random_resized_crop_box(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """The crop that torchvision's RandomResizedCrop draws, as (left, top, width, height).
+
+    Ten tries at a share of the area, uniform in `scale`, and a width / height, log-uniform in
+    `ratio`; then the largest central crop of an allowed ratio.
+    """
+    log_ratio = np.log(ratio)
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(*log_ratio))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(rng.integers(height - h + 1))
+            left = int(rng.integers(width - w + 1))
+            return left, top, w, h
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def resize_crop(image: Image.Image | np.ndarray, box: Box, size: Size) -> np.ndarray:
+    """Crop, *then* resize with Pillow's antialiased bicubic, to [H,W,C].
+
+    `resize(box=...)` would let pixels outside the crop into its border. Arrays go through Pillow
+    band by band: 8 bits as they are (as RGBA, Pillow would blend by alpha), others as float32 and
+    back to their dtype.
+    """
+    left, top, width, height = box
+    if isinstance(image, Image.Image):
+        crop = image.crop((left, top, left + width, top + height))
+        pixels = np.asarray(crop.resize(size[::-1], Image.Resampling.BICUBIC))
+        return pixels if pixels.ndim == 3 else pixels[..., None]
+    crop = image[top : top + height, left : left + width]
+    bands = [_resize_band(crop[..., i], size) for i in range(crop.shape[-1])]
+    return np.stack(bands, axis=-1)
+
+
+def _resize_band(band: np.ndarray, size: Size) -> np.ndarray:
+    dtype = band.dtype
+    band = np.ascontiguousarray(band if dtype == np.uint8 else band.astype(np.float32))
+    resized = np.asarray(Image.fromarray(band).resize(size[::-1], Image.Resampling.BICUBIC))
+    if dtype.kind in 'ui' and dtype != np.uint8:  # bicubic overshoots: do not wrap around
+        limits = np.iinfo(dtype)
+        resized = np.clip(np.rint(resized.astype(np.float64)), limits.min, limits.max)
+    return resized.astype(dtype)
+
+
+def _cover(height: int, width: int, target: Size) -> Size:
+    """The smallest size of the same proportions that covers `target`, in torchvision's integers."""
+    if height * target[1] >= width * target[0]:
+        return target[1] * height // width, target[1]
+    return target[0], target[0] * width // height
+
+
+def _width_height(image: Image.Image | np.ndarray) -> tuple[int, int]:
+    return image.size if isinstance(image, Image.Image) else image.shape[1::-1]

@@ -1,0 +1,173 @@
+import math
+
+import numpy as np
+import pytest
+from conftest import encode, smooth_picture
+from PIL import Image
+
+from mae_jax.data import transforms
+
+SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
+
+
+def torchvision_box(width, height, rng, scale, ratio):
+    """RandomResizedCrop.get_params as torchvision documents it: top, left, height, width."""
+    for _ in range(10):
+        target = height * width * rng.uniform(scale[0], scale[1])
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w = int(round(math.sqrt(target * aspect)))
+        h = int(round(math.sqrt(target / aspect)))
+        if 0 < w <= width and 0 < h <= height:
+            i = rng.integers(0, height - h + 1)
+            j = rng.integers(0, width - w + 1)
+            return i, j, h, w
+    if width / height < min(ratio):
+        w, h = width, int(round(width / min(ratio)))
+    elif width / height > max(ratio):
+        w, h = int(round(height * max(ratio))), height
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize(
+    ('width', 'height', 'size'),
+    [(500, 375, (224, 224)), (60, 90, (96, 64)), (8, 8, (8, 8)), (400, 20, (32, 32))],
+)
+def test_a_training_image_is_pillows_crop_then_resize_then_flip(width, height, size):
+    picture = smooth_picture(0, width, height)
+    record = {'image': encode(picture, 'PNG'), 'name': 'picture'}
+    flips = set()
+    for index in range(12):
+        ours = transforms.train_transform(
+            record,
+            seed=3,
+            epoch=2,
+            index=index,
+            image_size=size,
+            channels=3,
+            crop_scale=SCALE,
+            crop_ratio=RATIO,
+            flip=True,
+        )
+        rng = np.random.default_rng((3, 1, 2, index))
+        top, left, h, w = torchvision_box(width, height, rng, SCALE, RATIO)
+        crop = picture.crop((left, top, left + w, top + h)).resize(size[::-1], Image.BICUBIC)
+        if rng.random() < 0.5:
+            crop = crop.transpose(Image.FLIP_LEFT_RIGHT)
+            flips.add(index)
+        np.testing.assert_array_equal(ours, np.asarray(crop))
+        assert ours.dtype == np.uint8
+        assert ours.flags.c_contiguous
+    assert 0 < len(flips) < 12
+
+
+def test_resizing_does_not_look_outside_the_crop():
+    picture = smooth_picture(1, 80, 60)
+    pixels = np.array(picture)
+    box = (10, 5, 40, 30)
+    inside = transforms.resize_crop(picture, box, (16, 16))
+    outside = np.ones(pixels.shape[:2], bool)
+    outside[5:35, 10:50] = False
+    pixels[outside] = 255 - pixels[outside]
+    np.testing.assert_array_equal(
+        transforms.resize_crop(Image.fromarray(pixels), box, (16, 16)), inside
+    )
+
+
+def test_boxes_have_the_share_and_ratio_that_was_asked_for():
+    rng = np.random.default_rng(0)
+    boxes = np.array(
+        [transforms.random_resized_crop_box(1000, 1000, rng, SCALE, RATIO) for _ in range(4000)]
+    )
+    left, top, width, height = boxes.T
+    assert (boxes >= 0).all() and (left + width <= 1000).all() and (top + height <= 1000).all()
+    share, log_ratio = width * height / 1e6, np.log(width / height)
+    assert 0.2 - 1e-3 < share.min() < 0.22
+    assert share.max() <= 1
+    assert abs(log_ratio).max() <= math.log(4 / 3) + 0.005
+    assert abs(log_ratio.mean()) < 0.01  # log-uniform: as often upright as lying
+    # Below the share where every ratio fits the square, share is uniform: a quarter of it each.
+    quarters, _ = np.histogram(share, bins=np.linspace(0.2, 0.74, 5))
+    assert abs(quarters / quarters.mean() - 1).max() < 0.12
+    free = width < 990
+    assert abs((left[free] / (1000 - width[free])).mean() - 0.5) < 0.02
+
+
+def test_a_transform_depends_on_seed_epoch_and_index_alone():
+    record = {'image': encode(smooth_picture(2, 60, 50), 'PNG'), 'name': 'picture'}
+
+    def run(**key):
+        return transforms.train_transform(
+            record,
+            **{'seed': 0, 'epoch': 0, 'index': 0} | key,
+            image_size=(16, 16),
+            channels=3,
+            crop_scale=SCALE,
+            crop_ratio=RATIO,
+            flip=True,
+        )
+
+    np.testing.assert_array_equal(run(), run())
+    for other in ({'seed': 1}, {'epoch': 1}, {'index': 1}):
+        assert (run() != run(**other)).any()
+    assert (run(seed=1) != run(epoch=1)).any()
+
+
+@pytest.mark.parametrize('size', [96, 224, 225, 448])
+@pytest.mark.parametrize('width_height', [(500, 375), (375, 500), (301, 301), (100, 900)])
+def test_evaluation_is_torchvisions_resize_and_centre_crop(size, width_height):
+    picture = smooth_picture(3, *width_height)
+    record = {'image': encode(picture, 'PNG'), 'name': 'picture'}
+    short = int(size / (224 / 256)) if size <= 224 else size
+    w, h = width_height
+    if w <= h:
+        new_w, new_h = short, int(short * h / w)
+    else:
+        new_w, new_h = int(short * w / h), short
+    resized = picture.resize((new_w, new_h), Image.BICUBIC)
+    top, left = int(round((new_h - size) / 2.0)), int(round((new_w - size) / 2.0))
+    expected = resized.crop((left, top, left + size, top + size))
+    ours = transforms.eval_transform(record, image_size=(size, size), channels=3)
+    np.testing.assert_array_equal(ours, np.asarray(expected))
+
+
+@pytest.mark.parametrize('image_size', [(64, 96), (96, 64), (256, 64)])
+def test_a_rectangle_is_covered_without_distortion(image_size):
+    # A disc in the middle stays a disc, and nothing outside the picture shows.
+    y, x = np.mgrid[:200, :300]
+    disc = ((y - 99.5) ** 2 + (x - 149.5) ** 2 < 50**2).astype(np.uint8) * 155 + 100
+    ours = transforms.eval_transform(
+        {'image': disc[..., None], 'name': 'disc'}, image_size=image_size, channels=1
+    )[..., 0]
+    assert ours.shape == image_size
+    assert ours.min() > 70  # 100 less bicubic's overshoot: no padding
+    inside = ours > 177
+    across, down = inside[image_size[0] // 2].sum(), inside[:, image_size[1] // 2].sum()
+    if max(across, down) < min(image_size):
+        assert abs(int(across) - int(down)) <= 2
+
+
+@pytest.mark.parametrize('dtype', [np.uint16, np.int16, np.float32])
+def test_other_depths_are_resized_band_by_band_in_float(dtype):
+    rng = np.random.default_rng(0)
+    array = (rng.random((20, 30, 5)) * 60_000 - (30_000 if dtype == np.int16 else 0)).astype(dtype)
+    record = {'image': array, 'name': 'bands'}
+    ours = transforms.eval_transform(record, image_size=(225, 225), channels=5)  # no crop share
+    assert ours.dtype == dtype
+    left = round((337 - 225) / 2)
+    for band in range(5):
+        image = Image.fromarray(array[..., band].astype(np.float32))
+        expected = np.asarray(image.resize((337, 225), Image.BICUBIC))[:, left : left + 225]
+        if dtype != np.float32:
+            limits = np.iinfo(dtype)
+            expected = np.clip(np.round(expected), limits.min, limits.max)
+        np.testing.assert_array_equal(ours[..., band], expected.astype(dtype))
+
+
+def test_alpha_does_not_bleed_into_the_colours_of_four_bands():
+    rgba = np.zeros((16, 16, 4), np.uint8)
+    rgba[..., 0] = 200
+    rgba[:, 8:, 3] = 255
+    ours = transforms.resize_crop(rgba, (0, 0, 16, 16), (8, 8))
+    np.testing.assert_array_equal(ours[..., 0], 200)
