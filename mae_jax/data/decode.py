@@ -22,9 +22,10 @@ def decode(record: dict, channels: int, apply_exif: bool = False) -> Image.Image
 
     Photographs (JPEG, PNG, WebP, ...) become 8-bit grey (1), grey and alpha (2), RGB (3) or RGBA
     (4): grey is repeated, alpha dropped without blending, as in the original pipeline, CMYK and
-    palettes converted, and 16-bit grey divided by 257. A `.npy` array or a TIFF deeper than 8 bits is
-    data: it keeps its dtype and must have `channels` bands, first or last; but 16-bit grey where
-    RGB is wanted is a photograph.
+    palettes converted, and 16-bit grey divided by 257.
+
+    A `.npy` array or a TIFF deeper than 8 bits is data: it keeps its dtype and must have `channels`
+    bands, first or last; but 16-bit grey where RGB is wanted is a photograph.
 
     Args:
       record: `{'image': encoded bytes or array [H,W,C], 'name': str}`, see `sources`.

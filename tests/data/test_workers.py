@@ -140,11 +140,13 @@ def test_workers_die_with_a_trainer_that_is_killed(photo_folder, tmp_path):
     )
     shared_memory = set(os.listdir('/dev/shm'))
     trainer = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    pids = [int(pid) for pid in trainer.stdout.readline().split()]
-    assert len(pids) == 2
-    assert all(alive(pid) for pid in pids)
-    trainer.kill()
-    trainer.wait()
+    try:
+        pids = [int(pid) for pid in trainer.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(alive(pid) for pid in pids)
+    finally:
+        trainer.kill()
+        trainer.wait()
     wait_until(lambda: not any(alive(pid) for pid in pids))
     mine = {name for name in set(os.listdir('/dev/shm')) - shared_memory if name[:4] == 'psm_'}
     wait_until(lambda: not any(Path('/dev/shm', name).exists() for name in mine))
