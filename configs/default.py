@@ -56,6 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.crop_scale = (0.2, 1.0)  # RandomResizedCrop: share of the area ...
     dataset.crop_ratio = (3 / 4, 4 / 3)  # ... and aspect ratio
     dataset.flip = True
+    dataset.eval_crop_share = placeholder(float)  # unset: .875 up to 224 pixels, 1 above
     dataset.apply_exif = False  # the original ignores EXIF orientation
     dataset.threads = 8  # decoding threads in each process
     dataset.workers = 0  # worker processes, past what threads scale to; 0: threads alone

@@ -32,6 +32,7 @@ def get_config():
     config.dataset.mean = (0.305,)
     config.dataset.std = (0.376,)
     config.dataset.crop_scale = (0.6, 1.0)
+    config.dataset.eval_crop_share = 1.0
     config.dataset.flip = False  # a mirrored digit is another digit
     config.optimizer.base_lr = 1e-3
     config.optimizer.warmup_epochs = 20.0

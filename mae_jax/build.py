@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mae_jax.data.loader import Loader, eval_batches
+from mae_jax.data.loader import Loader, eval_batches, make_loader
 from mae_jax.data.sources import make_source
 from mae_jax.errors import UserError
 from mae_jax.models.mae import MAE
@@ -142,7 +142,7 @@ def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh, examples: int
 def make_train_loader(config: ml_collections.ConfigDict, source: Any, mesh: Mesh) -> Loader:
     """The training batches of this process."""
     dataset = config.dataset
-    return Loader(
+    return make_loader(
         source,
         batch_size=config.batch_size,
         rows=mesh_lib.local_rows(mesh, config.batch_size),
@@ -176,8 +176,12 @@ def make_eval_batches(
         batch_size=batch_size,
         rows=rows,
         limit=limit,
+        crop_share=config.dataset.eval_crop_share,
         image_size=image_size(config),
         channels=config.dataset.channels,
         apply_exif=config.dataset.apply_exif,
         threads=config.dataset.threads,
+        timeout_s=config.dataset.timeout_s,
+        on_error=config.dataset.on_error,
+        max_bad_share=config.dataset.max_bad_share,
     )

@@ -66,7 +66,6 @@ def picture_hook(
             normalized_target=task.model.target == 'normalized_pixel',
             mean=task.mean,
             std=task.std,
-            scale=task.scale,
         )
         show(step, 'reconstruction', grid)
         return {}

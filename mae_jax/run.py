@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from mae_jax import build
 from mae_jax import workdir as workdir_lib
-from mae_jax.checkpoint import Checkpoints
+from mae_jax.checkpoint import Checkpoints, locate, restore_params
 from mae_jax.errors import UserError
 from mae_jax.hooks import evaluation_hook, picture_hook, probe_accuracies
 from mae_jax.tasks import probe
@@ -148,7 +148,7 @@ def initial_params(path: str, params: Any) -> Any:
     Raises:
       UserError: there are none, or they are those of another architecture.
     """
-    found = traverse_util.flatten_dict(Checkpoints.restore_params(path), sep='/')
+    found = traverse_util.flatten_dict(restore_params(*locate(path))[0], sep='/')
     wanted = traverse_util.flatten_dict(params, sep='/')
     differing = [
         f'{name}: {getattr(found.get(name), "shape", "missing")} there, '
@@ -190,9 +190,10 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
         batch_size=config.batch_size,
         devices=list(mesh.devices.flat),
         flops_per_image=parts.task.flops_per_image(),
-        dtype=config.model.dtype,
+        total_steps=parts.length.num_steps,
     )
     step = make_step(parts.task, parts.tx, seed=config.seed, accumulate=config.optimizer.accumulate)
+    loader = build.make_train_loader(config, parts.source, mesh)
     first = int(state.step)
     with (
         stop_signals() as stopping,
@@ -203,7 +204,6 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
             steps_per_epoch=parts.length.steps_per_epoch,
             is_writer=jax.process_index() == 0,
         ) as writer,
-        build.make_train_loader(config, parts.source, mesh) as loader,
         loader.iterate(
             first, put=lambda batch: mesh_lib.put_batch(mesh, batch, config.batch_size)
         ) as batches,
@@ -227,6 +227,7 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
                 log=log,
                 save=lambda step, state: checkpoints.save(step, state, parts.identity),
                 hooks=make_hooks(parts, writer),
+                progress=writer.progress,
                 stopping=stopping,
             ),
             state,

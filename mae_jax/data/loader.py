@@ -8,6 +8,7 @@ loads it; so a run may go on at any step, with any number of each.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -66,8 +67,15 @@ class Loader:
         del batch['replaced']
         return batch
 
-    def iterate(self, start_step: int, num_steps: int | None = None) -> Stream:
+    def iterate(
+        self, start_step: int, num_steps: int | None = None, put: Callable[[dict], dict] = dict
+    ) -> Stream:
         """The batches of steps start_step, start_step + 1, ..., loaded ahead of their use.
+
+        Args:
+          start_step: the first step.
+          num_steps: how many; None: without end.
+          put: applied to each batch ahead of its use, to start its way to the devices.
 
         Returns:
           An iterator and context manager, with `close()`. Its `next` raises UserError for an
@@ -81,11 +89,13 @@ class Loader:
             start_step,
             start_step + (FOREVER if num_steps is None else num_steps),
             self._reading,
+            lambda batch: (int(batch.pop('replaced').sum()), put(batch)),
             self._count,
         )
 
-    def _count(self, batch: dict) -> dict:
-        self.num_replaced += int(batch.pop('replaced').sum())
+    def _count(self, loaded: tuple[int, dict]) -> dict:
+        replaced, batch = loaded
+        self.num_replaced += replaced
         self._seen += len(self._rows)
         _check_bad_share(self.num_replaced, self._seen, self._reading.max_bad_share)
         return batch
@@ -142,6 +152,7 @@ def eval_batches(
     image_size: tuple[int, int],
     channels: int = 3,
     apply_exif: bool = False,
+    crop_share: float | None = None,
     limit: int | None = None,
     **reading,
 ) -> Stream:
@@ -152,6 +163,7 @@ def eval_batches(
 
     Args:
       limit: at most so many examples, evenly spread over the source.
+      crop_share: see `transforms.eval_transform`.
       source, batch_size, rows, image_size, channels, apply_exif, **reading: as in `make_loader`.
     """
     transform = functools.partial(
@@ -159,6 +171,7 @@ def eval_batches(
         image_size=tuple(image_size),
         channels=channels,
         apply_exif=apply_exif,
+        crop_share=crop_share,
     )
     reading = Reading(**reading)
     examples = len(source) if limit is None else min(limit, len(source))
@@ -174,7 +187,7 @@ def eval_batches(
         return batch
 
     steps = -(-examples // batch_size)
-    return _stream(load, position, len(rows), 0, steps, reading, count)
+    return _stream(load, position, len(rows), 0, steps, reading, dict, count)
 
 
 def epochs(num_examples: int, seed: int) -> grain.MapDataset:
@@ -234,7 +247,8 @@ def _stream(
     start_step: int,
     stop_step: int,
     reading: Reading,
-    finish: Callable[[dict], dict],
+    prepare: Callable[[dict], Any],
+    finish: Callable[[Any], dict],
 ) -> Stream:
     """Steps start_step ... stop_step of `load(position(n))`, in batches of `rows`."""
     chunk = next(size for size in range(min(rows, MAX_CHUNK), 0, -1) if rows % size == 0)
@@ -259,7 +273,7 @@ def _stream(
             )
         return dataset.batch(rows // chunk, batch_fn=_concatenate)
 
-    return Stream(make, finish, reading.timeout_s)
+    return Stream(make, prepare, finish, reading.timeout_s)
 
 
 def _stack(examples: Sequence[dict]) -> dict[str, np.ndarray]:

@@ -49,11 +49,17 @@ def train_transform(
 
 
 def eval_transform(
-    record: dict, *, image_size: Size, channels: int, apply_exif: bool = False
+    record: dict,
+    *,
+    image_size: Size,
+    channels: int,
+    apply_exif: bool = False,
+    crop_share: float | None = None,
 ) -> np.ndarray:
     """Decode, resize, centre crop.
 
-    Up to 224 pixels the crop is 224/256 of the resized image, above it is all of its short side.
+    The crop is `crop_share` of the resized image's short side; unset, it is the original's: 224/256
+    up to 224 pixels, all of it above.
     The resized image keeps its proportions and just covers the rectangle that is `image_size`
     over that share: for a square, torchvision's Resize(short side).
 
@@ -65,7 +71,7 @@ def eval_transform(
     """
     image = decode(record, channels, apply_exif)
     width, height = _width_height(image)
-    share = EVAL_CROP_SHARE if max(image_size) <= 224 else 1.0
+    share = crop_share or (EVAL_CROP_SHARE if max(image_size) <= 224 else 1.0)
     resized = _cover(height, width, [int(side / share) for side in image_size])
     pixels = resize_crop(image, (0, 0, width, height), resized)
     top, left = (round((a - b) / 2) for a, b in zip(resized, image_size, strict=True))

@@ -48,7 +48,8 @@ class Stream:
 
     Args:
       make: builds the dataset; its argument is the folder that `start_worker` is to be given.
-      finish: applied to each element as it is handed out.
+      prepare: applied to each element ahead of its use, in the thread.
+      finish: applied to what `prepare` made as it is handed out.
       timeout_s: how long one element may take.
 
     Raises (from `next`):
@@ -56,9 +57,14 @@ class Stream:
     """
 
     def __init__(
-        self, make: Callable[[str], grain.IterDataset], finish: Callable, timeout_s: float
+        self,
+        make: Callable[[str], grain.IterDataset],
+        prepare: Callable,
+        finish: Callable,
+        timeout_s: float,
     ):
         self.timeout_s = timeout_s
+        self._prepare = prepare
         self._finish = finish
         self._register = tempfile.TemporaryDirectory(prefix='mae_jax_workers_')
         self._workers: dict[int, multiprocessing.Process] = {}
@@ -78,6 +84,10 @@ class Stream:
 
     def __exit__(self, *exception):
         self.close()
+
+    def ready(self) -> bool:
+        """Whether `next` would return at once."""
+        return not self._ready.empty()
 
     def __next__(self):
         if self._closing.is_set():
@@ -124,7 +134,7 @@ class Stream:
         iterator = iter(dataset)
         try:
             while not self._closing.is_set():
-                self._hand_over((next(iterator), None))
+                self._hand_over((self._prepare(next(iterator)), None))
         except BaseException as error:  # StopIteration as well: the reader raises it
             self._hand_over((None, error))
         iterator.close()

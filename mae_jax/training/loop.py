@@ -40,6 +40,7 @@ class Loop:
       num_steps: the step at which training ends.
       log: called with (step, scalars): means over the interval for what a step reports.
       save: called with (step, state); may go on writing after it returned.
+      progress: called with every finished step.
       hooks: run in order, before a save of the same step, so that a restart repeats none of them.
       stopping: tells whether the run was asked to stop.
     """
@@ -53,6 +54,7 @@ class Loop:
     log: Callable[[int, Scalars], None]
     save: Callable[[int, TrainState], None]
     hooks: tuple[Hook, ...] = ()
+    progress: Callable[[int], None] = lambda step: None
     stopping: Callable[[], bool] = lambda: False
 
 
@@ -122,14 +124,15 @@ class Window:
                 'optimizer.clip_norm=1, or look for broken images in the data.'
             )
         self._fetched.append(scalars)
-        self._loop.throughput.step()
+        self._loop.throughput.step(step)
+        self._loop.progress(step)
         if step % self._loop.log_every_steps == 0 or step == self._loop.num_steps:
             means = {
                 name: math.fsum(s[name] for s in self._fetched) / len(self._fetched)
                 for name in scalars
             }
             self._fetched = []
-            self._loop.log(step, means | self._loop.throughput.take())
+            self._loop.log(step, means | self._loop.throughput.take(step))
 
 
 @contextlib.contextmanager
