@@ -11,16 +11,9 @@ def test_patches_are_row_major_with_row_column_channel_inside():
     assert patches.shape == (2, 6, 36)
     for n in range(6):
         top, left = 3 * (n // 3), 3 * (n % 3)
-        by_hand = [
-            [
-                images[b, top + r, left + c, ch]
-                for r in range(3)
-                for c in range(3)
-                for ch in range(4)
-            ]
-            for b in range(2)
-        ]
-        np.testing.assert_array_equal(patches[:, n], np.array(by_hand))
+        pixels = [(top + r, left + c) for r in range(3) for c in range(3)]
+        by_hand = [images[:, row, column, ch] for row, column in pixels for ch in range(4)]
+        np.testing.assert_array_equal(patches[:, n], np.stack(by_hand, axis=1))
 
 
 @pytest.mark.parametrize('shape, patch_size', [((2, 8, 12, 3), 4), ((1, 6, 2, 1), 2)])

@@ -213,7 +213,7 @@ class Encoder(nn.Module):
         if ids_keep is not None:
             # Before the projection: hidden patches cost nothing but this gather.
             patches = jnp.take_along_axis(patches, ids_keep[..., None], axis=1)
-            positions = positions[0][ids_keep]
+            positions = jnp.take(positions[0], ids_keep, axis=0)
         bias_init = _conv_bias(patches.shape[-1])
         embed = Dense(self.width, dtype=self.dtype, bias_init=bias_init, name='patch_embed')
         cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))

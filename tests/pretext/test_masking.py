@@ -10,9 +10,7 @@ def test_the_patches_of_smallest_noise_are_kept_in_order_of_noise():
     noise = np.array([[0.3, 0.1, 0.9, 0.2], [0.0, 0.7, 0.6, 0.5]], np.float32)
     masking = masking_from_noise(noise, 2)
     np.testing.assert_array_equal(masking.ids_keep, [[1, 3], [0, 3]])
-    np.testing.assert_array_equal(
-        masking.mask, [[True, False, True, False], [False, True, True, False]]
-    )
+    np.testing.assert_array_equal(masking.mask, [[1, 0, 1, 0], [0, 1, 1, 0]])
     np.testing.assert_array_equal(masking.ids_restore, [[2, 0, 3, 1], [0, 3, 2, 1]])
     assert masking.ids_keep.dtype == masking.ids_restore.dtype == np.int32
     assert masking.mask.dtype == bool
