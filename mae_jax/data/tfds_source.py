@@ -8,9 +8,8 @@ import hashlib
 
 import tensorflow_datasets as tfds
 
+from mae_jax.data.sources import EVAL_SPLITS
 from mae_jax.errors import UserError
-
-EVAL_SPLITS = ('validation', 'val', 'test')
 
 
 class TfdsSource:

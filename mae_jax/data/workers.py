@@ -2,6 +2,7 @@
 with a sentence instead of waiting for ever.
 """
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -75,6 +76,7 @@ class Stream:
             target=self._work, args=(dataset,), name='mae_jax-data', daemon=True
         )
         self._thread.start()
+        atexit.register(self.close)
 
     def __iter__(self):
         return self
@@ -112,14 +114,16 @@ class Stream:
         while time.monotonic() < deadline:
             try:
                 return self._ready.get(timeout=POLL_S)
-            except queue.Empty:
-                pass
+            except queue.Empty:  # a worker killed while it wrote is not always noticed by grain
+                if dead := self._dead_worker():
+                    return None, dead
             finally:
                 self._note_workers()
         return None, UserError(self._describe_stall())
 
     def close(self, kill: bool = False) -> None:
         """Ends threads and worker processes; `kill` where they may not listen any more."""
+        atexit.unregister(self.close)
         self._closing.set()
         with contextlib.suppress(queue.Empty):
             self._ready.get_nowait()
@@ -159,16 +163,18 @@ class Stream:
             if worker.is_alive():
                 worker.kill()
 
-    def _explain(self, error: BaseException) -> BaseException:
-        """A dead worker by name, where that is what went wrong."""
-        if not isinstance(error, RuntimeError) or 'Worker process' not in str(error):
-            return error
+    def _dead_worker(self) -> UserError | None:
         for index, worker in sorted(self._workers.items()):
-            worker.join(timeout=POLL_S)
             if worker.exitcode:
                 who = f'Data worker {index} (process {worker.pid})'
                 return UserError(f'{who} {_describe_exit(worker.exitcode)}')
-        return UserError(f'A data worker ended while it started: {error}')
+        return None
+
+    def _explain(self, error: BaseException) -> BaseException:
+        """A dead worker by name, where that is what grain's error is about."""
+        if isinstance(error, RuntimeError) and 'Worker process' in str(error):
+            return self._dead_worker() or UserError(f'A data worker died while it started: {error}')
+        return error
 
     def _describe_stall(self) -> str:
         text = f'No batch came from the data loader for {self.timeout_s:g} s'
