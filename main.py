@@ -6,6 +6,7 @@ how to mend; 3 the loss was not finite; 75 told to stop (SIGTERM, Ctrl-C) and sa
 
 import os
 import sys
+import traceback
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -59,9 +60,11 @@ def told_to_user(function):
             return function(argv)
         except UserError as error:
             if '--verbose' in sys.argv:
-                raise
+                traceback.print_exc()
             print(f'error: {error}' if error.exit_status == 1 else error, file=sys.stderr)
-            sys.exit(error.exit_status)
+            sys.stderr.flush()
+            sys.stdout.flush()
+            os._exit(error.exit_status)  # a thread that hangs in a read would hold the exit up
 
     return wrapped
 

@@ -21,6 +21,17 @@ from mae_jax.training import mesh as mesh_lib
 from mae_jax.training.optimizer import make_optimizer, make_schedule
 
 
+def check_fields(config: ml_collections.ConfigDict) -> None:
+    """Raises a UserError for a field of the loop itself that cannot work."""
+    if config.mode not in ('train', 'eval'):
+        raise UserError(f"mode='{config.mode}' is unknown: choose 'train' or 'eval'.")
+    least = {'log_every_steps': 1, 'checkpoint_every_steps': 1, 'keep_last': 1}
+    least |= {'eval_every_steps': 0, 'eval_examples': 1, 'image_every_steps': 0}
+    for field, minimum in least.items():
+        if config[field] < minimum:
+            raise UserError(f'{field}={config[field]} must be at least {minimum}.')
+
+
 def image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
     """(height, width); one number stands for a square."""
     size = tuple(config.image_size)

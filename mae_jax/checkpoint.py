@@ -93,8 +93,8 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         except OSError as error:
             raise UserError(
-                f'Checkpoints cannot be kept in {self._directory} ({_brief(error)}): choose '
-                'another --workdir or make this one writable.'
+                f'Checkpoints cannot be kept in {self._directory} ({_brief(error)}): make it '
+                'writable or choose another --workdir.'
             ) from error
 
     def __enter__(self) -> 'Checkpoints':
@@ -313,8 +313,8 @@ def write_checksums(path: epath.Path) -> None:
     of up to 32, and runs at 3 GB/s a core where SHA-256 does 1.5 and BLAKE2b 0.7.
     """
     files = {str(file.relative_to(path)): _checksum(file) for file in _walk(path)}
-    for marker in COMMIT_MARKERS:
-        files.pop(marker, None)
+    for name in (CHECKSUMS, *COMMIT_MARKERS):
+        files.pop(name, None)
     listed = json.dumps(files, indent=0).encode()
     with (path / CHECKSUMS).open('wb') as file:
         file.write(b'%08x\n%b' % (zlib.crc32(listed), listed))

@@ -93,8 +93,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
       UserError: something the user can mend; `Diverged` and `Preempted` have an exit status of
         their own.
     """
-    if config.mode not in ('train', 'eval'):
-        raise UserError(f"mode='{config.mode}' is unknown: choose 'train' or 'eval'.")
+    build.check_fields(config)
     parts = Run.make(config, workdir)
     with (
         workdir_lib.claim(workdir),
