@@ -292,11 +292,11 @@ def find_whole(directory: epath.Path, step: int | None = None, *, log: Log = _wa
                 found = candidate
                 break
             log(f'The checkpoint of step {candidate} in {directory} is damaged: {problem}.')
+        if 0 <= found < candidates[-1]:
+            log(f'Going on from step {found}, the newest whole checkpoint.')
     if jax.process_count() > 1:
         found = int(multihost_utils.broadcast_one_to_all(np.int64(found)))
     if found >= 0:
-        if found != candidates[-1]:
-            log(f'Going on from step {found}, the newest whole checkpoint.')
         return found
     if not candidates:
         return None
