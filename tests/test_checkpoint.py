@@ -1,7 +1,6 @@
 import contextlib
 import gc
 import logging
-import resource
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from disks import files_no_larger_than, make_read_only, small_disk
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from mae_jax import checkpoint
@@ -284,16 +284,6 @@ def test_a_run_killed_while_it_writes_leaves_a_whole_checkpoint(tmp_path, moment
     assert [path.name for path in tmp_path.iterdir()] == [str(step + 1)]
 
 
-@contextlib.contextmanager
-def files_no_larger_than(size):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize('surfaces_in', ['save', 'wait', 'close'])
 def test_a_failed_write_is_told_and_earlier_checkpoints_are_intact(tmp_path, surfaces_in):
     large = {'x': jax.random.normal(jax.random.key(0), (1_000_000,))}
@@ -317,19 +307,9 @@ def test_a_failed_write_is_told_and_earlier_checkpoints_are_intact(tmp_path, sur
     assert [path.name for path in tmp_path.iterdir()] == ['2']
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 2 MB."""
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(tmp_path)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip('may not mount here')
-    yield tmp_path
-    subprocess.run(['umount', tmp_path], check=True)
-
-
-def test_a_full_disk_is_told_with_its_name(small_disk):
+def test_a_full_disk_is_told_by_its_name(tmp_path):
     state = {'x': jax.random.normal(jax.random.key(0), (300_000,))}
-    with Checkpoints(small_disk) as checkpoints:
+    with small_disk(tmp_path), Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
         checkpoints.save(2, state, {})
         with pytest.raises(UserError, match='No space left'):
@@ -337,18 +317,19 @@ def test_a_full_disk_is_told_with_its_name(small_disk):
         assert_same(checkpoints.restore(state)[0], state)
 
 
-def test_a_read_only_disk_is_told(small_disk):
+def test_a_read_only_disk_is_told(tmp_path):
     state = {'x': jnp.ones(3)}
-    with Checkpoints(small_disk / 'checkpoints') as checkpoints:
-        checkpoints.save(1, state, {})
-        checkpoints.wait()
-        subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
-        with pytest.raises(UserError, match=r'(?i)read-only file system.*make it writable'):
-            checkpoints.save(2, state, {})
+    with small_disk(tmp_path):
+        with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+            checkpoints.save(1, state, {})
             checkpoints.wait()
-        assert checkpoints.restore(state)[1] == 1
-    with pytest.raises(UserError, match='writable'):
-        Checkpoints(small_disk / 'elsewhere')
+            make_read_only(tmp_path)
+            with pytest.raises(UserError, match=r'(?i)read-only file system.*make it writable'):
+                checkpoints.save(2, state, {})
+                checkpoints.wait()
+            assert checkpoints.restore(state)[1] == 1
+        with pytest.raises(UserError, match='writable'):
+            Checkpoints(tmp_path / 'elsewhere')
 
 
 def test_orbax_does_not_speak_to_the_user(copied):
