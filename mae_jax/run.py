@@ -109,7 +109,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
         step = int(state.step)
         announce(parts, state)
         if config.mode == 'eval':
-            hook = evaluation_hook(parts)
+            hook = make_evaluation(parts)
             say(f'held-out loss at step {step}: {hook.run(step, state)["eval/loss"]:.4f}')
             return state
         if step < parts.length.num_steps:

@@ -1,7 +1,6 @@
 """The model against Hugging Face's ViTMAE in PyTorch: `tests/golden/make_vitmae.py`."""
 
 import dataclasses
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -9,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vitmae
 
 from mae_jax.errors import UserError
 from mae_jax.models.mae import MAE, Decoder, reconstruction_loss
 from mae_jax.models.vit import architecture
 
 GOLDEN = Path(__file__).parents[1] / 'golden'
-sys.path.insert(0, str(GOLDEN))
-import vitmae  # noqa: E402
 
 
 def build(case: vitmae.Case, **options) -> MAE:

@@ -1,14 +1,9 @@
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import vitmae
 
 from mae_jax.errors import UserError
 from mae_jax.models.positions import sincos_2d
-
-sys.path.insert(0, str(Path(__file__).parents[1] / 'golden'))
-import vitmae
 
 
 @pytest.mark.parametrize('dim, grid', [(16, (4, 4)), (12, (2, 7)), (8, (5, 3))])

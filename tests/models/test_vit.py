@@ -82,8 +82,8 @@ def test_layer_norm_statistics_survive_a_large_mean():
 
 
 def test_work_grows_with_the_visible_patches_alone():
-    encoder = Encoder(4, 32, 2, 4)
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    encoder = Encoder(16, 32, 1, 4)  # large patches, so that the projection shows too
+    images = jax.ShapeDtypeStruct((2, 128, 128, 3), jnp.float32)
     variables = jax.eval_shape(encoder.init, jax.random.key(0), images)
 
     def flops(kept: int) -> float:
@@ -92,7 +92,7 @@ def test_work_grows_with_the_visible_patches_alone():
         return compiled.cost_analysis()['flops']
 
     quarter, half = flops(16), flops(32)
-    assert 0.4 < quarter / half < 0.52
+    assert 0.4 < quarter / half < 0.55
 
 
 def test_initialisation_is_that_of_the_original():

@@ -1,35 +1,26 @@
 """The optimiser against PyTorch's AdamW on Hugging Face's model: `tests/golden/make_vitmae.py`."""
 
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import optax
+import vitmae
 
 from mae_jax.models.mae import MAE
+from mae_jax.training.optimizer import make_optimizer, make_schedule, merge_params, split_params
 
 GOLDEN = Path(__file__).parents[1] / 'golden'
-sys.path.insert(0, str(GOLDEN))
-import vitmae  # noqa: E402
 
 
-def make_optimizer(params) -> optax.GradientTransformation:
-    """AdamW of the recipe, decay and frozen position tables included."""
-    is_table = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'pos_embed', params)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, vitmae.TRAJECTORY_LR, vitmae.TRAJECTORY_WARMUP, vitmae.TRAJECTORY_STEPS
+def make_tx() -> optax.GradientTransformation:
+    schedule = make_schedule(
+        peak=vitmae.TRAJECTORY_LR,
+        total_steps=vitmae.TRAJECTORY_STEPS,
+        warmup_steps=vitmae.TRAJECTORY_WARMUP,
     )
-    adamw = optax.adamw(
-        schedule,
-        b1=0.9,
-        b2=0.95,
-        eps=1e-8,
-        weight_decay=vitmae.TRAJECTORY_WEIGHT_DECAY,
-        mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree),
-    )
-    labels = jax.tree.map(lambda table: 'frozen' if table else 'trained', is_table)
-    return optax.multi_transform({'trained': adamw, 'frozen': optax.set_to_zero()}, labels)
+    decay = vitmae.TRAJECTORY_WEIGHT_DECAY
+    return make_optimizer('adamw', schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=decay)
 
 
 def test_fifty_steps_follow_pytorch():
@@ -45,27 +36,30 @@ def test_fifty_steps_follow_pytorch():
         mask_ratio=case.mask_ratio,
     )
     start = vitmae.weights(case)
-    params = vitmae.to_tree(case, start)
-    optimizer = make_optimizer(params)
+    trained, tables = split_params(
+        vitmae.to_tree(case, start), lambda path: not path.endswith('pos_embed')
+    )
+    optimizer = make_tx()
 
     @jax.jit
-    def step(params, state, images, noise):
-        def loss_of(params):
+    def step(trained, state, images, noise):
+        def loss_of(trained):
+            params = merge_params(trained, tables)
             return model.apply({'params': params}, images, noise=noise).loss
 
-        loss, gradient = jax.value_and_grad(loss_of)(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, loss
+        loss, gradient = jax.value_and_grad(loss_of)(trained)
+        updates, state = optimizer.update(gradient, state, trained)
+        return optax.apply_updates(trained, updates), state, loss
 
-    state, losses = optimizer.init(params), []
+    state, losses = optimizer.init(trained), []
     for seed in range(vitmae.TRAJECTORY_STEPS):
-        params, state, loss = step(params, state, *vitmae.inputs(case, seed))
+        trained, state, loss = step(trained, state, *vitmae.inputs(case, seed))
         losses.append(loss)
 
     with np.load(GOLDEN / 'adamw.npz') as golden:
         np.testing.assert_allclose(losses, golden['loss'], rtol=1e-4)
         final = {k.removeprefix('final/'): golden[k] for k in golden if k.startswith('final/')}
-    ours = vitmae.from_tree(case, params)
+    ours = vitmae.from_tree(case, merge_params(trained, tables))
     for name, theirs in final.items():
         if name.endswith('k_proj.bias'):  # its gradient is zero but for rounding, which Adam scales
             continue
