@@ -2,7 +2,7 @@
 
     python main.py --config=configs/quickstart.py
 
-A 0.2 M parameter MAE on scikit-learn's 8x8 digits, patch 2, half of the patches hidden. Ends with the
+A 0.2 M parameter MAE on scikit-learn's 8x8 digits, patch 2, half of it hidden. Ends with the
 accuracy of the frozen encoder beside that of the same encoder untrained (README.md has the
 figures), a reconstruction picture and a checkpoint.
 """
@@ -13,7 +13,7 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.batch_size = 64
-    config.num_epochs = 200.0
+    config.num_epochs = 110.0
     config.image_size = (8, 8)
 
     config.model.variant = 'vit_tiny'
@@ -34,14 +34,15 @@ def get_config():
     config.dataset.std = (0.376,)
     config.dataset.crop_scale = (0.8, 1.0)
     config.dataset.eval_crop_share = 1.0
+    config.dataset.threads = 2
     config.dataset.flip = False  # a mirrored digit is another digit
     config.optimizer.base_lr = 6e-3
     config.optimizer.warmup_epochs = 10.0
 
-    config.log_every_steps = 250
-    config.eval_every_steps = 1000
+    config.log_every_steps = 200
+    config.eval_every_steps = 800
     config.eval_examples = 360
-    config.image_every_steps = 1000
-    config.checkpoint_every_steps = 1000
+    config.image_every_steps = 800
+    config.checkpoint_every_steps = 800
     config.probe_at_end = True
     return config
