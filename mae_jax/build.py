@@ -1,7 +1,6 @@
 """A config -> the parts of a run. Here, and in `run.py`, is where configs are read."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from jax.sharding import Mesh
 
 from mae_jax.data.loader import Loader, eval_batches, make_loader
 from mae_jax.data.sources import make_source
+from mae_jax.data.workers import Stream
 from mae_jax.errors import UserError
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import architecture
@@ -180,8 +180,8 @@ def make_eval_batches(
     batch_size: int,
     rows: np.ndarray,
     limit: int | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-    """The first `limit` examples of `source`, each once, as evaluation sees them."""
+) -> Stream:
+    """`limit` examples of `source`, evenly spread, each once, as evaluation sees them."""
     return eval_batches(
         source,
         batch_size=batch_size,

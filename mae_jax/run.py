@@ -101,6 +101,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
             parts.workdir / 'checkpoints',
             keep_last=config.keep_last,
             keep_every_steps=config.keep_every_steps,
+            log=say,
         ) as checkpoints,
     ):
         for change in workdir_lib.check_config(workdir, config):
@@ -215,6 +216,7 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
                     scalars |= {'replaced_images': float(loader.num_replaced)}
             writer.scalars(step, scalars)
 
+        say('compiling the step ...')
         state = train(
             Loop(
                 step=jit_step(step, mesh, state),
@@ -242,11 +244,11 @@ def make_hooks(parts: Run, writer: MetricsWriter) -> tuple[Hook, ...]:
     if config.eval_every_steps:
         hooks.append(make_evaluation(parts))
     if config.image_every_steps:
-        batch = next(
-            build.make_eval_batches(
-                config, parts.held_out, batch_size=PICTURES, rows=np.arange(PICTURES)
-            )
-        )
+        rows = np.arange(PICTURES)
+        with build.make_eval_batches(
+            config, parts.held_out, batch_size=PICTURES, rows=rows, limit=PICTURES
+        ) as batches:
+            batch = next(batches)
         hooks.append(
             picture_hook(
                 parts.task, parts.mesh, batch, writer.image, every_steps=config.image_every_steps
@@ -256,7 +258,7 @@ def make_hooks(parts: Run, writer: MetricsWriter) -> tuple[Hook, ...]:
 
 
 def make_evaluation(parts: Run) -> Hook:
-    """Held-out loss over the first `eval_examples` images."""
+    """Held-out loss over `eval_examples` images, evenly spread over the split."""
     config = parts.config
     examples = min(config.eval_examples, len(parts.held_out))
     batch_size = build.eval_batch_size(config, parts.mesh, examples)
