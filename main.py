@@ -46,7 +46,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UserError(
             f'no such config field: {detail} (configs/default.py lists them)'
         ) from error
-    except FileNotFoundError as error:
+    except OSError as error:
         raise UserError('--config names no file: see configs/ for those there are.') from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(f'{error} (--help lists the flags)') from error

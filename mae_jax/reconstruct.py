@@ -65,7 +65,7 @@ def picture(
     def visible(normalised: np.ndarray) -> np.ndarray:
         shown = (normalised * np.asarray(std) + np.asarray(mean)) * 255.0
         shown = np.clip(np.rint(shown), 0, 255).astype(np.uint8)
-        return np.repeat(shown, 3, axis=-1) if shown.shape[-1] < 3 else shown[..., :3]
+        return shown[..., :3] if shown.shape[-1] >= 3 else shown[..., :1].repeat(3, axis=-1)
 
     original = visible(images)
     filled = reconstruct(

@@ -284,8 +284,9 @@ def conclude(parts: Run, state: TrainState) -> None:
         say('accuracy of the frozen encoder     untrained  pretrained')
         for name, label in probe.NAMES.items():
             say(f'  {label:<32} {results[0][name]:9.3f}  {results[1][name]:10.3f}')
-    if parts.config.image_every_steps:
-        say(f'reconstructions: {parts.workdir / "images" / "latest.png"}')
+    picture = parts.workdir / 'images' / 'latest.png'
+    if picture.exists():
+        say(f'reconstructions: {picture}')
     say(f'checkpoint:      {parts.workdir / "checkpoints" / str(int(state.step))}')
 
 

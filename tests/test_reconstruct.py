@@ -39,7 +39,7 @@ def hidden_pixels(mask, height, width, patch):
 
 
 @pytest.mark.parametrize('normalized', [False, True])
-@pytest.mark.parametrize('channels', [1, 3, 5])
+@pytest.mark.parametrize('channels', [1, 2, 3, 5])
 def test_hidden_patches_are_the_prediction_and_visible_ones_untouched(normalized, channels):
     images, prediction, mask = make_example(channels=channels)
     got = np.asarray(
@@ -78,7 +78,7 @@ def cells_of(shown, batch, height, width):
     return small
 
 
-@pytest.mark.parametrize('channels', [1, 3, 5])
+@pytest.mark.parametrize('channels', [1, 2, 3, 5])
 def test_a_picture_shows_masked_reconstructed_and_original_side_by_side(channels):
     rng = np.random.default_rng(0)
     raw = rng.integers(0, 256, (2, 8, 12, channels)).astype(np.uint8)

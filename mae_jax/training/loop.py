@@ -18,16 +18,17 @@ Scalars = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Hook:
-    """What is done every so many steps, and after the last, with the state as it then is.
+    """What is done every so many steps with the state as it then is.
 
-    The scalars it returns are logged under that step.
+    Also after the last step of a run that is at least so long. The scalars it returns are logged
+    under that step.
     """
 
     every_steps: int
     run: Callable[[int, TrainState], Scalars]
 
     def due(self, step: int, last: int) -> bool:
-        return step == last or step % self.every_steps == 0
+        return step % self.every_steps == 0 or (step == last and last >= self.every_steps)
 
 
 @dataclasses.dataclass

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from etils import epath
 from PIL import Image
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from mae_jax.errors import UserError
+from mae_jax.training.tensorboard import Board
 
 PEAK_BF16_FLOPS = {
     # Dense bf16 rates of the vendors' data sheets, FLOP/s a device as JAX counts devices.
@@ -206,9 +206,7 @@ class MetricsWriter:
             path = self._workdir / 'metrics.jsonl'
             cut_back(path, start_step)
             self._lines = path.open('a')
-            self._board = SummaryWriter(
-                os.fspath(self._workdir / 'tensorboard'), purge_step=start_step + 1
-            )
+            self._board = Board(self._workdir / 'tensorboard', start_step)
         if self._console.isatty():
             self._bar = tqdm(
                 total=total_steps, initial=start_step, unit='step', file=self._console, leave=False
@@ -233,8 +231,7 @@ class MetricsWriter:
         with self._explained():
             self._lines.write(json.dumps({'step': step} | finite) + '\n')
             self._lines.flush()
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, step)
+            self._board.scalars(step, scalars)
         self.say(format_line(step, self._total_steps, step / self._steps_per_epoch, scalars))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -250,7 +247,7 @@ class MetricsWriter:
             fresh = folder / '.latest.png'  # a viewer never sees half a picture
             path.copy(fresh, overwrite=True)
             fresh.replace(folder / 'latest.png')
-            self._board.add_image(name, image, step, dataformats='HWC')
+            self._board.image(step, name, image)
 
     def say(self, line: str) -> None:
         """A line on the console, above the bar where there is one."""

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from disks import files_no_larger_than
+from disks import files_no_larger_than, small_disk
 from PIL import Image
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -340,3 +340,13 @@ def test_a_metrics_file_that_cannot_be_cut_back_is_left_whole(tmp_path):
     with files_no_larger_than(500), pytest.raises(UserError, match='make room'):
         make_writer(tmp_path, start_step=50)
     assert (tmp_path / 'metrics.jsonl').read_bytes() == before
+
+
+def test_a_disk_that_fills_up_is_an_error_and_earlier_lines_stay(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    with small_disk(tmp_path, size='200k'):
+        writer = make_writer(tmp_path)
+        writer.scalars(1, {'loss': 1.0})
+        with pytest.raises(UserError, match='No space left on device.*make room'):
+            writer.image(2, 'reconstruction', picture)
+        assert lines_of(tmp_path) == [{'step': 1, 'loss': 1.0}]

@@ -1,0 +1,46 @@
+"""Scalars and pictures for TensorBoard, written where they are given.
+
+tensorboardX's own `SummaryWriter` writes from a thread, which a full disk ends with a traceback
+and without a word to the run.
+"""
+
+import os
+import time
+
+import numpy as np
+from etils import epath
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import image, scalar
+
+
+class Board:
+    """One event file of a run.
+
+    Args:
+      folder: where TensorBoard looks for it.
+      start_step: what earlier files say of later steps is hidden.
+
+    Raises (from every method):
+      OSError: the file cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike, start_step: int):
+        epath.Path(folder).mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(os.path.join(folder, 'events'), f'.{os.getpid()}')
+        self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._write(step, summary=scalar(name, value))
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """uint8 [H,W,3]."""
+        self._write(step, summary=image(name, pixels, dataformats='HWC'))
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _write(self, step: int, **content) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._events.flush()
