@@ -86,8 +86,12 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=True,
-            lightweight_initialize=True,  # do not stumble over a damaged step at the start
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=self._seal,
+                # In the background, a directory that cannot be made leaves threads that wait for
+                # it, and keep the process from ending, for twenty minutes.
+                create_directories_asynchronously=False,
+            ),
         )
         try:
             self._manager = ocp.CheckpointManager(self._directory, options=options)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -190,6 +191,18 @@ def test_without_a_readable_list_of_checksums_a_step_is_not_whole(copied, conten
     assert checkpoint.CHECKSUMS in said[0]
 
 
+@pytest.mark.parametrize('name', checkpoint.COMMIT_MARKERS)
+def test_a_commit_marker_may_be_garbage_for_nothing_reads_it(copied, name):
+    (copied / '2' / name).write_bytes(b'\xff{')
+    with Checkpoints(copied) as checkpoints:
+        state, step, _ = checkpoints.restore(make_state())
+        assert step == 2
+        assert_same(state, make_state(2))
+        checkpoints.save(3, state, {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2, 3]
+
+
 def test_when_every_checkpoint_is_damaged_the_run_stops(copied):
     for step in (1, 2):
         flip_bit(copied / str(step) / 'meta' / 'metadata')
@@ -279,9 +292,8 @@ def test_a_run_killed_while_it_writes_leaves_a_whole_checkpoint(tmp_path, moment
         assert step >= 2
         assert meta == {'step': step}
         assert (np.asarray(state['params']) == step).all()
-        checkpoints.save(step + 1, state, {})
-    assert checkpoint.steps(tmp_path) == [step + 1]
-    assert [path.name for path in tmp_path.iterdir()] == [str(step + 1)]
+        checkpoints.save(step + 9, state, {})
+    assert [path.name for path in tmp_path.iterdir()] == [str(step + 9)]  # no leftover
 
 
 @pytest.mark.parametrize('surfaces_in', ['save', 'wait', 'close'])
@@ -319,6 +331,7 @@ def test_a_full_disk_is_told_by_its_name(tmp_path):
 
 def test_a_read_only_disk_is_told(tmp_path):
     state = {'x': jnp.ones(3)}
+    before = set(threading.enumerate())
     with small_disk(tmp_path):
         with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
             checkpoints.save(1, state, {})
@@ -330,6 +343,8 @@ def test_a_read_only_disk_is_told(tmp_path):
             assert checkpoints.restore(state)[1] == 1
         with pytest.raises(UserError, match='writable'):
             Checkpoints(tmp_path / 'elsewhere')
+    lingering = {t for t in threading.enumerate() if not t.daemon} - before
+    assert not lingering  # they would keep the process from ending
 
 
 def test_orbax_does_not_speak_to_the_user(copied):
