@@ -18,9 +18,7 @@ import logging
 import os
 import re
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -29,11 +27,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from mae_jax.checksums import CHECKSUMS, damage, write_checksums
 from mae_jax.errors import UserError
-
-CHECKSUMS = 'checksums.txt'
-# Orbax rewrites these two as it commits, after the checksums are taken. Nothing here reads them.
-COMMIT_MARKERS = ('_CHECKPOINT_METADATA', 'commit_success.txt')
 
 PyTree = Any
 Log = Callable[[str], None]
@@ -308,63 +303,6 @@ def find_whole(directory: epath.Path, step: int | None = None, *, log: Log = _wa
         f'No checkpoint in {directory} is whole (tried step {", ".join(map(str, candidates))}): '
         'restore the directory from a copy, or start again in another --workdir.'
     )
-
-
-def write_checksums(path: epath.Path) -> None:
-    """Records size and CRC-32 of every file under `path`, durably.
-
-    CRC-32 because the enemy is accident: it notices every single flipped bit and every burst
-    of up to 32, and runs at 3 GB/s a core where SHA-256 does 1.5 and BLAKE2b 0.7.
-    """
-    files = {str(file.relative_to(path)): _checksum(file) for file in _walk(path)}
-    for name in (CHECKSUMS, *COMMIT_MARKERS):
-        files.pop(name, None)
-    listed = json.dumps(files, indent=0).encode()
-    with (path / CHECKSUMS).open('wb') as file:
-        file.write(b'%08x\n%b' % (zlib.crc32(listed), listed))
-        file.flush()
-        with contextlib.suppress(AttributeError, OSError):  # not a file of this machine
-            os.fsync(file.fileno())
-
-
-def damage(path: epath.Path) -> str | None:
-    """Says which file of a checkpoint is not as it was written, and how. None for a whole one."""
-    try:
-        crc, _, listed = (path / CHECKSUMS).read_bytes().partition(b'\n')
-    except OSError:
-        return f'{CHECKSUMS} is missing'
-    if crc != b'%08x' % zlib.crc32(listed):
-        return f'{CHECKSUMS} is not as it was written'
-    files = json.loads(listed)
-    with ThreadPoolExecutor(8) as pool:
-        problems = pool.map(lambda name: _difference(path, name, files[name]), files)
-        return next((problem for problem in problems if problem), None)
-
-
-def _difference(path: epath.Path, name: str, recorded: list[int]) -> str | None:
-    try:
-        size, crc = _checksum(path / name)
-    except OSError:
-        return f'{name} is missing or cannot be read'
-    if size != recorded[0]:
-        return f'{name} has {size} bytes instead of {recorded[0]}'
-    return None if crc == recorded[1] else f'{name} has another checksum than when it was written'
-
-
-def _checksum(path: epath.Path) -> tuple[int, int]:
-    size, crc = 0, 0
-    with path.open('rb') as file:
-        while chunk := file.read(1 << 20):
-            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-    return size, crc
-
-
-def _walk(path: epath.Path) -> Iterator[epath.Path]:
-    for child in sorted(path.iterdir()):
-        if child.is_dir():
-            yield from _walk(child)
-        else:
-            yield child
 
 
 def _read_meta(path: epath.Path) -> dict:

@@ -6,6 +6,7 @@ What a run starts from is decided in this order:
 3. the initialisation of `config.seed`.
 """
 
+import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -35,10 +36,24 @@ PICTURES = 8
 
 
 def start_processes() -> None:
-    """Joins the other processes of a run, where the environment says that there are some."""
-    several_hosts = ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
-    slurm_tasks = int(os.environ.get('SLURM_NTASKS', '1'))
-    if 'JAX_COORDINATOR_ADDRESS' in os.environ or several_hosts or slurm_tasks > 1:
+    """Joins the other processes of a run, where the environment says that there are some.
+
+    A TPU pod and Slurm tell by themselves; elsewhere JAX_COORDINATOR_ADDRESS (host:port),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    """
+    environment = os.environ
+    if 'JAX_COORDINATOR_ADDRESS' in environment:
+        try:
+            processes = int(environment['JAX_NUM_PROCESSES']), int(environment['JAX_PROCESS_ID'])
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                'JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES and JAX_PROCESS_ID beside '
+                'it, to numbers.'
+            ) from error
+        jax.distributed.initialize(environment['JAX_COORDINATOR_ADDRESS'], *processes)
+    elif ',' in environment.get('TPU_WORKER_HOSTNAMES', '') or (
+        int(environment.get('SLURM_NTASKS', '1')) > 1
+    ):
         jax.distributed.initialize()
 
 
@@ -95,8 +110,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     """
     build.check_fields(config)
     parts = Run.make(config, workdir)
+    writer = jax.process_index() == 0  # the others would wait for its lock, and write over it
     with (
-        workdir_lib.claim(workdir),
+        workdir_lib.claim(workdir) if writer else contextlib.nullcontext(),
         Checkpoints(
             parts.workdir / 'checkpoints',
             keep_last=config.keep_last,
@@ -104,7 +120,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
             log=say,
         ) as checkpoints,
     ):
-        for change in workdir_lib.check_config(workdir, config):
+        for change in workdir_lib.check_config(workdir, config) if writer else ():
             say(change)
         state = starting_state(parts, checkpoints)
         step = int(state.step)

@@ -16,7 +16,7 @@ import pytest
 from disks import files_no_larger_than, make_read_only, small_disk
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from mae_jax import checkpoint
+from mae_jax import checkpoint, checksums
 from mae_jax.checkpoint import Checkpoints, restore_params
 from mae_jax.errors import UserError
 
@@ -155,7 +155,7 @@ def test_a_flipped_bit_in_any_file_falls_back_to_the_previous_step(copied):
         with Checkpoints(copied, log=said.append) as checkpoints:
             state, step, meta = checkpoints.restore(make_state())
         assert_same(state, make_state(step))
-        if str(name) in checkpoint.COMMIT_MARKERS:  # they hold nothing of the run
+        if str(name) in checksums.COMMIT_MARKERS:  # they hold nothing of the run
             assert step == 2
         else:
             assert (step, meta) == (1, {'seed': 1})
@@ -180,7 +180,7 @@ def test_a_missing_or_truncated_file_falls_back_and_is_named(copied):
 
 @pytest.mark.parametrize('content', [None, b'', b'12345678', b'00000001\n{}'])
 def test_without_a_readable_list_of_checksums_a_step_is_not_whole(copied, content):
-    checksums = copied / '2' / checkpoint.CHECKSUMS
+    listed = copied / '2' / checksums.CHECKSUMS
     checksums.unlink()
     if content is not None:
         checksums.write_bytes(content)
@@ -188,10 +188,10 @@ def test_without_a_readable_list_of_checksums_a_step_is_not_whole(copied, conten
     with Checkpoints(copied, log=said.append) as checkpoints:
         assert checkpoints.restore(make_state())[1] == 1
         assert checkpoints.steps() == ([1] if content is None else [1, 2])
-    assert checkpoint.CHECKSUMS in said[0]
+    assert checksums.CHECKSUMS in said[0]
 
 
-@pytest.mark.parametrize('name', checkpoint.COMMIT_MARKERS)
+@pytest.mark.parametrize('name', checksums.COMMIT_MARKERS)
 def test_a_commit_marker_may_be_garbage_for_nothing_reads_it(copied, name):
     (copied / '2' / name).write_bytes(b'\xff{')
     with Checkpoints(copied) as checkpoints:
@@ -273,7 +273,7 @@ def test_a_run_killed_while_it_writes_leaves_a_whole_checkpoint(tmp_path, moment
     seen = {
         'directory': '3.orbax*',
         'arrays': '3.orbax*/state*/ocdbt*/d/*',
-        'checksums': f'3.orbax*/{checkpoint.CHECKSUMS}',
+        'checksums': f'3.orbax*/{checksums.CHECKSUMS}',
         'rename': '3',
     }[moment]
     writer = subprocess.Popen([sys.executable, '-c', WRITER, tmp_path], stdout=subprocess.PIPE)
