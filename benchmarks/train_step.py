@@ -47,7 +47,7 @@ class Contender(NamedTuple):
 
 def make_task(variant: str, image_size: int, dtype: str, **model) -> Pretrain:
     """The paper's pretraining of a variant; `model` are further fields of `MAE`."""
-    module = MAE(**architecture(variant), dtype=jnp.dtype(dtype), **model)
+    module = MAE(**architecture(variant) | {'dtype': jnp.dtype(dtype)} | model)
     return Pretrain(module, (image_size, image_size), MEAN, STD)
 
 
@@ -150,6 +150,31 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
+def others_cpu_share() -> Callable[[], float | None]:
+    """Starts a watch; calling it gives other processes' share of all CPU time since (Linux).
+
+    Threads that wait for each other lose far more than their share to a busy neighbour, and
+    PyTorch's lose more than XLA's: only a quiet machine gives a ratio worth quoting.
+    """
+    stat = Path('/proc/stat')
+
+    def seconds() -> np.ndarray:
+        ticks = np.array(stat.read_text().split('\n', 1)[0].split()[1:9], float)
+        idle = ticks[3] + ticks[4]
+        total, busy = ticks.sum(), ticks.sum() - idle
+        return np.array([total, busy]) / os.sysconf('SC_CLK_TCK')
+
+    if not stat.exists():
+        return lambda: None
+    first, own = seconds(), time.process_time()
+
+    def share() -> float:
+        total, busy = seconds() - first
+        return max(busy - (time.process_time() - own), 0.0) / max(total, 1e-9)
+
+    return share
+
+
 def hardware() -> str:
     devices = jax.devices()
     if devices[0].platform != 'cpu':
@@ -180,8 +205,12 @@ def report(task: Pretrain, contenders: Sequence[Contender], batch_size: int, rep
     """Measures, and puts what was measured into Markdown."""
     product, product_flops = matmul(jnp.dtype(task.model.dtype).name, 2048)
     runs = [contender.run for contender in contenders] + [product]
+    others = others_cpu_share()
     *steps, products = interleaved(runs, repeats)
-    peak = product_flops / np.median(products) * jax.device_count()
+    others = others()
+    peak, lowest, highest = (
+        product_flops * jax.device_count() / f(products) / 1e9 for f in (np.median, np.max, np.min)
+    )
     flops = task.flops_per_image()
     lines = [
         '| step | images/s | slowest - fastest | mae_jax is faster by | share of matmul rate '
@@ -196,7 +225,7 @@ def report(task: Pretrain, contenders: Sequence[Contender], batch_size: int, rep
             f'{rate:.3g}',
             f'{slowest:.3g} - {fastest:.3g}',
             f'{ratio:.2f}',
-            f'{rate * flops / peak:.0%}',
+            f'{rate * flops / peak / 1e9:.0%}',
             '' if contender.compile_s is None else f'{contender.compile_s:.0f}',
             '' if contender.memory_gib is None else f'{contender.memory_gib:.2f}',
         ]
@@ -208,8 +237,10 @@ def report(task: Pretrain, contenders: Sequence[Contender], batch_size: int, rep
             f'- {versions()}',
             f'- {flops / 1e9:.1f} GFLOP an image in matrix products, forward and backward; XLA '
             f'counts {counted / 1e9:.1f} in the whole step',
-            f'- matmul rate: {peak / 1e9:.0f} GFLOP/s, a jitted product of 2048 x 2048 matrices',
-            f'- medians of {repeats} interleaved repeats',
+            f'- matmul rate: {peak:.0f} GFLOP/s ({lowest:.0f} - {highest:.0f}), a jitted product '
+            'of 2048 x 2048 matrices',
+            f'- medians of {repeats} interleaved repeats'
+            + ('' if others is None else f'; other processes took {others:.0%} of the machine'),
             '',
             *lines,
         ]
