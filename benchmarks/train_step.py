@@ -213,7 +213,7 @@ def report(task: Pretrain, contenders: Sequence[Contender], batch_size: int, rep
     )
     flops = task.flops_per_image()
     lines = [
-        '| step | images/s | slowest - fastest | mae_jax is faster by | share of matmul rate '
+        '| step | images/s | slowest - fastest | mae_jax over this | share of matmul rate '
         '| compile, s | memory, GiB |',
         '|---|---|---|---|---|---|---|',
     ]

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 import train_step
 
-MODEL = dict(width=32, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
+MODEL = dict(width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
 BATCH = 8
 
 
