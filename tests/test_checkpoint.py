@@ -181,9 +181,9 @@ def test_a_missing_or_truncated_file_falls_back_and_is_named(copied):
 @pytest.mark.parametrize('content', [None, b'', b'12345678', b'00000001\n{}'])
 def test_without_a_readable_list_of_checksums_a_step_is_not_whole(copied, content):
     listed = copied / '2' / checksums.CHECKSUMS
-    checksums.unlink()
+    listed.unlink()
     if content is not None:
-        checksums.write_bytes(content)
+        listed.write_bytes(content)
     said = []
     with Checkpoints(copied, log=said.append) as checkpoints:
         assert checkpoints.restore(make_state())[1] == 1

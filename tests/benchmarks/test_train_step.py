@@ -1,13 +1,9 @@
 """The benchmark of the step runs, and its figures follow from what it times."""
 
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
 import train_step
 
 MODEL = dict(width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)

@@ -1,0 +1,138 @@
+"""What the training loop costs over the bare step: logging, metrics files and checkpoints.
+
+    python benchmarks/loop_overhead.py --variant=vit_tiny --image_size=96 --batch_size=32
+
+Prints a Markdown table. Both train on the same batch, in turn, in one process. The bare step waits
+for nothing but its last result. The loop fetches every step's metrics, writes the console line,
+metrics.jsonl and TensorBoard every `--log_every` steps, and saves a checkpoint in every segment,
+which is far oftener than a real run does. Input is not part of either.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from measure import hardware, interleaved, others_cpu_share, versions
+from train_step import make_task
+
+from mae_jax.checkpoint import Checkpoints
+from mae_jax.models.vit import VARIANTS
+from mae_jax.tasks.pretrain import Pretrain
+from mae_jax.training import mesh as mesh_lib
+from mae_jax.training.loop import Loop, train
+from mae_jax.training.metrics import MetricsWriter, Throughput
+from mae_jax.training.optimizer import make_optimizer, make_schedule
+from mae_jax.training.state import create_state, jit_step, make_step
+
+
+class OneBatch:
+    """The same batch for ever, always at hand."""
+
+    def __init__(self, batch: dict[str, jax.Array]):
+        self._batch = batch
+
+    def ready(self) -> bool:
+        return True
+
+    def __next__(self) -> dict[str, jax.Array]:
+        return self._batch
+
+
+class Bench:
+    """One jitted step and its state, trained on either way, `steps` steps a segment."""
+
+    def __init__(self, task: Pretrain, batch_size: int, steps: int, log_every: int, folder: Path):
+        mesh = mesh_lib.make_mesh()
+        schedule = make_schedule(peak=1e-4, total_steps=10**6)
+        tx = make_optimizer('adamw', schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05)
+        images = np.random.default_rng(0).integers(
+            0, 256, (batch_size, *task.image_size, len(task.mean)), np.uint8
+        )
+        self.steps, self.log_every = steps, log_every
+        self.batch = mesh_lib.put_batch(mesh, {'image': images}, batch_size)
+        self.state = create_state(task, tx, mesh, seed=0)
+        self.step = jit_step(make_step(task, tx, seed=0), mesh, self.state)
+        self.checkpoints = Checkpoints(folder / 'checkpoints', keep_last=1)
+        self.writer = MetricsWriter(
+            folder,
+            start_step=0,
+            total_steps=10**6,
+            steps_per_epoch=1000.0,
+            console=(folder / 'console').open('w'),
+        )
+        self.throughput = Throughput(
+            batch_size=batch_size,
+            flops_per_image=task.flops_per_image(),
+            devices=list(mesh.devices.flat),
+            total_steps=10**6,
+        )
+
+    def bare(self) -> None:
+        for _ in range(self.steps):
+            self.state, metrics = self.step(self.state, self.batch)
+        jax.block_until_ready((self.state, metrics))
+
+    def looped(self) -> None:
+        last = int(self.state.step) + self.steps
+        self.state = train(
+            Loop(
+                step=self.step,
+                batches=OneBatch(self.batch),
+                num_steps=last,
+                log_every_steps=self.log_every,
+                checkpoint_every_steps=self.steps,
+                throughput=self.throughput,
+                log=self.writer.scalars,
+                save=lambda step, state: self.checkpoints.save(step, state, {}),
+                progress=self.writer.progress,
+            ),
+            self.state,
+        )
+        jax.block_until_ready(self.state)
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        self.writer.close()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--variant', default='vit_tiny', choices=VARIANTS)
+    parser.add_argument('--image_size', type=int, default=96)
+    parser.add_argument('--batch_size', type=int, default=32)
+    parser.add_argument('--steps', type=int, default=50, help='in a segment')
+    parser.add_argument('--log_every', type=int, default=10)
+    parser.add_argument('--repeats', type=int, default=7, help='segments of each kind')
+    args = parser.parse_args(argv)
+
+    task = make_task(args.variant, args.image_size, 'float32')
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(task, args.batch_size, args.steps, args.log_every, Path(folder))
+        others = others_cpu_share()
+        bare, looped = interleaved([bench.bare, bench.looped], args.repeats) / args.steps
+        others = others()
+        bench.close()
+        size = os.path.getsize(Path(folder) / 'metrics.jsonl')
+    assert size, 'the loop logged nothing'
+    print(
+        f'{args.variant}, batch {args.batch_size}, {args.image_size} px, float32; a log line every '
+        f'{args.log_every} steps, a checkpoint every {args.steps}\n\n- {hardware()}\n- {versions()}'
+        f'\n- medians of {args.repeats} interleaved segments of {args.steps} steps'
+        + ('' if others is None else f'; other processes took {others:.0%} of the machine')
+    )
+    ratios = looped / bare
+    print('\n| | ms a step |\n|---|---|')
+    print(f'| bare step | {np.median(bare) * 1e3:.1f} |')
+    print(f'| loop | {np.median(looped) * 1e3:.1f} |')
+    print(
+        f'| the loop costs | {np.median(ratios) - 1:+.1%} '
+        f'({np.min(ratios) - 1:+.1%} to {np.max(ratios) - 1:+.1%}) |'
+    )
+
+
+if __name__ == '__main__':
+    main()
