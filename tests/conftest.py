@@ -1,9 +1,6 @@
-"""What every test shares: eight virtual CPU devices, and tiny runs of the real command."""
+"""What every test shares: eight virtual CPU devices, and a run of the real command."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,25 +11,9 @@ os.environ.setdefault(
     '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
 )
 
+from commands import TINY, parse, start
+
 from configs import quickstart
-
-ROOT = Path(__file__).parents[1]
-
-TINY = (
-    '--config=configs/quickstart.py',
-    '--config.num_steps=8',
-    '--config.batch_size=16',
-    '--config.model.width=16',
-    '--config.model.depth=1',
-    '--config.model.decoder_width=16',
-    '--config.log_every_steps=2',
-    '--config.eval_every_steps=4',
-    '--config.eval_examples=32',
-    '--config.image_every_steps=4',
-    '--config.checkpoint_every_steps=2',
-    '--config.probe_at_end=False',
-)
-"""Arguments of a run of eight tiny steps on real digits, with everything a run has."""
 
 
 @pytest.fixture
@@ -43,26 +24,6 @@ def tiny_config():
         {key: value for key, value in (parse(argument) for argument in TINY[1:])}
     )
     return config
-
-
-def parse(argument: str) -> tuple[str, int | bool]:
-    """'--config.model.width=16' -> ('model.width', 16)."""
-    key, _, value = argument.removeprefix('--config.').partition('=')
-    return key, value == 'True' if value in ('True', 'False') else int(value)
-
-
-def start(*arguments: str, **options) -> subprocess.Popen:
-    """The real command, on one CPU device, its output as text."""
-    environment = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
-    return subprocess.Popen(
-        [sys.executable, 'main.py', *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    )
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import TINY, start
+from commands import TINY, start
 from PIL import Image
 
 from mae_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR

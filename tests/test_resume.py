@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import TINY, start
+from commands import TINY, start
 
 from mae_jax.checkpoint import locate, restore_params
 
