@@ -121,7 +121,7 @@ def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
         raise UserError(
             f'{path} cannot be written ({error.strerror}): make room or make it writable.'
         ) from error
-    return [told for _, told in changes]
+    return [told for field, told in changes if field != 'mode']
 
 
 def load_config(path: str | os.PathLike) -> ConfigDict:

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
 ROOT = Path(__file__).parents[1]
 
 TINY = (
@@ -22,6 +26,13 @@ TINY = (
     '--config.probe_at_end=False',
 )
 """Arguments of a run of eight tiny steps on real digits, with everything a run has."""
+
+
+def make_tiny_config() -> ConfigDict:
+    """The config that `TINY` stands for."""
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(dict(parse(argument) for argument in TINY[1:]))
+    return config
 
 
 def parse(argument: str) -> tuple[str, int | bool]:

@@ -11,19 +11,12 @@ os.environ.setdefault(
     '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
 )
 
-from commands import TINY, parse, start
-
-from configs import quickstart
+from commands import make_tiny_config, start
 
 
 @pytest.fixture
 def tiny_config():
-    """The config that `TINY` stands for."""
-    config = quickstart.get_config()
-    config.update_from_flattened_dict(
-        {key: value for key, value in (parse(argument) for argument in TINY[1:])}
-    )
-    return config
+    return make_tiny_config()
 
 
 @pytest.fixture

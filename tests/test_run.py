@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from commands import make_tiny_config
 from PIL import Image
 
 from mae_jax.errors import Diverged, UserError
@@ -14,6 +15,18 @@ from mae_jax.run import run
 
 def leaves(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """The tiny config's run, finished: its directory, not to be written to, and its state."""
+    workdir = tmp_path_factory.mktemp('finished') / 'run'
+    return workdir, run(make_tiny_config(), workdir)
+
+
+@pytest.fixture
+def finished_copy(finished, tmp_path):
+    return shutil.copytree(finished[0], tmp_path / 'run')
 
 
 @pytest.mark.parametrize(
@@ -49,21 +62,19 @@ def test_a_field_that_cannot_work_is_named(tiny_config, tmp_path, field, value, 
         run(tiny_config, tmp_path / 'run')
 
 
-def test_another_run_in_the_same_directory_is_refused_and_loses_nothing(tiny_config, tmp_path):
-    run(tiny_config, tmp_path)
-    saved = (tmp_path / 'metrics.jsonl').read_text()
-    tiny_config.optimizer.base_lr = 0.5
-    with pytest.raises(UserError, match=r'optimizer\.base_lr was 0\.001, now 0\.5.*--workdir'):
-        run(tiny_config, tmp_path)
-    assert (tmp_path / 'metrics.jsonl').read_text() == saved
+def test_another_run_in_the_same_directory_is_refused_and_loses_nothing(tiny_config, finished_copy):
+    saved = (finished_copy / 'metrics.jsonl').read_text()
+    tiny_config.optimizer.base_lr = 9.5
+    with pytest.raises(UserError, match=r'optimizer\.base_lr was [\d.]+, now 9\.5.*--workdir'):
+        run(tiny_config, finished_copy)
+    assert (finished_copy / 'metrics.jsonl').read_text() == saved
 
 
-def test_remat_and_devices_may_change_within_a_run(tiny_config, tmp_path, capsys):
-    run(tiny_config, tmp_path)
+def test_remat_and_devices_may_change_within_a_run(tiny_config, finished_copy, capsys):
     with tiny_config.unlocked():
         tiny_config.mesh.fsdp = 4
         tiny_config.model.remat = 'block'
-    run(tiny_config, tmp_path)
+    run(tiny_config, finished_copy)
     assert "model.remat was 'none', now 'block'" in capsys.readouterr().out
 
 
@@ -79,9 +90,8 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny
     assert all(np.isfinite(json.loads(line).get('loss', 0)) for line in lines)
 
 
-def test_init_from_takes_the_weights_and_nothing_else(tiny_config, tmp_path):
-    first = run(tiny_config, tmp_path / 'first')
-    tiny_config.init_from = str(tmp_path / 'first')
+def test_init_from_takes_the_weights_and_nothing_else(tiny_config, tmp_path, finished):
+    tiny_config.init_from, first = str(finished[0]), finished[1]
     tiny_config.optimizer.warmup_epochs = 100.0  # so slow that nothing moves in one step
     tiny_config.num_steps = 1
     second = run(tiny_config, tmp_path / 'second')
@@ -93,33 +103,30 @@ def test_init_from_takes_the_weights_and_nothing_else(tiny_config, tmp_path):
         run(tiny_config, tmp_path / 'third')
 
 
-def test_the_newest_damaged_checkpoint_is_passed_over(tiny_config, tmp_path, capsys, caplog):
-    whole = run(tiny_config, tmp_path)
-    damaged = max((tmp_path / 'checkpoints' / '8').rglob('d/*'), key=lambda p: p.stat().st_size)
+def test_the_newest_damaged_checkpoint_is_passed_over(
+    tiny_config, finished, finished_copy, capsys, caplog
+):
+    damaged = max(
+        (finished_copy / 'checkpoints' / '8').rglob('d/*'), key=lambda p: p.stat().st_size
+    )
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 16
     damaged.write_bytes(content)
-    again = run(tiny_config, tmp_path)
+    again = run(tiny_config, finished_copy)
     told = capsys.readouterr().out + caplog.text
     assert 'step 8' in told and 'damaged' in told and 'resuming at step 6' in told
-    for a, b in zip(leaves(whole.params), leaves(again.params), strict=True):
+    for a, b in zip(leaves(finished[1].params), leaves(again.params), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_checkpoint_of_other_data_is_refused(tiny_config, tmp_path):
+def test_an_unlabelled_folder_is_trained_on_and_must_stay_as_it_is(tiny_config, tmp_path):
     make_images(tmp_path / 'images', 20)
-    use_folder(tiny_config, tmp_path / 'images')
-    run(tiny_config, tmp_path / 'run')
-    make_images(tmp_path / 'images', 30)
-    with pytest.raises(UserError, match='other data .*dataset was'):
-        run(tiny_config, tmp_path / 'run')
-
-
-def test_an_unlabelled_folder_of_photographs_is_trained_on(tiny_config, tmp_path):
-    make_images(tmp_path / 'images', 40)
     use_folder(tiny_config, tmp_path / 'images')
     state = run(tiny_config, tmp_path / 'run')
     assert int(state.step) == 8
+    make_images(tmp_path / 'images', 30)
+    with pytest.raises(UserError, match='other data .*dataset was'):
+        run(tiny_config, tmp_path / 'run')
 
 
 def test_an_unreadable_image_is_named_or_skipped_and_counted(tiny_config, tmp_path):
