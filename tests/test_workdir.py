@@ -134,7 +134,6 @@ def test_what_makes_a_run_itself_may_not_change(tmp_path, field, value):
 @pytest.mark.parametrize(
     'field, value',
     [
-        ('mode', 'eval'),
         ('model.remat', 'block'),
         ('model.scan', True),
         ('dataset.path', '/elsewhere'),
@@ -159,6 +158,11 @@ def test_how_a_run_is_computed_may_change_and_is_said_once(tmp_path, field, valu
     assert said.startswith(f'{field} was ')
     assert said.endswith(f', now {value!r}')
     assert check_config(tmp_path, make_config(**{field: value})) == []
+
+
+def test_evaluating_a_run_is_no_difference(tmp_path):
+    check_config(tmp_path, make_config())
+    assert check_config(tmp_path, make_config(mode='eval')) == []
 
 
 def test_every_difference_is_shown_at_once(tmp_path):
