@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mae_jax.models.dense import Dense
 from mae_jax.models.positions import sincos_2d
-from mae_jax.models.vit import Dense, Encoder, LayerNorm, Transformer, check_width
+from mae_jax.models.vit import Encoder, LayerNorm, Transformer, check_width
 from mae_jax.patches import grid_size, patchify
 from mae_jax.pretext.masking import draw_noise, masking_from_noise, num_kept
 from mae_jax.pretext.targets import get_target

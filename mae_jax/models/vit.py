@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mae_jax.errors import UserError
+from mae_jax.models.dense import PRODUCT, Dense
 from mae_jax.models.positions import sincos_2d
 from mae_jax.patches import grid_size, patchify
 
@@ -27,11 +28,10 @@ VARIANTS = {
 REMAT_POLICIES = {
     'none': None,
     'block': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'dots': jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
 """What the backward pass computes again: nothing, whole blocks, or all but the dense products."""
 
-Dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
 # The one-pass variance, E[x^2] - E[x]^2, cancels where the mean is large.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
@@ -92,6 +92,11 @@ class Attention(nn.Module):
         return Dense(width, dtype=self.dtype, name='proj')(mixed)
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x; a CPU takes erf faster than erfc."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
 class Mlp(nn.Module):
     """Two layers with the exact (erf) GELU between them, [..., D] -> [..., D]."""
 
@@ -101,8 +106,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
         hidden = Dense(self.hidden_width, dtype=self.dtype, name='fc1')(tokens)
-        hidden = nn.gelu(hidden, approximate=False)
-        return Dense(tokens.shape[-1], dtype=self.dtype, name='fc2')(hidden)
+        return Dense(tokens.shape[-1], dtype=self.dtype, name='fc2')(gelu(hidden))
 
 
 class Block(nn.Module):

@@ -1,0 +1,54 @@
+"""The dense layer: one place for how a product with a weight is computed, forward and backward."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+PRODUCT = 'dense_product'
+"""The name by which a rematerialisation policy knows what a dense layer's product gave."""
+
+
+def _dot(a: jax.Array, b: jax.Array, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> jax.Array:
+    """Sums over these axes, in float32 whatever the operands, and rounds once to their dtype."""
+    product = lax.dot_general(
+        a, b, ((a_axes, b_axes), ((), ())), preferred_element_type=jnp.float32
+    )
+    return product.astype(a.dtype)
+
+
+@jax.custom_vjp
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[..., D] times [D, F] -> [..., F], operands of one dtype.
+
+    The gradients are written out for the sake of CPUs. JAX's own rule makes the kernel's from a
+    transposed copy of the incoming gradient, and XLA computes that copy anew from everything the
+    gradient came from, through all later blocks; a transposed copy of `x` has no such tail. And
+    bfloat16 products are fast there only while their sums are float32.
+    """
+    return _dot(x, kernel, (x.ndim - 1,), (0,))
+
+
+def _forward(x, kernel):
+    return matmul(x, kernel), (x, kernel)
+
+
+def _backward(operands, gradient):
+    x, kernel = operands
+    rows = tuple(range(x.ndim - 1))
+    return _dot(gradient, kernel, (x.ndim - 1,), (1,)), _dot(x, gradient, rows, rows)
+
+
+matmul.defvjp(_forward, _backward)
+
+
+def _dot_general(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
+    """What `nn.Dense` asks for, which is always the same."""
+    return checkpoint_name(matmul(x, kernel), PRODUCT)
+
+
+Dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dot_general=_dot_general)
+"""Xavier-uniform kernel [D, F] in float32, zero bias; computes in its `dtype`."""
