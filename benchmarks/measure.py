@@ -13,12 +13,15 @@ import numpy as np
 
 
 def interleaved(runs: Sequence[Callable], repeats: int) -> np.ndarray:
-    """Seconds of each run, [len(runs), repeats]: one of each in turn, after one unmeasured."""
-    for run in runs:
-        run()
+    """Seconds of each run, [len(runs), repeats]: each in turn, twice, the second time measured.
+
+    The first call of a turn pays for the memory and the caches that the others took: a process
+    that does nothing else never does.
+    """
     seconds = np.empty((len(runs), repeats))
     for repeat in range(repeats):
         for i, run in enumerate(runs):
+            run()
             start = time.perf_counter()
             run()
             seconds[i, repeat] = time.perf_counter() - start
