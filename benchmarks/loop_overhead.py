@@ -1,6 +1,6 @@
 """What the training loop costs over the bare step: logging, metrics files and checkpoints.
 
-    python benchmarks/loop_overhead.py --variant=vit_tiny --image_size=96 --batch_size=8
+    python benchmarks/loop_overhead.py --variant=vit_tiny --image_size=96 --batch_size=32
 
 Prints a Markdown table. Both train on the same batch, in turn, in one process. The bare step waits
 for nothing but its last result. The loop fetches every step's metrics, writes the console line,
@@ -103,13 +103,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--variant', default='vit_tiny', choices=VARIANTS)
     parser.add_argument('--image_size', type=int, default=96)
-    parser.add_argument('--batch_size', type=int, default=8)
-    parser.add_argument('--steps', type=int, default=20, help='in a segment')
+    parser.add_argument('--batch_size', type=int, default=32)
+    parser.add_argument('--steps', type=int, default=100, help='in a segment')
     parser.add_argument('--log_every', type=int, default=10)
     parser.add_argument('--repeats', type=int, default=5, help='segments of each kind')
     args = parser.parse_args(argv)
 
-    task = make_task(args.variant, args.image_size, 'float32')
+    decoder = dict(decoder_width=128, decoder_depth=2, decoder_heads=4)  # as small as the encoder
+    task = make_task(args.variant, args.image_size, 'float32', **decoder)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(task, args.batch_size, args.steps, args.log_every, Path(folder))
         others = others_cpu_share()

@@ -12,16 +12,20 @@ import jax
 import numpy as np
 
 
-def interleaved(runs: Sequence[Callable], repeats: int) -> np.ndarray:
-    """Seconds of each run, [len(runs), repeats]: each in turn, twice, the second time measured.
+def interleaved(runs: Sequence[Callable], repeats: int, unmeasured: int = 0) -> np.ndarray:
+    """Seconds of each run, [len(runs), repeats]: one of each in turn, after one unmeasured.
 
-    The first call of a turn pays for the memory and the caches that the others took: a process
-    that does nothing else never does.
+    The first call of a turn pays for the memory and the caches that the others took, which a
+    process that does nothing else never does: where that matters, leave `unmeasured` calls a turn
+    out.
     """
+    for run in runs:
+        run()
     seconds = np.empty((len(runs), repeats))
     for repeat in range(repeats):
         for i, run in enumerate(runs):
-            run()
+            for _ in range(unmeasured):
+                run()
             start = time.perf_counter()
             run()
             seconds[i, repeat] = time.perf_counter() - start

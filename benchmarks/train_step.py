@@ -140,7 +140,7 @@ def report(task: Pretrain, contenders: Sequence[Contender], batch_size: int, rep
     product, product_flops = matmul(jnp.dtype(task.model.dtype).name, 2048)
     runs = [contender.run for contender in contenders] + [product]
     others = others_cpu_share()
-    *steps, products = interleaved(runs, repeats)
+    *steps, products = interleaved(runs, repeats, unmeasured=1)
     others = others()
     peak, lowest, highest = (
         product_flops * jax.device_count() / f(products) / 1e9 for f in (np.median, np.max, np.min)
