@@ -102,6 +102,8 @@ class Bench:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--variant', default='vit_tiny', choices=VARIANTS)
+    parser.add_argument('--decoder_width', type=int, default=128)
+    parser.add_argument('--decoder_depth', type=int, default=2)
     parser.add_argument('--image_size', type=int, default=96)
     parser.add_argument('--batch_size', type=int, default=32)
     parser.add_argument('--steps', type=int, default=100, help='in a segment')
@@ -109,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--repeats', type=int, default=5, help='segments of each kind')
     args = parser.parse_args(argv)
 
-    decoder = dict(decoder_width=128, decoder_depth=2, decoder_heads=4)  # as small as the encoder
+    decoder = dict(decoder_width=args.decoder_width, decoder_depth=args.decoder_depth)
     task = make_task(args.variant, args.image_size, 'float32', **decoder)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(task, args.batch_size, args.steps, args.log_every, Path(folder))
