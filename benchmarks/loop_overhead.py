@@ -111,7 +111,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--repeats', type=int, default=5, help='segments of each kind')
     args = parser.parse_args(argv)
 
-    decoder = dict(decoder_width=args.decoder_width, decoder_depth=args.decoder_depth)
+    decoder = dict(
+        decoder_width=args.decoder_width,
+        decoder_depth=args.decoder_depth,
+        decoder_heads=args.decoder_width // 32,
+    )
     task = make_task(args.variant, args.image_size, 'float32', **decoder)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(task, args.batch_size, args.steps, args.log_every, Path(folder))
