@@ -232,7 +232,7 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
                     scalars |= {'replaced_images': float(loader.num_replaced)}
             writer.scalars(step, scalars)
 
-        say('compiling the step ...')
+        writer.say('compiling the step ...')
         state = train(
             Loop(
                 step=jit_step(step, mesh, state),
