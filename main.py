@@ -4,6 +4,7 @@ The same command again resumes the run. Exit status: 0 finished; 1 a mistake tha
 how to mend; 3 the loss was not finite; 75 told to stop (SIGTERM, Ctrl-C) and saved: run it again.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> None:
         os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops'
     from mae_jax.run import run, start_processes
 
+    logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)  # backends not found
     start_processes()
     run(_CONFIG.value, _WORKDIR.value or default_workdir())
 
@@ -42,7 +44,10 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # how ml_collections reports an unknown field
-        detail = ' '.join(str(error.args[0]).split('\n')).replace('"', "'")
+        detail = error.args[0]
+        while isinstance(detail, Exception):  # wrapped, an error in an error
+            detail = detail.args[0]
+        detail = '. '.join(detail.split('\n')).replace('"', "'")
         raise UserError(
             f'no such config field: {detail} (configs/default.py lists them)'
         ) from error

@@ -45,7 +45,7 @@ def test_a_run_trains_writes_everything_and_says_so_when_it_is_run_again(command
     ('argument', 'told'),
     [
         ('--config.modle.width=3', "'modle'"),
-        ('--config.model.widht=3', "'width' instead of 'widht'"),
+        ('--config.model.widht=3', "field: 'widht'. Did you mean 'width' instead of 'widht'?"),
         ('--config.batch_size=many', 'batch_size=many'),
         ('--config=configs/missing.py', '--config names no file'),
         ('--config.batch_size=0', 'batch_size=0'),
