@@ -1,7 +1,7 @@
 """Image data sets of the TensorFlow Datasets catalogue, read without TensorFlow.
 
 They must have been prepared as ArrayRecord (or Parquet), which most need TensorFlow for, once:
-`pip install 'mae_jax[tfds]'` and `tfds build <name> --file_format=array_record`.
+`pip install -e '.[tfds]'` and `tfds build <name> --file_format=array_record`.
 """
 
 import hashlib
@@ -62,12 +62,12 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     except ImportError as error:
         raise UserError(
             f'{name} cannot be opened: {error}; what it needs comes with '
-            "`pip install 'mae_jax[tfds]'`."
+            "`pip install -e '.[tfds]'`."
         ) from error
     if not builder.info.splits:
         raise UserError(
             f'{name} is not prepared in {where}; prepare it once with '
-            f"`pip install 'mae_jax[tfds]'` and `tfds build {name} --file_format=array_record`, "
+            f"`pip install -e '.[tfds]'` and `tfds build {name} --file_format=array_record`, "
             'or set dataset.path to the folder where it is.'
         )
     return builder
