@@ -19,7 +19,6 @@ except ImportError:  # not a POSIX system: runs are not kept apart there
 
 MAY_CHANGE = (
     # How a run is computed, watched and stored. What is not listed makes the run itself.
-    'mode',
     'deterministic',
     'model.remat',
     'model.scan',
@@ -100,7 +99,7 @@ def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
         missing = object()
         for field in sorted(before.keys() | now.keys()):
             old, new = before.get(field, missing), now.get(field, missing)
-            if old != new:
+            if old != new and field != 'mode':  # trained or evaluated, it is the same run
                 told = [('unset' if x in (missing, None) else repr(x)) for x in (old, new)]
                 changes.append((field, f'{field} was {told[0]}, now {told[1]}'))
         refused = [
@@ -121,7 +120,7 @@ def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
         raise UserError(
             f'{path} cannot be written ({error.strerror}): make room or make it writable.'
         ) from error
-    return [told for field, told in changes if field != 'mode']
+    return [told for _, told in changes]
 
 
 def load_config(path: str | os.PathLike) -> ConfigDict:
