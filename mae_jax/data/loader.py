@@ -16,6 +16,7 @@ from absl import flags, logging
 
 from mae_jax.data import transforms
 from mae_jax.data.decode import BadImage
+from mae_jax.data.randaugment import RandAugment
 from mae_jax.data.workers import Stream, start_worker
 from mae_jax.errors import UserError
 
@@ -109,9 +110,11 @@ def make_loader(
     seed: int,
     image_size: tuple[int, int],
     channels: int = 3,
+    crop: str = 'retry',
     crop_scale: tuple[float, float] = (0.2, 1.0),
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: bool = True,
+    augment: RandAugment | None = None,
     apply_exif: bool = False,
     **reading,
 ) -> Loader:
@@ -122,20 +125,25 @@ def make_loader(
       batch_size: of all processes together.
       rows: which rows of the global batch this process loads.
       seed: of the order and of the augmentation, 0 <= seed < 2**32.
-      image_size, channels, crop_scale, crop_ratio, flip, apply_exif: see `transforms`.
+      image_size, channels, crop, crop_scale, crop_ratio, flip, augment, apply_exif: see
+        `transforms`.
       **reading: fields of `Reading`: threads, workers, prefetch, timeout_s, on_error,
         max_bad_share.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f'seed={seed} must be at least 0 and below 2**32.')
+    if crop not in transforms.CROPS:
+        raise UserError(f'dataset.crop={crop!r} must be {" or ".join(transforms.CROPS)}.')
     transform = functools.partial(
         transforms.train_transform,
         seed=seed,
         image_size=tuple(image_size),
         channels=channels,
+        crop=crop,
         crop_scale=tuple(crop_scale),
         crop_ratio=tuple(crop_ratio),
         flip=flip,
+        augment=augment,
         apply_exif=apply_exif,
     )
     reading = Reading(**reading)

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def make_source(
       UserError: the data set, the split or its images are not there, or not as they should be.
     """
     if name == 'digits':
-        return DigitsSource(split)
+        return digits_source(split)
     if name == 'synthetic':
         return SyntheticSource((*image_size, channels), synthetic_examples, seed, split)
     if name == 'folder':
@@ -56,31 +56,52 @@ def make_source(
     return TfdsSource(name, split, path)
 
 
-class DigitsSource:
-    """scikit-learn's 1,797 digits, uint8 [8,8,1]: 80% of a fixed permutation train, the rest."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ArraySource:
+    """Examples in memory: images, or features for a loader that hands them out as they are.
 
-    def __init__(self, split: str):
-        from sklearn.datasets import load_digits
+    Attributes:
+      images: [N,H,W,C] or [N,D], of any dtype.
+      labels: int [N].
+      class_names: one a label.
+      name: what the examples are called in messages.
+    """
 
-        if split not in ('train', *EVAL_SPLITS):
-            raise UserError(f'digits has no split {split!r}; it has train and validation.')
-        digits = load_digits()
-        order = np.random.default_rng(0).permutation(len(digits.target))
-        cut = len(order) * 4 // 5
-        order = order[:cut] if split == 'train' else order[cut:]
-        self._images = np.rint(digits.images[order, :, :, None] * (255 / 16)).astype(np.uint8)
-        self._labels = digits.target[order]
-        self.class_names = [str(digit) for digit in range(10)]
-        self.num_classes = 10
-        self.identity = _identity('digits', len(order), self._images.tobytes())
-        self._split = split
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: Sequence[str]
+    name: str = 'array'
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        labels = np.asarray(self.labels, np.int64)
+        return _identity(self.name, len(self), np.ascontiguousarray(self.images), labels)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict:
-        name = f'digits/{self._split}/{index}'
-        return {'image': self._images[index], 'label': int(self._labels[index]), 'name': name}
+        name = f'{self.name}/{index}'
+        return {'image': self.images[index], 'label': int(self.labels[index]), 'name': name}
+
+
+def digits_source(split: str) -> ArraySource:
+    """scikit-learn's 1,797 digits, uint8 [8,8,1]: 80% of a fixed permutation train, the rest."""
+    from sklearn.datasets import load_digits
+
+    if split not in ('train', *EVAL_SPLITS):
+        raise UserError(f'digits has no split {split!r}; it has train and validation.')
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    cut = len(order) * 4 // 5
+    order = order[:cut] if split == 'train' else order[cut:]
+    images = np.rint(digits.images[order, :, :, None] * (255 / 16)).astype(np.uint8)
+    names = [str(digit) for digit in range(10)]
+    return ArraySource(images, digits.target[order], names, f'digits/{split}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,5 +274,8 @@ def _check_classes(train: list[str], held_out: list[str], train_folder: str, fol
         raise UserError(f'The class folders of the splits differ: {"; ".join(sides)}.')
 
 
-def _identity(name: str, count: int, content: bytes) -> str:
-    return f'{name}:{count}:{hashlib.sha256(content).hexdigest()[:16]}'
+def _identity(name: str, count: int, *content: bytes | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for part in content:
+        digest.update(part)
+    return f'{name}:{count}:{digest.hexdigest()[:16]}'

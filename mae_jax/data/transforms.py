@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from mae_jax.data.decode import decode
+from mae_jax.data.randaugment import RandAugment
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
 
-CROP_AND_FLIP = 1  # the purpose of the random numbers drawn here; the order of examples has grain's
+# The purposes of the random numbers drawn here; the order of examples has grain's.
+CROP_AND_FLIP, RANDAUGMENT = 1, 2
 EVAL_CROP_SHARE = 224 / 256
 
 
@@ -30,21 +32,35 @@ def train_transform(
     crop_ratio: tuple[float, float],
     flip: bool,
     apply_exif: bool = False,
+    crop: str = 'retry',
+    augment: RandAugment | None = None,
 ) -> np.ndarray:
-    """Decode, RandomResizedCrop, horizontal flip (He et al. 2021, appendix A.1).
+    """Decode, RandomResizedCrop, horizontal flip (He et al. 2021, appendix A.1), RandAugment.
+
+    Args:
+      crop: one of `CROPS`: 'retry' is torchvision's, 'clamp' that of the original linear probe.
+      augment: applied last; it draws random numbers of its own, so crops and flips stay as they are
+        without it.
 
     Returns:
       [H,W,C], uint8 or the source's own dtype.
 
     Raises:
       BadImage: the image cannot be read.
+      UserError: it is not one that `augment` is defined for.
     """
     image = decode(record, channels, apply_exif)
     rng = np.random.default_rng((seed, CROP_AND_FLIP, epoch, index))
-    box = random_resized_crop_box(*_width_height(image), rng, crop_scale, crop_ratio)
+    box = CROPS[crop](*_width_height(image), rng, crop_scale, crop_ratio)
     pixels = resize_crop(image, box, image_size)
     if flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
+    if augment:
+        rng = np.random.default_rng((seed, RANDAUGMENT, epoch, index))
+        picture = pixels
+        if isinstance(image, Image.Image):
+            picture = Image.fromarray(pixels[..., 0] if image.mode == 'L' else pixels)
+        pixels = np.asarray(augment(picture, rng)).reshape(pixels.shape)
     return np.ascontiguousarray(pixels)
 
 
@@ -90,21 +106,50 @@ def random_resized_crop_box(
     Ten tries at a share of the area, uniform in `scale`, and a width / height, log-uniform in
     `ratio`; then the largest central crop of an allowed ratio.
     """
-    log_ratio = np.log(ratio)
     for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(*log_ratio))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        w, h = _draw_sides(width * height, rng, scale, ratio)
         if 0 < w <= width and 0 < h <= height:
-            top = int(rng.integers(height - h + 1))
-            left = int(rng.integers(width - w + 1))
-            return left, top, w, h
+            return _draw_place(width, height, w, h, rng)
     w, h = width, height
     if width / height < ratio[0]:
         h = round(width / ratio[0])
     elif width / height > ratio[1]:
         w = round(height * ratio[1])
     return (width - w) // 2, (height - h) // 2, w, h
+
+
+def clamped_crop_box(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """The crop of the original linear probe, as (left, top, width, height).
+
+    Share and ratio are drawn once; a side longer than the image's is cut to it, so that the crop's
+    share or ratio may lie outside what was asked for.
+    """
+    w, h = _draw_sides(width * height, rng, scale, ratio)
+    return _draw_place(width, height, max(1, min(w, width)), max(1, min(h, height)), rng)
+
+
+def _draw_sides(
+    area: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int]:
+    """Width and height of a crop that may not fit."""
+    area = area * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(*np.log(ratio)))
+    return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+
+
+def _draw_place(width: int, height: int, w: int, h: int, rng: np.random.Generator) -> Box:
+    top = int(rng.integers(height - h + 1))
+    left = int(rng.integers(width - w + 1))
+    return left, top, w, h
+
+
+CROPS = {'retry': random_resized_crop_box, 'clamp': clamped_crop_box}
 
 
 def resize_crop(image: Image.Image | np.ndarray, box: Box, size: Size) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mae_jax.data.loader import epochs, eval_batches, make_loader
+from mae_jax.data.randaugment import RandAugment
 from mae_jax.data.sources import make_source
 from mae_jax.errors import UserError
 
@@ -130,6 +131,16 @@ def test_no_two_crops_of_an_image_are_the_same(photo_folder):
     assert len(np.unique(images.reshape(32, -1), axis=0)) == 32
 
 
+def test_crop_and_augmentation_reach_the_images(photo_folder):
+    source = make_source('folder', 'train', path=str(photo_folder(10)))
+    options = {'batch_size': 9, 'rows': range(9), **PHOTO}
+    plain = make_loader(source, **options).batch_at(0)['image']
+    clamp = make_loader(source, **options, crop='clamp').batch_at(0)['image']
+    augment = RandAugment((0, 0, 0), probability=1)
+    augmented = make_loader(source, **options, augment=augment).batch_at(0)['image']
+    assert (clamp != plain).any() and (augmented != plain).any()
+
+
 def test_evaluation_sees_every_example_once(photo_folder):
     source = Numbered(23)
     batches = list(
@@ -242,6 +253,7 @@ def test_images_of_several_depths_do_not_share_a_batch(photo_folder):
         ({'workers': -1}, 'dataset.workers'),
         ({'prefetch': 0}, 'dataset.prefetch'),
         ({'seed': -1}, 'seed=-1'),
+        ({'crop': 'clip'}, "dataset.crop='clip' must be retry or clamp"),
     ],
 )
 def test_values_that_cannot_be_are_refused(options, message):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae_jax.data.sources import make_source
+from mae_jax.data.sources import ArraySource, make_source
 from mae_jax.errors import UserError
 
 
@@ -36,6 +36,25 @@ def test_digits_are_split_in_two_without_overlap():
     assert labels.min() > 20  # every class is in both
     with pytest.raises(UserError, match="no split 'tset'"):
         make_source('digits', 'tset')
+
+
+def test_arrays_in_memory_are_a_source():
+    features = np.arange(12, dtype=np.float32).reshape(4, 3)
+    source = ArraySource(features, np.array([0, 1, 1, 0]), ['no', 'yes'])
+    assert (len(source), source.num_classes, source.class_names) == (4, 2, ['no', 'yes'])
+    np.testing.assert_array_equal(source[2]['image'], features[2])
+    assert source[2]['image'].dtype == np.float32
+    assert source[2]['label'] == 1
+    others = [
+        ArraySource(features + 1, source.labels, ['no', 'yes']),
+        ArraySource(features, 1 - source.labels, ['no', 'yes']),
+        ArraySource(features[::-1], source.labels, ['no', 'yes']),
+        ArraySource(features[:3], source.labels[:3], ['no', 'yes']),
+    ]
+    assert len({source.identity, *(other.identity for other in others)}) == 5
+    assert source.identity == ArraySource(features.copy(), source.labels, ['no', 'yes']).identity
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.identity == source.identity
 
 
 def test_class_folders_give_labels_in_sorted_order(tmp_path):

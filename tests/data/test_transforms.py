@@ -6,6 +6,8 @@ from conftest import encode, smooth_picture
 from PIL import Image
 
 from mae_jax.data import transforms
+from mae_jax.data.randaugment import RandAugment
+from mae_jax.errors import UserError
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 
@@ -94,24 +96,88 @@ def test_boxes_have_the_share_and_ratio_that_was_asked_for():
     assert abs((left[free] / (1000 - width[free])).mean() - 0.5) < 0.02
 
 
-def test_a_transform_depends_on_seed_epoch_and_index_alone():
+def train(record, **options):
+    key = {'seed': 0, 'epoch': 0, 'index': 0, 'image_size': (16, 16), 'channels': 3, 'flip': True}
+    crop = {'crop_scale': SCALE, 'crop_ratio': RATIO}
+    return transforms.train_transform(record, **key | crop | options)
+
+
+@pytest.mark.parametrize('augment', [None, RandAugment((9, 9, 9), probability=1)])
+def test_a_transform_depends_on_seed_epoch_and_index_alone(augment):
     record = {'image': encode(smooth_picture(2, 60, 50), 'PNG'), 'name': 'picture'}
 
     def run(**key):
-        return transforms.train_transform(
-            record,
-            **{'seed': 0, 'epoch': 0, 'index': 0} | key,
-            image_size=(16, 16),
-            channels=3,
-            crop_scale=SCALE,
-            crop_ratio=RATIO,
-            flip=True,
-        )
+        return train(record, augment=augment, **key)
 
     np.testing.assert_array_equal(run(), run())
     for other in ({'seed': 1}, {'epoch': 1}, {'index': 1}):
         assert (run() != run(**other)).any()
     assert (run(seed=1) != run(epoch=1)).any()
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_augmentation_comes_last_and_leaves_crop_and_flip_as_they_are(channels):
+    record = {'image': encode(smooth_picture(2, 60, 50), 'PNG'), 'name': 'picture'}
+    augment = RandAugment((9,) * channels, probability=0.5)
+    changed = 0
+    for epoch in range(12):
+        key = {'seed': 5, 'epoch': epoch, 'index': 7, 'channels': channels}
+        plain, ours = train(record, **key), train(record, **key, augment=augment)
+        picture = Image.fromarray(plain.squeeze())
+        expected = np.asarray(augment(picture, np.random.default_rng((5, 2, epoch, 7))))
+        np.testing.assert_array_equal(ours, expected.reshape(16, 16, channels))
+        assert ours.flags.c_contiguous
+        changed += (ours != plain).any()
+    assert 0 < changed < 12
+
+
+def test_augmentation_of_what_is_no_8_bit_picture_is_refused():
+    for dtype, channels in ((np.uint16, 3), (np.float32, 1), (np.uint8, 4)):
+        record = {'image': np.zeros((20, 20, channels), dtype), 'name': 'data'}
+        with pytest.raises(UserError, match=r"8-bit RGB and grey.*set dataset\.augment=''"):
+            train(record, channels=channels, augment=RandAugment((0,) * channels))
+
+
+def test_a_clamped_crop_is_drawn_once_and_cut_to_the_image():
+    clamped = 0
+    for index in range(4000):
+        box = transforms.clamped_crop_box(
+            500, 375, np.random.default_rng((0, 1, 0, index)), (0.08, 1.0), RATIO
+        )
+        rng = np.random.default_rng((0, 1, 0, index))
+        area = 500 * 375 * rng.uniform(0.08, 1.0)
+        aspect = np.exp(rng.uniform(np.log(RATIO[0]), np.log(RATIO[1])))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        clamped += w > 500 or h > 375
+        w, h = min(w, 500), min(h, 375)
+        top = rng.integers(0, 375 - h + 1)
+        assert box == (rng.integers(0, 500 - w + 1), top, w, h)
+    assert abs(clamped / 4000 - 0.26) < 0.02
+
+
+@pytest.mark.parametrize('width_height', [(1, 1), (2, 1), (1, 300), (400, 2)])
+def test_a_clamped_crop_of_a_tiny_or_thin_image_is_within_it(width_height):
+    for index in range(50):
+        left, top, w, h = transforms.clamped_crop_box(
+            *width_height, np.random.default_rng(index), (0.08, 1.0), RATIO
+        )
+        assert w > 0 and h > 0 and left >= 0 and top >= 0
+        assert left + w <= width_height[0] and top + h <= width_height[1]
+
+
+def test_the_kind_of_crop_is_chosen_by_name():
+    record = {'image': encode(smooth_picture(2, 90, 30), 'PNG'), 'name': 'picture'}
+    crops = {'crop_scale': (0.9, 1.0), 'flip': False}  # most do not fit
+    picture = smooth_picture(2, 90, 30)
+    for crop, draw in (
+        ('retry', transforms.random_resized_crop_box),
+        ('clamp', transforms.clamped_crop_box),
+    ):
+        for index in range(9):
+            box = draw(90, 30, np.random.default_rng((0, 1, 0, index)), (0.9, 1.0), RATIO)
+            expected = transforms.resize_crop(picture, box, (16, 16))
+            ours = train(record, index=index, crop=crop, **crops)
+            np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.parametrize('size', [96, 224, 225, 448])
@@ -129,6 +195,17 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(size, width_height):
     top, left = int(round((new_h - size) / 2.0)), int(round((new_w - size) / 2.0))
     expected = resized.crop((left, top, left + size, top + size))
     ours = transforms.eval_transform(record, image_size=(size, size), channels=3)
+    np.testing.assert_array_equal(ours, np.asarray(expected))
+
+
+@pytest.mark.parametrize(('share', 'short'), [(1.0, 96), (0.9, 106), (0.5, 192)])
+def test_the_share_of_the_centre_crop_can_be_given(share, short):
+    picture = smooth_picture(3, 301, 200)
+    record = {'image': encode(picture, 'PNG'), 'name': 'picture'}
+    resized = picture.resize((int(301 * short / 200), short), Image.BICUBIC)
+    left, top = (round((side - 96) / 2) for side in resized.size)
+    expected = resized.crop((left, top, left + 96, top + 96))
+    ours = transforms.eval_transform(record, image_size=(96, 96), channels=3, crop_share=share)
     np.testing.assert_array_equal(ours, np.asarray(expected))
 
 
