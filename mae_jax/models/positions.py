@@ -1,4 +1,4 @@
-"""Fixed sin-cos position tables."""
+"""Sin-cos position tables, and resizing a table to another grid."""
 
 import numpy as np
 
@@ -31,3 +31,51 @@ def sincos_2d(dim: int, grid: tuple[int, int], cls_token: bool = True) -> np.nda
     if cls_token:
         table = np.concatenate([np.zeros((1, dim)), table])
     return table[None].astype(np.float32)
+
+
+def resize_positions(
+    table: np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> np.ndarray:
+    """A table for another resolution, resized as the original does in fine-tuning.
+
+    That is PyTorch's bicubic interpolation (align_corners=False): Keys' kernel with a = -0.75, of
+    the same width whether it enlarges or shrinks, and borders repeated. `jax.image.resize` has
+    a = -0.5, widens the kernel to shrink, and leaves out what lies beyond a border.
+
+    Args:
+      table: [1, 1 + N, D], the row of the cls token first, which is kept as it is.
+      old_grid: rows and columns of the N patches.
+      new_grid: rows and columns of the M patches to come.
+
+    Returns:
+      float32 [1, 1 + M, D].
+
+    Raises:
+      UserError: the table is not one of `old_grid`.
+    """
+    table = np.asarray(table, np.float32)
+    if table.ndim != 3 or table.shape[:2] != (1, 1 + old_grid[0] * old_grid[1]):
+        raise UserError(
+            f'A position table of shape {list(table.shape)} is none of {old_grid[0]} x '
+            f'{old_grid[1]} patches and a cls token: give the grid it was trained with.'
+        )
+    if tuple(old_grid) == tuple(new_grid):
+        return table
+    cls, patches = table[:, :1], table[0, 1:].reshape(*old_grid, -1).astype(np.float64)
+    rows, columns = (_bicubic(old, new) for old, new in zip(old_grid, new_grid, strict=True))
+    patches = np.einsum('Rr,Cc,rcd->RCd', rows, columns, patches, optimize=True)
+    patches = patches.reshape(1, -1, table.shape[-1]).astype(np.float32)
+    return np.concatenate([cls, patches], axis=1)
+
+
+def _bicubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
+    """Weights [new, old] of bicubic interpolation along one axis, between centres of pixels."""
+    places = (np.arange(new) + 0.5) * old / new - 0.5
+    taps = np.floor(places)[:, None].astype(int) + np.arange(-1, 3)
+    x = np.abs(places[:, None] - taps)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    weights = np.zeros((new, old))
+    taps_inside = np.clip(taps, 0, old - 1)
+    np.add.at(weights, (np.arange(new)[:, None], taps_inside), np.where(x <= 1, near, far))
+    return weights

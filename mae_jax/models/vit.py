@@ -69,6 +69,11 @@ def check_width(width: int, heads: int, prefix: str = '') -> None:
         )
 
 
+def blocks_flops(depth: int, width: int, tokens: int) -> float:
+    """Floating-point operations of the matrix products of so many blocks, one image, forward."""
+    return depth * (24.0 * tokens * width**2 + 4.0 * tokens**2 * width)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection, [B, N, D] -> [B, N, D]."""
 
@@ -110,26 +115,37 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, [B, N, D] -> [B, N, D]."""
+    """Pre-norm transformer block, [B, N, D] -> [B, N, D].
+
+    `branch_scale`, float32 [B, 2], multiplies what attention and the MLP add to each example.
+    """
 
     heads: int
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
+        def scaled(branch, index):
+            if branch_scale is None:
+                return branch
+            return branch * branch_scale[:, index, None, None].astype(branch.dtype)
+
         hidden = LayerNorm(dtype=self.dtype, name='norm1')(tokens)
-        tokens = tokens + Attention(self.heads, self.dtype, name='attention')(hidden)
+        attention = Attention(self.heads, self.dtype, name='attention')
+        tokens = tokens + scaled(attention(hidden), 0)
         hidden = LayerNorm(dtype=self.dtype, name='norm2')(tokens)
-        hidden_width = int(tokens.shape[-1] * self.mlp_ratio)
-        return tokens + Mlp(hidden_width, self.dtype, name='mlp')(hidden)
+        mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name='mlp')
+        return tokens + scaled(mlp(hidden), 1)
 
 
 class Transformer(nn.Module):
     """`depth` blocks, [B, N, D] -> [B, N, D] of `dtype`.
 
     Parameters are block_0 ... block_{depth-1}, with `scan` or without, so that a checkpoint does
-    not know of it. `remat` is one of `REMAT_POLICIES`.
+    not know of it. `remat` is one of `REMAT_POLICIES`. The first `frozen_blocks` have no backward
+    pass: the gradient of all that comes before the others is zero. `branch_scale`, float32
+    [B, depth, 2], is what each block's two branches are multiplied by; None multiplies nothing.
     """
 
     depth: int
@@ -138,35 +154,54 @@ class Transformer(nn.Module):
     dtype: Any = jnp.float32
     remat: str = 'none'
     scan: bool = False
+    frozen_blocks: int = 0
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
         if self.remat not in REMAT_POLICIES:
             names = ' | '.join(REMAT_POLICIES)
             raise UserError(f'model.remat={self.remat!r} is unknown: use {names}.')
+        if not 0 <= self.frozen_blocks <= self.depth:
+            raise UserError(
+                f'{self.frozen_blocks} of {self.depth} blocks cannot be frozen: '
+                f'choose a number from 0 to {self.depth}.'
+            )
+        run = self._loop if self.is_initializing() or not self.scan else self._scan
         tokens = tokens.astype(self.dtype)
-        if self.scan and not self.is_initializing():
-            return self._scan(tokens)
+        if self.frozen_blocks:
+            frozen = run(tokens, branch_scale, range(self.frozen_blocks))
+            tokens = jax.lax.stop_gradient(frozen)
+        return run(tokens, branch_scale, range(self.frozen_blocks, self.depth))
+
+    def _loop(self, tokens: jax.Array, branch_scale: jax.Array | None, ids: range) -> jax.Array:
+        """These blocks, each compiled by itself."""
         block = Block
         if self.remat != 'none':
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat])
-        for i in range(self.depth):
-            tokens = block(self.heads, self.mlp_ratio, self.dtype, name=f'block_{i}')(tokens)
+        for i in ids:
+            scale = None if branch_scale is None else branch_scale[:, i]
+            layer = block(self.heads, self.mlp_ratio, self.dtype, name=f'block_{i}')
+            tokens = layer(tokens, scale)
         return tokens
 
-    def _scan(self, tokens: jax.Array) -> jax.Array:
-        """One compiled block, run `depth` times over the stacked parameters."""
+    def _scan(self, tokens: jax.Array, branch_scale: jax.Array | None, ids: range) -> jax.Array:
+        """One compiled block, run over the stacked parameters of these."""
+        if not ids:
+            return tokens
         block = Block(self.heads, self.mlp_ratio, self.dtype, parent=None)
-        blocks = [self.variables['params'][f'block_{i}'] for i in range(self.depth)]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+        blocks = [self.variables['params'][f'block_{i}'] for i in ids]
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+        if branch_scale is not None:
+            branch_scale = jnp.moveaxis(branch_scale[:, ids.start : ids.stop], 1, 0)
 
-        def step(tokens, params):
-            return block.apply({'params': params}, tokens), None
+        def step(tokens, layer):
+            params, scale = layer
+            return block.apply({'params': params}, tokens, scale), None
 
         if self.remat != 'none':
             # A scan's body needs no barrier against common subexpressions: the loop is one.
             step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(step, tokens, stacked)[0]
+        return jax.lax.scan(step, tokens, (params, branch_scale))[0]
 
 
 def _conv_bias(fan_in: int) -> nn.initializers.Initializer:
@@ -190,10 +225,15 @@ class Encoder(nn.Module):
     dtype: Any = jnp.float32
     remat: str = 'none'
     scan: bool = False
+    frozen_blocks: int = 0
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, ids_keep: jax.Array | None = None, final_norm: bool = True
+        self,
+        images: jax.Array,
+        ids_keep: jax.Array | None = None,
+        final_norm: bool = True,
+        branch_scale: jax.Array | None = None,
     ) -> jax.Array:
         """Encodes images.
 
@@ -202,12 +242,15 @@ class Encoder(nn.Module):
           ids_keep: int [B, K], the patches to look at; None is all N of them.
           final_norm: False gives the tokens before the final norm, for mean pooling, which has
             its own.
+          branch_scale: float32 [B, depth, 2], what each block's attention and MLP branch is
+            multiplied by before it is added; None multiplies nothing.
 
         Returns:
           Tokens [B, 1 + K, D] of `dtype`, the cls token first.
 
         Raises:
-          UserError: `patch_size` does not divide the image, or the heads or 4 the width.
+          UserError: `patch_size` does not divide the image, or the heads or 4 the width, or there
+            are fewer blocks than `frozen_blocks`.
         """
         check_width(self.width, self.heads)
         grid = grid_size(images.shape[1:3], self.patch_size)
@@ -230,7 +273,8 @@ class Encoder(nn.Module):
             self.dtype,
             self.remat,
             self.scan,
+            self.frozen_blocks,
             name='blocks',
         )
-        tokens = blocks(tokens)
+        tokens = blocks(tokens, branch_scale)
         return LayerNorm(dtype=self.dtype, name='norm')(tokens) if final_norm else tokens

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from mae_jax.errors import UserError
 from mae_jax.models.vit import Encoder, Transformer, architecture
@@ -118,3 +119,116 @@ def test_initialisation_is_that_of_the_original():
     np.testing.assert_allclose(np.std(params['cls_token']), 0.02, rtol=0.2)
     for norm in (block['norm1'], block['norm2'], params['norm']):
         assert (norm['scale'] == 1).all() and not norm['bias'].any()
+
+
+@cache
+def three_blocks():
+    """(parameters of three blocks, tokens)."""
+    tokens = np.random.default_rng(0).normal(size=(2, 8, 16)).astype(np.float32)
+    return jax.jit(Transformer(3, 2).init)(jax.random.key(0), tokens)['params'], tokens
+
+
+SWITCHES = [{}, {'scan': True}, {'remat': 'block'}, {'scan': True, 'remat': 'dots'}]
+
+
+@pytest.mark.parametrize('options', SWITCHES)
+def test_each_branch_is_scaled_for_each_example(options):
+    """As if the example had a model of its own, whose branches end in scaled weights."""
+    params, tokens = three_blocks()
+    scale = np.random.default_rng(1).uniform(0, 2, size=(2, 3, 2)).astype(np.float32)
+    scale[0, 1, 0] = scale[1, 2, 1] = 0
+    model = Transformer(3, 2, frozen_blocks=1, **options)
+    scaled = jax.jit(model.apply)({'params': params}, tokens, scale)
+    plain = jax.jit(Transformer(3, 2).apply)
+    for example, row in enumerate(scale):
+        own = jax.tree.map(np.array, params)
+        for i in range(3):
+            block = own[f'block_{i}']
+            for branch, last in enumerate((block['attention']['proj'], block['mlp']['fc2'])):
+                last |= {name: value * row[i, branch] for name, value in last.items()}
+        expected = plain({'params': own}, tokens)[example]
+        np.testing.assert_allclose(scaled[example], expected, atol=1e-5)
+
+
+def test_branches_are_scaled_in_the_dtype_of_the_tokens():
+    params, tokens = three_blocks()
+    model = Transformer(3, 2, dtype=jnp.bfloat16, scan=True)
+    out = jax.eval_shape(model.apply, {'params': params}, tokens, jnp.ones((2, 3, 2)))
+    assert out.dtype == jnp.bfloat16
+
+
+@cache
+def output_and_gradients(**options):
+    """(tokens, gradient of the parameters, gradient of the tokens that went in)."""
+
+    def loss(params, tokens):
+        out = Transformer(3, 2, **options).apply({'params': params}, tokens)
+        return jnp.square(out).sum(), out
+
+    gradients, out = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(*three_blocks())
+    return out, *gradients
+
+
+@pytest.mark.parametrize('options', SWITCHES)
+def test_frozen_blocks_run_but_take_no_gradient(options):
+    out, params, tokens = output_and_gradients(frozen_blocks=2, **options)
+    expected_out, expected, _ = output_and_gradients()
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    close(out, expected_out)
+    jax.tree.map(close, params['block_2'], expected['block_2'])
+    frozen = tokens, params['block_0'], params['block_1']
+    assert not any(leaf.any() for leaf in jax.tree.leaves(frozen))
+
+
+def multiplications(jaxpr) -> int:
+    """In all its dense products; a compiled loop's own count would take its body once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == 'dot_general':
+            (contracted, _), _ = equation.params['dimension_numbers']
+            summed = [equation.invars[0].aval.shape[axis] for axis in contracted]
+            total += np.prod(equation.outvars[0].aval.shape + tuple(summed))
+        rounds = equation.params['length'] if equation.primitive.name == 'scan' else 1
+        total += rounds * sum(map(multiplications, jaxprs_in_params(equation.params)))
+    return total
+
+
+@pytest.mark.parametrize('options', SWITCHES)
+def test_frozen_blocks_cost_nothing_backward(options):
+    """Neither products nor memory, even for whoever asks for the gradient of all parameters."""
+
+    def backward(frozen: int) -> np.ndarray:
+        """(multiplications of the backward pass, numbers kept for it)."""
+        params, tokens = three_blocks()
+        model = Transformer(3, 2, frozen_blocks=frozen, **options)
+
+        def loss(params):
+            return jnp.square(model.apply({'params': params}, tokens)).sum()
+
+        pullback = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        jaxpr = jax.make_jaxpr(lambda pullback: pullback(1.0))(pullback)
+        return np.array(
+            [multiplications(jaxpr.jaxpr), sum(x.size for x in jax.tree.leaves(pullback))]
+        )
+
+    np.testing.assert_allclose(backward(2) / backward(0), 1 / 3, atol=0.03)
+    assert backward(3)[0] == 0
+
+
+def test_compiled_work_falls_with_the_frozen_blocks():
+    params, tokens = three_blocks()
+
+    def flops(frozen: int) -> float:
+        def loss(params):
+            out = Transformer(3, 2, frozen_blocks=frozen).apply({'params': params}, tokens)
+            return jnp.square(out).sum()
+
+        return jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()['flops']
+
+    # A backward pass is two forward ones: 3 + 2 blocks' worth of 3 + 6, as products go.
+    assert flops(2) < 0.65 * flops(0)
+
+
+def test_more_frozen_blocks_than_there_are_is_refused():
+    with pytest.raises(UserError, match='4 of 3 blocks'):
+        Transformer(3, 2, frozen_blocks=4).init(jax.random.key(0), jnp.zeros((1, 2, 8)))

@@ -1,0 +1,138 @@
+"""The classifier: an encoder of whole images, pooling, and a linear head.
+
+It serves fine-tuning, partial fine-tuning and training from scratch (mean pooling) as well as the
+linear probe (cls token and batch norm); they differ in what is trained, which is not known here.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from mae_jax.errors import UserError
+from mae_jax.models.dense import Dense
+from mae_jax.models.vit import Encoder, LayerNorm
+
+POOLS = ('mean', 'cls')
+
+
+def drop_path_scale(noise: jax.Array, drop_path: float) -> jax.Array:
+    """Stochastic depth: what to multiply each branch by, from noise, float32 [B, depth, 2].
+
+    The drop rate rises linearly over the blocks, from 0 to `drop_path`. A dropped branch is
+    multiplied by 0, a kept one by 1 / (1 - rate), so that its expectation stays.
+
+    Args:
+      noise: uniform in [0, 1), [B, depth, 2]: attention, then MLP; below the rate is dropped.
+    """
+    rates = np.linspace(0, drop_path, noise.shape[1])[:, None]
+    return jnp.where(noise < rates, 0, 1 / (1 - rates)).astype(jnp.float32)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation without scale and bias, float32 [B, D] -> [B, D].
+
+    As PyTorch's: a tenth of the running statistics is replaced by those of each batch, and the
+    running variance is the unbiased one (divided by B - 1), which Flax's is not. Under `jit` over
+    a mesh the statistics are those of the global batch.
+    """
+
+    epsilon: float = 1e-6
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[1:])
+        running_var = self.variable('batch_stats', 'var', jnp.ones, x.shape[1:])
+        if not train:
+            mean, var = running_mean.value, running_var.value
+        else:
+            count = len(x)
+            if count < 2:
+                raise UserError('Batch norm cannot train on one example: raise batch_size.')
+            mean, var = x.mean(axis=0), x.var(axis=0)
+            if not self.is_initializing():
+                unbiased = var * (count / (count - 1))
+                for running, new in (running_mean, mean), (running_var, unbiased):
+                    running.value = self.momentum * running.value + (1 - self.momentum) * new
+        return (x - mean) * jax.lax.rsqrt(var + self.epsilon)
+
+
+class Classifier(nn.Module):
+    """Encoder, pooling and head; parameters are {'encoder', 'fc_norm' (mean pooling), 'head'}.
+
+    The encoder's parameters are those of `MAE`, under the same names, but for the final norm,
+    which mean pooling replaces by `fc_norm`. `batch_norm` keeps its running statistics in the
+    collection 'batch_stats'. `frozen_blocks` is the number of first blocks without backward pass.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    num_classes: int
+    pool: str = 'mean'
+    batch_norm: bool = False
+    head_std: float = 2e-5
+    drop_path: float = 0.0
+    frozen_blocks: int = 0
+    dtype: Any = jnp.float32
+    remat: str = 'none'
+    scan: bool = False
+
+    def setup(self):
+        if self.pool not in POOLS:
+            raise UserError(f'model.pool={self.pool!r} is unknown: use {" | ".join(POOLS)}.')
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f'model.drop_path={self.drop_path} must be at least 0 and below 1.')
+        options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
+        options |= dict(frozen_blocks=self.frozen_blocks)
+        self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
+        if self.pool == 'mean':
+            self.fc_norm = LayerNorm()
+        if self.batch_norm:
+            self.feature_norm = BatchNorm()
+        self.head = Dense(self.num_classes, kernel_init=nn.initializers.normal(self.head_std))
+
+    def features(self, images: jax.Array, path_noise: jax.Array | None = None) -> jax.Array:
+        """What the head sees of an image, before any batch norm.
+
+        Mean pooling: the mean of the patch tokens before the encoder's final norm, then `fc_norm`.
+        Cls pooling: the cls token after the encoder's final norm.
+
+        Args:
+          images: float [B, H, W, C], normalised.
+          path_noise: uniform in [0, 1), float32 [B, depth, 2], from which branches are dropped
+            (`drop_path_scale`); None drops nothing.
+
+        Returns:
+          float32 [B, D].
+
+        Raises:
+          UserError: `pool` or another field that does not work, named.
+        """
+        scale = None
+        if path_noise is not None and self.drop_path > 0:
+            scale = drop_path_scale(path_noise, self.drop_path)
+        tokens = self.encoder(images, final_norm=self.pool == 'cls', branch_scale=scale)
+        if self.pool == 'cls':
+            return tokens[:, 0].astype(jnp.float32)
+        return self.fc_norm(tokens[:, 1:].astype(jnp.float32).mean(axis=1))
+
+    def classify(self, features: jax.Array, train: bool) -> jax.Array:
+        """Features float32 [B, D] -> logits float32 [B, num_classes].
+
+        With `batch_norm`, `train` normalises by this batch and updates 'batch_stats', which must
+        then be mutable; otherwise the running statistics serve.
+        """
+        if self.batch_norm:
+            features = self.feature_norm(features, train)
+        return self.head(features)
+
+    def __call__(
+        self, images: jax.Array, path_noise: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """Logits float32 [B, num_classes]: `classify` of `features`."""
+        return self.classify(self.features(images, path_noise), train)
