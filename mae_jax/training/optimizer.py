@@ -1,5 +1,6 @@
 """Optimisers, the learning-rate schedule, and which parameters are trained and decayed at all."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,41 @@ def decays(params: Params) -> Params:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+def decays_finetune(params: Params) -> Params:
+    """As `decays`, but sparing the class token and the positions, as the original's fine-tuning."""
+
+    def decays_at(path: tuple[jax.tree_util.DictKey, ...], p: jax.Array) -> bool:
+        return p.ndim > 1 and path[-1].key not in ('cls_token', 'pos_embed')
+
+    return jax.tree.map_with_path(decays_at, params)
+
+
+def layer_scales(params: Params, decay: float, depth: int) -> Params:
+    """Layer-wise decay of the learning rate (paper, appendix A.1): decay^(depth + 1 - layer).
+
+    Layer 0 holds the embeddings (patches, class token, positions), layer k + 1 block k, and layer
+    depth + 1 all that follows the blocks, so that its scale is 1.
+
+    Args:
+      params: a classifier's parameters, or those of them that are trained.
+      decay: between 0 and 1; 1 is no decay.
+      depth: blocks of the encoder, trained or not.
+
+    Returns:
+      A float for every parameter, in the tree of `params`.
+    """
+
+    def layer(name: str) -> int:
+        if block := re.match(r'encoder/blocks/block_(\d+)/', name):
+            return int(block[1]) + 1
+        embeddings = ('encoder/patch_embed', 'encoder/cls_token', 'encoder/pos_embed')
+        return 0 if name.startswith(embeddings) else depth + 1
+
+    names = traverse_util.flatten_dict(params, sep='/')
+    scales = {name: decay ** (depth + 1 - layer(name)) for name in names}
+    return traverse_util.unflatten_dict(scales, sep='/')
+
+
 def make_optimizer(
     name: str,
     schedule: optax.Schedule,
@@ -43,18 +79,66 @@ def make_optimizer(
     b2: float,
     eps: float,
     weight_decay: float,
-    decay_mask: Callable[[Params], Params] = decays,
+    momentum: float = 0.9,
+    trust_coefficient: float = 0.001,
     clip_norm: float | None = None,
+    decay_mask: Callable[[Params], Params] = decays,
+    scales: Callable[[Params], Params] | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW with decoupled decay, multiplied by the learning rate as PyTorch's is.
+    """AdamW or LARS.
+
+    Args:
+      name: 'adamw' or 'lars'.
+      schedule: step -> learning rate.
+      b1, b2, eps: of AdamW.
+      weight_decay: of AdamW decoupled and multiplied by the learning rate, as PyTorch's is; of
+        LARS added to the gradient.
+      momentum, trust_coefficient: of LARS.
+      clip_norm: greatest global norm of the gradient; None does not clip.
+      decay_mask: parameters -> tree of bools: which ones decay.
+      scales: parameters -> tree of floats, factors of their whole update, the decay included.
 
     Raises:
       UserError: `name` is no optimiser of this module.
     """
-    if name != 'adamw':
-        raise UserError(f"optimizer.name='{name}' is unknown: choose 'adamw'.")
-    adamw = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw
+    if name == 'adamw':
+        tx = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask)
+    elif name == 'lars':
+        tx = _lars(schedule, weight_decay, momentum, trust_coefficient, decay_mask)
+    else:
+        raise UserError(f"optimizer.name='{name}' is unknown: choose 'adamw' or 'lars'.")
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    parts += [tx, _scale_by(scales)] if scales else [tx]
+    # A chain of one is another tree: the optimiser state of every checkpoint would change.
+    return optax.chain(*parts) if len(parts) > 1 else tx
+
+
+def _lars(
+    schedule: optax.Schedule,
+    weight_decay: float,
+    momentum: float,
+    trust_coefficient: float,
+    decay_mask: Callable[[Params], Params],
+) -> optax.GradientTransformation:
+    """LARS (You et al., arXiv 1708.03888) as the original probes with it.
+
+    Two things differ from `optax.lars`: the learning rate multiplies what comes out of the
+    momentum buffer, not what goes in, and vectors are plain momentum SGD.
+    """
+    trust = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        optax.masked(trust, decays),  # by shape alone, whatever `decay_mask` spares
+        optax.trace(momentum),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _scale_by(scales: Callable[[Params], Params]) -> optax.GradientTransformation:
+    """Multiplies every update by its parameter's scale."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(jax.numpy.multiply, updates, scales(params))
+    )
 
 
 def split_params(params: Params, is_trained: Callable[[str], bool]) -> tuple[Params, Params]:
@@ -72,6 +156,6 @@ def split_params(params: Params, is_trained: Callable[[str], bool]) -> tuple[Par
 
 
 def merge_params(trained: Params, frozen: Params) -> Params:
-    """The inverse of `split_params`."""
+    """The inverse of `split_params`; of a parameter in both trees, the second's."""
     flat = [traverse_util.flatten_dict(part, sep='/') for part in (trained, frozen)]
     return traverse_util.unflatten_dict(flat[0] | flat[1], sep='/')

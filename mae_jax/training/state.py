@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from mae_jax.keys import key_for
@@ -22,25 +23,74 @@ class TrainState:
     """All that a step changes; with (config, data) it is the whole of a run.
 
     `step` counts finished updates. `opt_state` covers the trained parameters only. `model_state`
-    holds what is neither (running statistics); `{}` where there is none.
+    holds what is neither (running statistics); `{}` where there is none. `ema` is the average of
+    the parameters that an `AveragingState` keeps.
     """
 
     step: jax.Array
     params: Any
     model_state: Any
     opt_state: Any
+    ema = None  # no field: Orbax would store a None too, and refuse checkpoints without it
 
 
-def initial_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step; traced by `abstract_state` and jitted by `create_state`."""
+@flax.struct.dataclass
+class AveragingState(TrainState):
+    """Keeps `ema` besides: the running average of the trained parameters, float32."""
+
+    ema: Any
+
+
+def initial_state(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    ema_decay: float | None = None,
+) -> TrainState:
+    """The state before the first step; traced by `abstract_state` and jitted by `create_state`.
+
+    Where there is an `ema_decay`, the average starts from the initial parameters.
+    """
     params, model_state = task.init(key_for(seed, 'init'))
     trained, _ = split_params(params, task.is_trained)
-    return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(trained))
+    fields = jnp.zeros((), jnp.int32), params, model_state, optimizer.init(trained)
+    if ema_decay is None:
+        return TrainState(*fields)
+    return AveragingState(*fields, ema=_average_from(trained))
 
 
-def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def replace_params(state: TrainState, params: Any) -> TrainState:
+    """The state with other parameters (those of `init_from`); its average starts again from them.
+
+    `params` are whole, frozen ones included, as `state.params` are.
+    """
+    if state.ema is None:
+        return state.replace(params=params)
+    averaged = traverse_util.flatten_dict(state.ema, sep='/')
+    trained, _ = split_params(params, averaged.__contains__)
+    return state.replace(params=params, ema=_average_from(trained))
+
+
+def evaluation_params(state: TrainState) -> Any:
+    """The parameters to evaluate with: averages where they are kept, else as they were trained."""
+    return state.params if state.ema is None else merge_params(state.params, state.ema)
+
+
+def _average_from(params: Any) -> Any:
+    """Copies, because a step is given the state's buffers, and none may be given twice."""
+    return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
+
+
+def abstract_state(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    ema_decay: float | None = None,
+) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing it."""
-    shapes = jax.eval_shape(lambda: initial_state(task, optimizer, 0))
+    shapes = jax.eval_shape(lambda: initial_state(task, optimizer, 0, ema_decay=ema_decay))
     shardings = mesh_lib.state_shardings(mesh, shapes)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
@@ -48,11 +98,19 @@ def abstract_state(task: Task, optimizer: optax.GradientTransformation, mesh: Me
 
 
 def create_state(
-    task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    *,
+    ema_decay: float | None = None,
 ) -> TrainState:
     """Initialises straight into shards, so that no device ever holds the whole of a large model."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(task, optimizer, mesh))
-    return jax.jit(lambda: initial_state(task, optimizer, seed), out_shardings=shardings)()
+    target = abstract_state(task, optimizer, mesh, ema_decay=ema_decay)
+    shardings = jax.tree.map(lambda x: x.sharding, target)
+    return jax.jit(
+        lambda: initial_state(task, optimizer, seed, ema_decay=ema_decay), out_shardings=shardings
+    )()
 
 
 def make_step(
@@ -61,14 +119,20 @@ def make_step(
     *,
     seed: int,
     accumulate: int = 1,
+    ema_decay: float | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """The pure update (state, batch) -> (state, metrics); `jit_step` compiles it over a mesh.
+
+    `ema_decay` is the share of itself that the average of the parameters keeps at each step; None
+    keeps no average. The state must have been made likewise.
 
     Metrics are float32 scalars: the task's own, `loss`, and the global norms of gradient, update
     and trained parameters.
     """
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        if (state.ema is None) != (ema_decay is None):
+            raise ValueError('State and step must agree on whether parameters are averaged.')
         key = key_for(seed, 'train', state.step)
         trained, frozen = split_params(state.params, task.is_trained)
 
@@ -86,8 +150,17 @@ def make_step(
             'update_norm': optax.tree.norm(updates),
             'param_norm': optax.tree.norm(trained),
         }
-        params = merge_params(optax.apply_updates(trained, updates), frozen)
-        return TrainState(state.step + 1, params, model_state, opt_state), metrics
+        trained = optax.apply_updates(trained, updates)
+        state = state.replace(
+            step=state.step + 1,
+            params=merge_params(trained, frozen),
+            model_state=model_state,
+            opt_state=opt_state,
+        )
+        if ema_decay is not None:
+            ema = optax.incremental_update(trained, state.ema, step_size=1 - ema_decay)
+            state = state.replace(ema=ema)
+        return state, metrics
 
     return step
 
@@ -95,17 +168,12 @@ def make_step(
 def accumulated(gradient: Callable, micro_batches: int) -> Callable:
     """Averages `gradient` and its metrics over micro-batches, one after the other.
 
-    Row r of the batch goes to micro-batch r mod `micro_batches`, so that every device splits its
-    own rows and none travels. Every row weighs the same, as the mean over the whole batch has it.
+    Every row weighs the same, as the mean over the whole batch has it.
     """
     if micro_batches == 1:
         return gradient
 
     def averaged(trained, model_state, batch, key):
-        def split(rows):
-            rows = rows.reshape(rows.shape[0] // micro_batches, micro_batches, *rows.shape[1:])
-            return jnp.moveaxis(rows, 1, 0)
-
         def add(carry, micro):
             total, model_state = carry
             index, rows = micro
@@ -115,7 +183,8 @@ def accumulated(gradient: Callable, micro_batches: int) -> Callable:
             total = jax.tree.map(jnp.add, total, (grads, metrics))
             return (total, model_state), None
 
-        micro = (jnp.arange(micro_batches), jax.tree.map(split, batch))
+        split = jax.tree.map(lambda rows: mesh_lib.split_rows(rows, micro_batches), batch)
+        micro = (jnp.arange(micro_batches), split)
         first = jax.tree.map(lambda x: x[0], micro)
         shapes = jax.eval_shape(gradient, trained, model_state, first[1], key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))

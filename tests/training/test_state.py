@@ -14,7 +14,15 @@ from mae_jax.models.mae import MAE
 from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.training import mesh as mesh_lib
 from mae_jax.training.optimizer import make_optimizer, make_schedule, split_params
-from mae_jax.training.state import abstract_state, create_state, initial_state, jit_step, make_step
+from mae_jax.training.state import (
+    abstract_state,
+    create_state,
+    evaluation_params,
+    initial_state,
+    jit_step,
+    make_step,
+    replace_params,
+)
 
 BATCH, STEPS = 16, 20
 
@@ -152,3 +160,120 @@ def test_state_is_initialised_straight_into_shards():
     for wanted, array in zip(jax.tree.leaves(target), jax.tree.leaves(state), strict=True):
         assert array.sharding == wanted.sharding
         assert array.shape == wanted.shape
+
+
+class Regression:
+    """A task that compiles at once: a trained linear map after a frozen one."""
+
+    def init(self, key):
+        frozen, head = (jax.random.normal(k, (64, 64)) for k in jax.random.split(key))
+        return {'encoder': {'kernel': frozen}, 'head': {'kernel': head, 'bias': jnp.ones(64)}}, {}
+
+    def is_trained(self, path):
+        return path.startswith('head')
+
+    def prepare(self, batch, key):
+        return batch
+
+    def loss(self, params, model_state, batch, key):
+        head = params['head']
+        out = batch['x'] @ params['encoder']['kernel'] @ head['kernel'] + head['bias']
+        return jnp.mean(jnp.square(out)), {}, model_state
+
+
+def regress(fsdp: int = 1, ema_decay: float | None = None, start=None, name: str = 'adamw'):
+    """Every state of four steps, the first included, as copies: a step takes its state over."""
+    task = Regression()
+    tx = make_optimizer(name, lambda _: 0.1, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05)
+    mesh = mesh_lib.make_mesh(fsdp, jax.devices()[:fsdp])
+    state = create_state(task, tx, mesh, seed=3, ema_decay=ema_decay)
+    if start is not None:
+        state = replace_params(state, start)
+    step = jit_step(make_step(task, tx, seed=3, ema_decay=ema_decay), mesh, state)
+    states = [jax.tree.map(jnp.copy, state)]
+    for number in range(4):
+        batch = {'x': np.random.default_rng(number).normal(size=(BATCH, 64)).astype(np.float32)}
+        state, _ = step(state, mesh_lib.put_batch(mesh, batch, BATCH))
+        states.append(jax.tree.map(jnp.copy, state))
+    return states
+
+
+def follow_average(states, decay: float) -> None:
+    """Compares the average after every step with NumPy's, float64, from the parameters alone."""
+    expected = {k: np.float64(v) for k, v in states[0].params['head'].items()}
+    for number, state in enumerate(states):
+        new = {k: np.float64(v) for k, v in state.params['head'].items()}
+        if number:
+            expected = {k: decay * expected[k] + (1 - decay) * new[k] for k in new}
+        assert state.ema.keys() == {'head'}  # the frozen map is not averaged
+        for name, value in expected.items():
+            assert state.ema['head'][name].dtype == jnp.float32
+            np.testing.assert_allclose(state.ema['head'][name], value, atol=1e-6)
+    assert np.abs(np.asarray(state.ema['head']['kernel'] - new['kernel'])).max() > 0.01
+
+
+@pytest.mark.parametrize('decay', [0.7, 0.9999])
+def test_average_is_that_of_the_trained_parameters(decay):
+    follow_average(regress(ema_decay=decay), decay)
+
+
+def test_average_lies_in_shards_beside_its_parameters():
+    states = regress(fsdp=8, ema_decay=0.7)
+    follow_average(states, 0.7)
+    for state in (states[0], states[-1]):
+        kernel, average = (tree['head']['kernel'] for tree in (state.params, state.ema))
+        assert average.sharding == kernel.sharding
+        assert average.addressable_shards[0].data.size == average.size // 8
+
+
+def test_averaging_changes_nothing_but_the_average():
+    for averaged, plain in zip(regress(ema_decay=0.7), regress(), strict=True):
+        for field in ('step', 'params', 'opt_state', 'model_state'):
+            ours, without = (getattr(s, field) for s in (averaged, plain))
+            assert jax.tree.structure(ours) == jax.tree.structure(without)
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), ours, without)
+
+
+def test_without_an_average_there_is_no_place_for_one_in_the_state():
+    """A checkpoint is stored, and found again, by these names: even a None would be one."""
+    state = jax.eval_shape(lambda: initial_state(make_task(), make_tx(), seed=3))
+    paths, _ = jax.tree.flatten_with_path(state, is_leaf=lambda x: x is None)
+    assert {str(path[0]) for path, _ in paths} == {'.step', '.params', '.opt_state'}
+    assert state.ema is None
+
+
+def test_evaluation_sees_averages_where_they_are_kept_and_frozen_parameters_beside_them():
+    state = regress(ema_decay=0.7)[-1]
+    seen = evaluation_params(state)
+    assert jax.tree.structure(seen) == jax.tree.structure(state.params)
+    assert seen['head'] == state.ema['head']
+    assert seen['encoder'] == state.params['encoder']
+    plain = state.replace(ema=None)
+    assert evaluation_params(plain) is plain.params
+
+
+def test_an_average_starts_again_from_the_parameters_a_run_starts_from():
+    others = regress(fsdp=8)[0].params
+    others = jax.tree.map(lambda p: p + 1, others)
+    states = regress(fsdp=8, ema_decay=0.7, start=jax.tree.map(jnp.copy, others))
+    jax.tree.map(np.testing.assert_array_equal, states[0].params, others)
+    follow_average(states, 0.7)
+    assert regress(start=regress()[1].params)[0].ema is None
+
+
+def test_state_and_step_must_agree_on_averaging():
+    task, tx = make_task(), make_tx()
+    for of_state, of_step in [(None, 0.9), (0.9, None)]:
+        state = abstract_state(task, tx, mesh_lib.make_mesh(), ema_decay=of_state)
+        with pytest.raises(ValueError, match='averaged'):
+            make_step(task, tx, seed=3, ema_decay=of_step)(state, batch_at(0))
+
+
+@pytest.mark.parametrize('name, buffers', [('adamw', 2), ('lars', 1)])
+def test_frozen_parameters_cost_no_optimiser_memory_and_never_move(name, buffers):
+    states = regress(name=name)
+    memory = sum(x.size for x in jax.tree.leaves(states[0].opt_state) if x.ndim)
+    assert memory == buffers * (64 * 64 + 64)
+    first, last = (state.params for state in (states[0], states[-1]))
+    np.testing.assert_array_equal(last['encoder']['kernel'], first['encoder']['kernel'])
+    assert (last['head']['kernel'] != first['head']['kernel']).any()
