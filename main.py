@@ -26,7 +26,8 @@ def main(argv: list[str]) -> None:
         raise UserError('no config: start with --config=configs/quickstart.py.')
     if _CONFIG.value.deterministic:  # read when JAX starts, so before anything touches a device
         os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops'
-    from mae_jax.run import run, start_processes
+    from mae_jax.processes import start_processes
+    from mae_jax.run import run
 
     logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)  # backends not found
     start_processes()
@@ -54,6 +55,10 @@ def parse_flags(argv: list[str]) -> list[str]:
     except OSError as error:
         raise UserError('--config names no file: see configs/ for those there are.') from error
     except (flags.Error, TypeError, ValueError) as error:
+        lines = str(error).strip().splitlines()
+        if any(line.startswith('Traceback') for line in lines):  # raised by the config file
+            told = lines[-1].removeprefix('ValueError: ')
+            raise UserError(f'{told} (--verbose shows where)') from error
         raise UserError(f'{error} (--help lists the flags)') from error
 
 

@@ -87,7 +87,7 @@ class Bench:
                 checkpoint_every_steps=self.steps,
                 throughput=self.throughput,
                 log=self.writer.scalars,
-                save=lambda step, state: self.checkpoints.save(step, state, {}),
+                save=lambda step, state, found: self.checkpoints.save(step, state, {}),
                 progress=self.writer.progress,
             ),
             self.state,

@@ -55,7 +55,9 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.std = (0.229, 0.224, 0.225)
     dataset.crop_scale = (0.2, 1.0)  # RandomResizedCrop: share of the area ...
     dataset.crop_ratio = (3 / 4, 4 / 3)  # ... and aspect ratio
+    dataset.crop = 'retry'  # until it fits, as torchvision | clamp: once, cut to the image
     dataset.flip = True
+    dataset.augment = ''  # RandAugment as timm writes it (rand-m9-mstd0.5-inc1); '': none
     dataset.eval_crop_share = placeholder(float)  # unset: .875 up to 224 pixels, 1 above
     dataset.apply_exif = False  # the original ignores EXIF orientation
     dataset.threads = 8  # decoding threads in each process
@@ -89,5 +91,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.keep_last = 3  # checkpoints kept, newest first ...
     config.keep_every_steps = placeholder(int)  # ... and every multiple of this for good
     config.probe_at_end = False  # k-NN and linear probe of the encoder, trained and untrained
+
+    config.online_probe = online_probe = ml_collections.ConfigDict()
+    online_probe.every_epochs = 0.0  # k-NN and linear fit of the encoder while it trains; 0: never
+    online_probe.share = 0.1  # of the labelled images, training and held out
 
     return config

@@ -1,24 +1,30 @@
-"""A config -> the parts of a run. Here, and in `run.py`, is where configs are read."""
+"""A config -> the parts of a run; `build_task.py` makes the task among them."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from etils import epath
 from jax.sharding import Mesh
 
+from mae_jax.build_task import image_size, make_architecture, make_task
+from mae_jax.data import memory
 from mae_jax.data.loader import Loader, eval_batches, make_loader
+from mae_jax.data.randaugment import RandAugment, parse_randaugment
 from mae_jax.data.sources import make_source
 from mae_jax.data.workers import Stream
 from mae_jax.errors import UserError
-from mae_jax.models.mae import MAE
-from mae_jax.models.vit import architecture
-from mae_jax.tasks.pretrain import Pretrain
+from mae_jax.tasks.task import Task
 from mae_jax.training import mesh as mesh_lib
-from mae_jax.training.optimizer import make_optimizer, make_schedule
+from mae_jax.training.optimizer import (
+    decays_finetune,
+    layer_scales,
+    make_optimizer,
+    make_schedule,
+)
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
@@ -28,58 +34,9 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     least = {'log_every_steps': 1, 'checkpoint_every_steps': 1, 'keep_last': 1}
     least |= {'eval_every_steps': 0, 'eval_examples': 1, 'image_every_steps': 0}
     for field, minimum in least.items():
-        if config[field] < minimum:
-            raise UserError(f'{field}={config[field]} must be at least {minimum}.')
-
-
-def image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    """(height, width); one number stands for a square."""
-    size = tuple(config.image_size)
-    if len(size) not in (1, 2) or min(size) < 1:
-        raise UserError(f'image_size={size} is not a height and a width: give e.g. (224, 224).')
-    return (size[0], size[-1])
-
-
-def make_task(config: ml_collections.ConfigDict) -> Pretrain:
-    """The task of a config.
-
-    Raises:
-      UserError: a field that does not work, by name.
-    """
-    if config.task != 'pretrain':
-        raise UserError(f"task='{config.task}' is unknown: choose 'pretrain'.")
-    model, dataset = config.model, config.dataset
-    arch = architecture(
-        model.variant,
-        patch_size=model.patch_size,
-        width=model.width,
-        depth=model.depth,
-        heads=model.heads,
-    )
-    if model.dtype not in ('float32', 'bfloat16'):
-        raise UserError(f"model.dtype='{model.dtype}': choose 'float32' or 'bfloat16'.")
-    if not len(dataset.mean) == len(dataset.std) == dataset.channels:
-        raise UserError(
-            f'dataset.mean has {len(dataset.mean)} and dataset.std {len(dataset.std)} values, and '
-            f'dataset.channels is {dataset.channels}: give one mean and one std a channel.'
-        )
-    module = MAE(
-        **arch,
-        decoder_width=model.decoder_width,
-        decoder_depth=model.decoder_depth,
-        decoder_heads=model.decoder_heads,
-        mask_ratio=config.mask.ratio,
-        mask_strategy=config.mask.strategy,
-        target=config.target.name,
-        dtype=jnp.dtype(model.dtype),
-        remat=model.remat,
-        scan=model.scan,
-    )
-    task = Pretrain(
-        module, image_size(config), tuple(dataset.mean), tuple(dataset.std), dataset.scale
-    )
-    jax.eval_shape(task.init, jax.random.key(0))  # every mistake of shape shows here, at no cost
-    return task
+        value = config.get(field)
+        if value is not None and value < minimum:
+            raise UserError(f'{field}={value} must be at least {minimum}.')
 
 
 def make_source_of(config: ml_collections.ConfigDict, split: str) -> Any:
@@ -94,6 +51,24 @@ def make_source_of(config: ml_collections.ConfigDict, split: str) -> Any:
         synthetic_examples=dataset.synthetic_examples,
         seed=config.seed,
     )
+
+
+def make_sources(config: ml_collections.ConfigDict) -> tuple[Any, Any]:
+    """The training and the held-out examples."""
+    dataset = config.dataset
+    return tuple(make_source_of(config, s) for s in (dataset.train_split, dataset.eval_split))
+
+
+def check_classes(source: Any, held_out: Any) -> None:
+    """Raises a UserError where a label of one split would mean another class in the other."""
+    train, test = list(source.class_names), list(held_out.class_names)
+    if train and test and train != test:
+        only = [', '.join(sorted(set(a) - set(b))[:5]) for a, b in ((train, test), (test, train))]
+        raise UserError(
+            f'dataset.train_split has {len(train)} classes and dataset.eval_split {len(test)}, and '
+            f'they are not the same (only in training: {only[0] or "none"}; only in evaluation: '
+            f'{only[1] or "none"}): give both splits the same class folders.'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,17 +96,40 @@ def make_length(config: ml_collections.ConfigDict, examples: int) -> Length:
     return Length(num_steps, min(warmup, num_steps), per_epoch, warmup > num_steps)
 
 
+def interval(config: ml_collections.ConfigDict, field: str, length: Length) -> int:
+    """Every so many steps. Unset: once an epoch, and when a run ends that is shorter.
+
+    A run on cached features takes seconds, less than its checkpoints would: once, when it ends.
+    """
+    if config[field] is not None:
+        return config[field]
+    if config.get('cache_features'):
+        return length.num_steps
+    return min(max(round(length.steps_per_epoch), 1), length.num_steps)
+
+
 def make_tx(
     config: ml_collections.ConfigDict, length: Length
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser and the learning rate of a config."""
-    fields = config.optimizer
+    fields, extra = config.optimizer, {}
     schedule = make_schedule(
         peak=fields.base_lr * config.batch_size / 256,
         total_steps=length.num_steps,
         warmup_steps=length.warmup_steps,
         minimum=fields.min_lr,
     )
+    if config.task == 'classify':
+        if not 0 < fields.layer_decay <= 1:
+            raise UserError(f'optimizer.layer_decay={fields.layer_decay} must be in (0, 1].')
+        depth = make_architecture(config.model)['depth']
+        extra = dict(
+            momentum=fields.momentum,
+            trust_coefficient=fields.trust_coefficient,
+            decay_mask=decays_finetune,
+        )
+        if fields.layer_decay != 1:
+            extra['scales'] = lambda params: layer_scales(params, fields.layer_decay, depth)
     tx = make_optimizer(
         fields.name,
         schedule,
@@ -140,8 +138,22 @@ def make_tx(
         eps=fields.eps,
         weight_decay=fields.weight_decay,
         clip_norm=fields.clip_norm,
+        **extra,
     )
     return tx, schedule
+
+
+def step_accumulate(config: ml_collections.ConfigDict) -> int:
+    """Micro-batches of a step. A linear probe sees to its own: only its encoder needs them."""
+    return 1 if config.get('trained') == 'head' else config.optimizer.accumulate
+
+
+def make_augment(config: ml_collections.ConfigDict) -> RandAugment | None:
+    """`dataset.augment`, which takes 8-bit grey or RGB images alone."""
+    dataset = config.dataset
+    if not dataset.augment:
+        return None
+    return parse_randaugment(dataset.augment, dataset.mean, dataset.scale)
 
 
 def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh, examples: int) -> int:
@@ -150,19 +162,28 @@ def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh, examples: int
     return min(micro_batch, -(-examples // mesh.size) * mesh.size)
 
 
-def make_train_loader(config: ml_collections.ConfigDict, source: Any, mesh: Mesh) -> Loader:
+def make_train_loader(
+    config: ml_collections.ConfigDict, source: Any, mesh: Mesh
+) -> Loader | memory.MemoryLoader:
     """The training batches of this process."""
+    rows = mesh_lib.local_rows(mesh, config.batch_size)
+    if config.get('cache_features'):
+        return memory.MemoryLoader(
+            source, batch_size=config.batch_size, rows=rows, seed=config.seed
+        )
     dataset = config.dataset
     return make_loader(
         source,
         batch_size=config.batch_size,
-        rows=mesh_lib.local_rows(mesh, config.batch_size),
+        rows=rows,
         seed=config.seed,
         image_size=image_size(config),
         channels=dataset.channels,
         crop_scale=tuple(dataset.crop_scale),
         crop_ratio=tuple(dataset.crop_ratio),
+        crop=dataset.crop,
         flip=dataset.flip,
+        augment=make_augment(config),
         apply_exif=dataset.apply_exif,
         threads=dataset.threads,
         workers=dataset.workers,
@@ -180,8 +201,10 @@ def make_eval_batches(
     batch_size: int,
     rows: np.ndarray,
     limit: int | None = None,
-) -> Stream:
+) -> Stream | Iterator:
     """`limit` examples of `source`, evenly spread, each once, as evaluation sees them."""
+    if config.get('cache_features'):
+        return memory.eval_batches(source, batch_size=batch_size, rows=rows, limit=limit)
     return eval_batches(
         source,
         batch_size=batch_size,
@@ -196,3 +219,50 @@ def make_eval_batches(
         on_error=config.dataset.on_error,
         max_bad_share=config.dataset.max_bad_share,
     )
+
+
+def eval_passes(
+    config: ml_collections.ConfigDict,
+    source: Any,
+    mesh: Mesh,
+    batch_size: int,
+    limit: int | None = None,
+) -> Callable[[], Stream | Iterator]:
+    """Starts a pass of `make_eval_batches` over this process's rows, as often as it is called."""
+    rows = mesh_lib.local_rows(mesh, batch_size)
+    return lambda: make_eval_batches(config, source, batch_size=batch_size, rows=rows, limit=limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of a run, made from its config alone; nothing here changes."""
+
+    config: ml_collections.ConfigDict
+    workdir: epath.Path
+    mesh: Mesh
+    task: Task
+    source: Any
+    held_out: Any
+    length: Length
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    identity: dict[str, Any]
+    """What a checkpoint must agree with, beside the work directory's config."""
+
+    @classmethod
+    def make(cls, config: ml_collections.ConfigDict, workdir: str) -> 'Run':
+        mesh = mesh_lib.make_mesh(config.mesh.fsdp)
+        mesh_lib.check_batch(config.batch_size, mesh, config.optimizer.accumulate)
+        source, held_out = make_sources(config)
+        if config.task == 'classify':
+            check_classes(source, held_out)
+        task = make_task(config, source)
+        length = make_length(config, len(source))
+        tx, schedule = make_tx(config, length)
+        identity = {
+            'seed': config.seed,
+            'batch_size': config.batch_size,
+            'dataset': source.identity,
+        }
+        workdir = epath.Path(workdir)
+        return cls(config, workdir, mesh, task, source, held_out, length, tx, schedule, identity)

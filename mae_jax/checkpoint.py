@@ -13,25 +13,26 @@ rename. Orbax does not notice a flipped bit in what it reads, the checksums do.
 """
 
 import contextlib
-import json
+import dataclasses
 import logging
+import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
+from flax import traverse_util
 
-from mae_jax.checksums import CHECKSUMS, damage, write_checksums
+from mae_jax.checksums import CHECKSUMS, write_checksums
 from mae_jax.errors import UserError
+from mae_jax.find_checkpoint import Log, absolute, find_whole, read_meta, steps
 
 PyTree = Any
-Log = Callable[[str], None]
 _warn = logging.getLogger(__name__).warning
 
 # Orbax logs through absl's one logger, and a failed write leaves coroutines of its behind.
@@ -55,6 +56,7 @@ class Checkpoints:
         *,
         keep_last: int = 3,
         keep_every_steps: int | None = None,
+        score: str | None = None,
         log: Log = _warn,
     ):
         """Makes the directory, and removes what a killed run left unfinished in it.
@@ -63,6 +65,7 @@ class Checkpoints:
           directory: holds one directory per step.
           keep_last: how many of the newest checkpoints to keep, at least 1.
           keep_every_steps: besides, keep those at multiples of this for good.
+          score: besides, keep the one with the highest `meta[score]`, the newest of equals.
           log: is told about damaged checkpoints.
 
         Raises:
@@ -70,7 +73,7 @@ class Checkpoints:
         """
         if keep_last < 1:
             raise UserError(f'keep_last={keep_last} would keep no checkpoint: use 1 or more.')
-        self._directory = _absolute(directory)
+        self._directory = absolute(directory)
         self._log = log
         self._saving = None  # the step that is being written
         self._damaged: list[int] = []  # newer than the one restored: to be replaced
@@ -78,6 +81,11 @@ class Checkpoints:
         keep = [policies.LatestN(keep_last)]
         if keep_every_steps:
             keep.append(policies.EveryNSteps(keep_every_steps))
+        self._score = score
+        self._scores: dict[int, float] = {}
+        if score:
+            self._scores = self._read_scores()
+            keep.append(_Best(self._scores))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=True,
@@ -128,6 +136,8 @@ class Checkpoints:
             if step in self._manager.all_steps():
                 return
             self._saving = step
+            if meta.get(self._score) is not None:
+                self._scores[step] = meta[self._score]
             items = ocp.args.Composite(
                 state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
             )
@@ -156,7 +166,16 @@ class Checkpoints:
     def read_meta(self, step: int | None = None) -> dict | None:
         """The `meta` of a step, or of the newest whole one. None if there is no checkpoint."""
         step = self._find(step)
-        return None if step is None else _read_meta(self._path(step))
+        return None if step is None else read_meta(self._path(step))
+
+    def beats_best(self, score: float | None) -> bool:
+        """Whether a checkpoint of this score would be the best."""
+        return score is not None and score > max(self._scores.values(), default=-math.inf)
+
+    def best(self) -> tuple[int, float] | None:
+        """(step, score) of the best checkpoint on disk; None where none has a score."""
+        scores = {step: self._scores[step] for step in self.steps() if step in self._scores}
+        return max(scores.items(), key=_rank) if scores else None
 
     def restore(self, target: PyTree, step: int | None = None) -> tuple[PyTree, int, dict] | None:
         """Restores the newest whole checkpoint, passing over damaged ones with a warning.
@@ -187,10 +206,14 @@ class Checkpoints:
                 f'The checkpoint {path} does not fit this model ({_brief(error)}): use the '
                 'config it was trained with, or another --workdir.'
             ) from error
-        return state, found, _read_meta(path)
+        return state, found, read_meta(path)
 
     def _path(self, step: int) -> epath.Path:
         return self._directory / str(step)
+
+    def _read_scores(self) -> dict[int, float]:
+        metas = {step: read_meta(self._path(step)) for step in self.steps()}
+        return {s: meta[self._score] for s, meta in metas.items() if self._score in meta}
 
     def _find(self, step: int | None) -> int | None:
         self.wait()
@@ -213,105 +236,67 @@ class Checkpoints:
             ) from error
 
 
-def restore_params(
+@dataclasses.dataclass
+class _Best(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the step with the highest score."""
+
+    scores: dict[int, float]
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        there = {c.step: self.scores[c.step] for c in checkpoints if c.step in self.scores}
+        best = max(there.items(), key=_rank)[0] if there else None
+        return [checkpoint.step == best for checkpoint in checkpoints]
+
+
+def _rank(scored: tuple[int, float]) -> tuple[float, int]:
+    """Highest score first, the newest of equals."""
+    return scored[1], scored[0]
+
+
+class Weights(NamedTuple):
+    """What a run has learned, as nested dicts of numpy arrays, and where it stood."""
+
+    params: PyTree
+    """The average of the parameters, where the run kept one."""
+    model_state: PyTree
+    step: int
+    meta: dict
+
+
+def restore_weights(
     directory: str | os.PathLike, step: int | None = None, *, log: Log = _warn
-) -> tuple[PyTree, int, dict]:
+) -> Weights:
     """Reads the weights alone, without knowing the model: to continue from, or to look at.
 
     Changes nothing in the directory, so a run may be using it.
 
     Args:
-      directory: as given to `Checkpoints`; their state is a dict with a key 'params'.
+      directory: as given to `Checkpoints`; their state is a `TrainState`, or a dict like it.
       step: that one; None for the newest whole one.
       log: is told about damaged checkpoints.
-
-    Returns:
-      (params as a nested dict of numpy arrays, step, meta).
 
     Raises:
       UserError: there is no whole checkpoint.
     """
-    directory = _absolute(directory)
+    directory = absolute(directory)
     found = find_whole(directory, step, log=log)
     if found is None:
         raise UserError(f'There is no checkpoint in {directory}: give the --workdir of a run.')
     path = directory / str(found)
     with ocp.PyTreeCheckpointer() as checkpointer:
         stored = checkpointer.metadata(path / 'state').item_metadata.tree
-        item = {'params': stored['params']}
+        wanted = ('params', 'model_state', 'ema')
+        item = {name: stored[name] for name in wanted if stored.get(name)}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         restored = checkpointer.restore(
             path / 'state',
             args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
         )
-    return restored['params'], found, _read_meta(path)
-
-
-def locate(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
-    """A work directory, or one checkpoint of it -> (directory of its checkpoints, step or None).
-
-    Raises:
-      UserError: it is neither.
-    """
-    path = _absolute(path)
-    if path.name.isdecimal() and path.exists():
-        return path.parent, int(path.name)
-    if (path / 'checkpoints').exists():
-        return path / 'checkpoints', None
-    raise UserError(f'{path} is neither a work directory nor one of its checkpoints.')
-
-
-def steps(directory: str | os.PathLike) -> list[int]:
-    """The steps in a directory of checkpoints, whole or not, oldest first."""
-    directory = _absolute(directory)
-    if not directory.exists():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
-
-
-def find_whole(directory: epath.Path, step: int | None = None, *, log: Log = _warn) -> int | None:
-    """The newest step that is as it was written, or None if there is no step at all.
-
-    Process 0 reads and the others take its word: every process must call it.
-
-    Args:
-      directory: of the checkpoints.
-      step: look at this one only.
-      log: is told which steps were passed over, and for which file.
-
-    Raises:
-      UserError: none is whole.
-    """
-    candidates = steps(directory) if step is None else [step]
-    found = -1
-    if jax.process_index() == 0:
-        for candidate in reversed(candidates):
-            problem = damage(directory / str(candidate))
-            if problem is None:
-                found = candidate
-                break
-            log(f'The checkpoint of step {candidate} in {directory} is damaged: {problem}.')
-        if 0 <= found < candidates[-1]:
-            log(f'Going on from step {found}, the newest whole checkpoint.')
-    if jax.process_count() > 1:
-        found = int(multihost_utils.broadcast_one_to_all(np.int64(found)))
-    if found >= 0:
-        return found
-    if not candidates:
-        return None
-    raise UserError(
-        f'No checkpoint in {directory} is whole (tried step {", ".join(map(str, candidates))}): '
-        'restore the directory from a copy, or start again in another --workdir.'
+    params, average = (
+        traverse_util.flatten_dict(restored.get(name, {})) for name in ('params', 'ema')
     )
-
-
-def _read_meta(path: epath.Path) -> dict:
-    return json.loads((path / 'meta' / 'metadata').read_text())
-
-
-def _absolute(directory: str | os.PathLike) -> epath.Path:
-    directory = epath.Path(directory).expanduser()
-    return directory if '://' in os.fspath(directory) else epath.Path(os.path.abspath(directory))
+    params = traverse_util.unflatten_dict(params | average)
+    return Weights(params, restored.get('model_state', {}), found, read_meta(path))
 
 
 def _brief(error: Exception) -> str:

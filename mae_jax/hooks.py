@@ -1,4 +1,4 @@
-"""What a run does beside its steps: held-out loss, pictures, and the probe at its end."""
+"""What a run does beside its steps: evaluation, pictures, and what its frozen encoder is worth."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mae_jax.errors import UserError
 from mae_jax.reconstruct import picture
 from mae_jax.tasks import probe
 from mae_jax.tasks.preprocess import normalize
@@ -14,31 +15,49 @@ from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.tasks.task import Task
 from mae_jax.training import mesh as mesh_lib
 from mae_jax.training.loop import Hook
-from mae_jax.training.state import TrainState
+from mae_jax.training.state import TrainState, evaluation_params
 
 Batch = dict[str, np.ndarray]
+Batches = Callable[[], Iterable[Batch]]
+"""Starts a pass over evaluation batches: this process's rows of each."""
+Encode = Callable[[Any, Iterable[Batch]], tuple[np.ndarray, np.ndarray]]
+"""(parameters, batches) -> features [n,D] and labels [n] of every valid row."""
+
+
+def make_evaluate(
+    task: Task, mesh: Mesh, batches: Batches, batch_size: int
+) -> Callable[[TrainState], dict[str, np.ndarray]]:
+    """A function of the state: sums of `task.evaluate` over every valid row, once each, float64."""
+    evaluate = jax.jit(task.evaluate, out_shardings=mesh_lib.replicated(mesh))
+
+    def run(state: TrainState) -> dict[str, np.ndarray]:
+        params, sums, ahead = evaluation_params(state), {}, {}
+        for number, batch in enumerate(batches()):
+            task.check(batch)
+            batch = mesh_lib.put_batch(mesh, batch, batch_size)
+            found = evaluate(params, state.model_state, batch, number * batch_size)
+            _add(sums, ahead)  # one batch late, so that the device always has the next one
+            ahead = found
+        return _add(sums, ahead)
+
+    return run
+
+
+def _add(sums: dict[str, np.ndarray], found: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    for name, value in found.items():
+        sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
+    return sums
 
 
 def evaluation_hook(
-    task: Task,
-    mesh: Mesh,
-    batches: Callable[[], Iterable[Batch]],
-    *,
-    batch_size: int,
-    every_steps: int,
+    evaluate: Callable[[TrainState], dict[str, np.ndarray]], *, every_steps: int
 ) -> Hook:
-    """Logs `eval/<name>`: the mean over every valid row that `batches()` gives, once each."""
-    evaluate = jax.jit(task.evaluate, out_shardings=mesh_lib.replicated(mesh))
+    """Logs `eval/<name>`: means over every valid row of what `make_evaluate`'s function sums."""
 
     def run(step: int, state: TrainState) -> dict[str, float]:
-        totals = []
-        for number, batch in enumerate(batches()):
-            batch = mesh_lib.put_batch(mesh, batch, batch_size)
-            first = number * batch_size
-            totals.append(evaluate(state.params, state.model_state, batch, first))
-        sums = {name: sum(float(total[name]) for total in totals) for name in totals[0]}
+        sums = evaluate(state)
         count = sums.pop('count')
-        return {f'eval/{name}': value / count for name, value in sums.items()}
+        return {f'eval/{name}': float(s / count) for name, s in sums.items() if not s.ndim}
 
     return Hook(every_steps, run)
 
@@ -73,19 +92,50 @@ def picture_hook(
     return Hook(every_steps, run)
 
 
-def probe_accuracies(
-    task: Pretrain, params: Any, train: Iterable[Batch], test: Iterable[Batch]
-) -> dict[str, float]:
-    """k-NN, linear and few-label accuracy of the encoder in `params`, frozen; see `tasks.probe`."""
+def make_encode(features: Callable[[Any, Batch], jax.Array], mesh: Mesh, batch_size: int) -> Encode:
+    """Makes the function that runs `features` over a split; every process gets all of it.
 
-    def encode(batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
-        encoded = []
+    That function raises a UserError for an image without a label.
+    """
+
+    def rows(params, batch):
+        return features(params, batch), batch['label'], batch['valid']
+
+    encode = jax.jit(rows, out_shardings=mesh_lib.replicated(mesh))
+
+    def run(params: Any, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
+        found = []
         for batch in batches:
-            images = normalize(batch['image'], scale=task.scale, mean=task.mean, std=task.std)
-            valid = batch['valid']
-            encoded.append((encoder(params['encoder'], images)[valid], batch['label'][valid]))
-        features, labels = zip(*encoded, strict=True)
-        return np.concatenate(features), np.concatenate(labels)
+            batch = mesh_lib.put_batch(mesh, batch, batch_size)
+            vectors, labels, valid = map(np.asarray, encode(params, batch))
+            found.append((vectors[valid], labels[valid]))
+        vectors, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        if labels.min() < 0:
+            raise UserError(
+                'A probe needs labels, and these images have none: a folder needs train/<class>/ '
+                'and val/<class>/.'
+            )
+        return vectors, labels
 
-    encoder = probe.feature_function(task.model)
-    return probe.accuracies(*encode(train), *encode(test))
+    return run
+
+
+def probe_hook(
+    encode: Encode,
+    train: Batches,
+    test: Batches,
+    *,
+    every_steps: int,
+) -> Hook:
+    """Logs `probe/knn` and `probe/linear` (ridge) of the encoder as it then is."""
+
+    def run(step: int, state: TrainState) -> dict[str, float]:
+        params = {'encoder': state.params['encoder']}
+        data = [*encode(params, train()), *encode(params, test())]
+        if jax.process_index():
+            return {}  # one process logs
+        neighbours = min(20, len(data[0]))
+        found = probe.accuracies(*data, neighbours=neighbours, linear='ridge', shots=())
+        return {f'probe/{name}': value for name, value in found.items()}
+
+    return Hook(every_steps, run)

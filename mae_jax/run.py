@@ -7,107 +7,56 @@ What a run starts from is decided in this order:
 """
 
 import contextlib
-import dataclasses
-import os
-from typing import Any
+import csv
+from collections.abc import Callable, Sequence
 
 import jax
 import ml_collections
 import numpy as np
-import optax
 from etils import epath
-from flax import traverse_util
-from jax.sharding import Mesh
 
 from mae_jax import build
 from mae_jax import workdir as workdir_lib
-from mae_jax.checkpoint import Checkpoints, locate, restore_params
+from mae_jax.build import Run
+from mae_jax.checkpoint import Checkpoints
 from mae_jax.errors import UserError
-from mae_jax.hooks import evaluation_hook, picture_hook, probe_accuracies
+from mae_jax.frozen import encoder_accuracies, evaluate_knn, make_online_probe, with_features
+from mae_jax.hooks import evaluation_hook, make_evaluate, picture_hook
+from mae_jax.initialize import has_begun, inherit, load_weights
+from mae_jax.processes import say
 from mae_jax.tasks import probe
-from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.training import mesh as mesh_lib
 from mae_jax.training.loop import Hook, Loop, stop_signals, train
 from mae_jax.training.metrics import MetricsWriter, Throughput, parameter_table
-from mae_jax.training.state import TrainState, abstract_state, create_state, jit_step, make_step
+from mae_jax.training.state import (
+    TrainState,
+    abstract_state,
+    create_state,
+    jit_step,
+    make_step,
+    replace_params,
+)
+
+SCORE = 'eval/top1'
+"""What the best checkpoint is the best by."""
 
 PICTURES = 8
 """Held-out images in a reconstruction picture."""
 
 
-def start_processes() -> None:
-    """Joins the other processes of a run, where the environment says that there are some.
-
-    A TPU pod and Slurm tell by themselves; elsewhere JAX_COORDINATOR_ADDRESS (host:port),
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
-    """
-    environment = os.environ
-    if 'JAX_COORDINATOR_ADDRESS' in environment:
-        try:
-            processes = int(environment['JAX_NUM_PROCESSES']), int(environment['JAX_PROCESS_ID'])
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                'JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES and JAX_PROCESS_ID beside '
-                'it, to numbers.'
-            ) from error
-        jax.distributed.initialize(environment['JAX_COORDINATOR_ADDRESS'], *processes)
-    elif ',' in environment.get('TPU_WORKER_HOSTNAMES', '') or (
-        int(environment.get('SLURM_NTASKS', '1')) > 1
-    ):
-        jax.distributed.initialize()
-
-
-def say(message: str) -> None:
-    """One line to the user, from one process."""
-    if jax.process_index() == 0:
-        print(message, flush=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """The parts of a run, made from its config alone; nothing here changes."""
-
-    config: ml_collections.ConfigDict
-    workdir: epath.Path
-    mesh: Mesh
-    task: Pretrain
-    source: Any
-    held_out: Any
-    length: build.Length
-    tx: optax.GradientTransformation
-    schedule: optax.Schedule
-
-    @classmethod
-    def make(cls, config: ml_collections.ConfigDict, workdir: str) -> 'Run':
-        task = build.make_task(config)
-        mesh = mesh_lib.make_mesh(config.mesh.fsdp)
-        mesh_lib.check_batch(config.batch_size, mesh, config.optimizer.accumulate)
-        source = build.make_source_of(config, config.dataset.train_split)
-        held_out = build.make_source_of(config, config.dataset.eval_split)
-        length = build.make_length(config, len(source))
-        tx, schedule = build.make_tx(config, length)
-        return cls(config, epath.Path(workdir), mesh, task, source, held_out, length, tx, schedule)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with, beside the work directory's config."""
-        return {
-            'seed': self.config.seed,
-            'batch_size': self.config.batch_size,
-            'dataset': self.source.identity,
-        }
-
-
-def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
+def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState | dict[str, float]:
     """Runs a config in a work directory, from where the directory's last checkpoint left it.
 
     Returns:
-      The state after the last step.
+      The state after the last step; for the task 'knn', accuracies.
 
     Raises:
       UserError: something the user can mend; `Diverged` and `Preempted` have an exit status of
         their own.
     """
+    config = inherit(config, workdir)
+    if config.task == 'knn':
+        return evaluate_knn(config, workdir)
     build.check_fields(config)
     parts = Run.make(config, workdir)
     writer = jax.process_index() == 0  # the others would wait for its lock, and write over it
@@ -117,28 +66,32 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
             parts.workdir / 'checkpoints',
             keep_last=config.keep_last,
             keep_every_steps=config.keep_every_steps,
+            score=SCORE,
             log=say,
         ) as checkpoints,
     ):
+        if writer and not has_begun(workdir):
+            (parts.workdir / 'config.json').unlink(missing_ok=True)  # of a start that failed
         for change in workdir_lib.check_config(workdir, config) if writer else ():
             say(change)
         state = starting_state(parts, checkpoints)
-        step = int(state.step)
         announce(parts, state)
+        if config.get('cache_features'):
+            parts = with_features(parts, state)
         if config.mode == 'eval':
-            hook = make_evaluation(parts)
-            say(f'held-out loss at step {step}: {hook.run(step, state)["eval/loss"]:.4f}')
+            report_evaluation(parts, state)
             return state
-        if step < parts.length.num_steps:
+        if int(state.step) < parts.length.num_steps:
             state = train_from(parts, checkpoints, state)
-        conclude(parts, state)
+        conclude(parts, checkpoints, state)
         return state
 
 
 def starting_state(parts: Run, checkpoints: Checkpoints) -> TrainState:
     """The state to go on from; the module's docstring says how it is chosen."""
-    target = abstract_state(parts.task, parts.tx, parts.mesh)
-    restored = checkpoints.restore(target)
+    config = parts.config
+    options = dict(ema_decay=config.get('ema_decay'))
+    restored = checkpoints.restore(abstract_state(parts.task, parts.tx, parts.mesh, **options))
     if restored is not None:
         state, step, meta = restored
         differing = {k: (meta.get(k), v) for k, v in parts.identity.items() if meta.get(k) != v}
@@ -149,37 +102,25 @@ def starting_state(parts: Run, checkpoints: Checkpoints) -> TrainState:
             )
         say(f'resuming at step {step} of {parts.length.num_steps} from {parts.workdir}')
         return state
-    if parts.config.mode == 'eval':
+    evaluating = config.mode == 'eval'
+    if evaluating and not config.init_from:
         raise UserError(f'{parts.workdir} holds no checkpoint to evaluate: train first.')
-    state = create_state(parts.task, parts.tx, parts.mesh, parts.config.seed)
-    if parts.config.init_from:
-        state = state.replace(params=initial_params(parts.config.init_from, state.params))
-        say(f'starting from the weights of {parts.config.init_from}')
-    return state
-
-
-def initial_params(path: str, params: Any) -> Any:
-    """The parameters of another run, laid out as `params` are.
-
-    Raises:
-      UserError: there are none, or they are those of another architecture.
-    """
-    found = traverse_util.flatten_dict(restore_params(*locate(path))[0], sep='/')
-    wanted = traverse_util.flatten_dict(params, sep='/')
-    differing = [
-        f'{name}: {getattr(found.get(name), "shape", "missing")} there, '
-        f'{getattr(wanted.get(name), "shape", "missing")} here'
-        for name in sorted(found.keys() | wanted.keys())
-        if getattr(found.get(name), 'shape', None) != getattr(wanted.get(name), 'shape', None)
-    ]
-    if differing:
-        shown = '; '.join(differing[:5]) + ('; ...' if len(differing) > 5 else '')
+    state = create_state(parts.task, parts.tx, parts.mesh, config.seed, **options)
+    if not config.init_from:
+        if config.get('trained', 'all') != 'all':
+            say(f'init_from is unset: trained={config.trained} on top of an untrained encoder')
+        return state
+    loaded = load_weights(
+        config.init_from, config, state.params, state.model_state, required=parts.task.is_required
+    )
+    for line in loaded.report:
+        say(line)
+    if evaluating and loaded.initial:
         raise UserError(
-            f'init_from={path} holds another model ({shown}): give the model fields it was '
-            'trained with.'
+            f'{config.init_from} has no trained {", ".join(loaded.initial)}: nothing to evaluate; '
+            'fine-tune it first.'
         )
-    placed = {name: jax.device_put(found[name], wanted[name].sharding) for name in wanted}
-    return traverse_util.unflatten_dict(placed, sep='/')
+    return replace_params(state, loaded.params).replace(model_state=loaded.model_state)
 
 
 def announce(parts: Run, state: TrainState) -> None:
@@ -201,28 +142,37 @@ def announce(parts: Run, state: TrainState) -> None:
 
 def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> TrainState:
     """Trains to the end of the run, and leaves its last checkpoint whole on disk."""
-    config, mesh = parts.config, parts.mesh
+    config, mesh, length = parts.config, parts.mesh, parts.length
     throughput = Throughput(
         batch_size=config.batch_size,
         devices=list(mesh.devices.flat),
         flops_per_image=parts.task.flops_per_image(),
-        total_steps=parts.length.num_steps,
+        total_steps=length.num_steps,
     )
-    step = make_step(parts.task, parts.tx, seed=config.seed, accumulate=config.optimizer.accumulate)
+    step = make_step(
+        parts.task,
+        parts.tx,
+        seed=config.seed,
+        accumulate=build.step_accumulate(config),
+        ema_decay=config.get('ema_decay'),
+    )
     loader = build.make_train_loader(config, parts.source, mesh)
     first = int(state.step)
+
+    def put(batch):
+        parts.task.check(batch)
+        return mesh_lib.put_batch(mesh, batch, config.batch_size)
+
     with (
         stop_signals() as stopping,
         MetricsWriter(
             parts.workdir,
             start_step=first,
-            total_steps=parts.length.num_steps,
-            steps_per_epoch=parts.length.steps_per_epoch,
+            total_steps=length.num_steps,
+            steps_per_epoch=length.steps_per_epoch,
             is_writer=jax.process_index() == 0,
         ) as writer,
-        loader.iterate(
-            first, put=lambda batch: mesh_lib.put_batch(mesh, batch, config.batch_size)
-        ) as batches,
+        loader.iterate(first, put=put) as batches,
     ):
 
         def log(step, scalars):
@@ -237,13 +187,16 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
             Loop(
                 step=jit_step(step, mesh, state),
                 batches=batches,
-                num_steps=parts.length.num_steps,
+                num_steps=length.num_steps,
                 log_every_steps=config.log_every_steps,
-                checkpoint_every_steps=config.checkpoint_every_steps,
+                checkpoint_every_steps=build.interval(config, 'checkpoint_every_steps', length),
                 throughput=throughput,
                 log=log,
-                save=lambda step, state: checkpoints.save(step, state, parts.identity),
+                save=lambda step, state, found: checkpoints.save(
+                    step, state, parts.identity | found
+                ),
                 hooks=make_hooks(parts, writer),
+                worth_saving=lambda found: checkpoints.beats_best(found.get(SCORE)),
                 progress=writer.progress,
                 stopping=stopping,
             ),
@@ -254,65 +207,75 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
 
 
 def make_hooks(parts: Run, writer: MetricsWriter) -> tuple[Hook, ...]:
-    """Held-out loss and pictures, at the intervals the config asks for."""
+    """Evaluation, pictures and the online probe, at the intervals the config asks for."""
     config = parts.config
     hooks = []
-    if config.eval_every_steps:
-        hooks.append(make_evaluation(parts))
-    if config.image_every_steps:
+    if every := build.interval(config, 'eval_every_steps', parts.length):
+        hooks.append(evaluation_hook(make_evaluation(parts), every_steps=every))
+    if every := config.get('image_every_steps'):
         rows = np.arange(PICTURES)
         with build.make_eval_batches(
             config, parts.held_out, batch_size=PICTURES, rows=rows, limit=PICTURES
         ) as batches:
             batch = next(batches)
-        hooks.append(
-            picture_hook(
-                parts.task, parts.mesh, batch, writer.image, every_steps=config.image_every_steps
-            )
-        )
+        hooks.append(picture_hook(parts.task, parts.mesh, batch, writer.image, every_steps=every))
+    online = config.get('online_probe')
+    if online and online.every_epochs:
+        hooks.append(make_online_probe(parts))
     return tuple(hooks)
 
 
-def make_evaluation(parts: Run) -> Hook:
-    """Held-out loss over `eval_examples` images, evenly spread over the split."""
-    config = parts.config
-    examples = min(config.eval_examples, len(parts.held_out))
-    batch_size = build.eval_batch_size(config, parts.mesh, examples)
-
-    def batches():
-        return build.make_eval_batches(
-            config,
-            parts.held_out,
-            batch_size=batch_size,
-            rows=mesh_lib.local_rows(parts.mesh, batch_size),
-            limit=examples,
-        )
-
-    return evaluation_hook(
-        parts.task, parts.mesh, batches, batch_size=batch_size, every_steps=config.eval_every_steps
-    )
+def make_evaluation(parts: Run) -> Callable[[TrainState], dict[str, np.ndarray]]:
+    """Sums over `eval_examples` held-out images, evenly spread over the split, or all of them."""
+    examples = min(parts.config.eval_examples or len(parts.held_out), len(parts.held_out))
+    batch_size = build.eval_batch_size(parts.config, parts.mesh, examples)
+    passes = build.eval_passes(parts.config, parts.held_out, parts.mesh, batch_size, examples)
+    return make_evaluate(parts.task, parts.mesh, passes, batch_size)
 
 
-def conclude(parts: Run, state: TrainState) -> None:
-    """Says that the run is finished, what its encoder is worth if asked, and where things are."""
-    say(f'finished at step {int(state.step)} of {parts.length.num_steps}')
-    if parts.config.probe_at_end:
+def report_evaluation(parts: Run, state: TrainState) -> None:
+    """Says what the state is worth on the held-out examples."""
+    sums = make_evaluation(parts)(state)
+    count = sums['count']
+    said = {'top1': '{:.4f} top-1', 'top5': '{:.4f} top-5', 'loss': 'loss {:.4f}'}
+    values = [text.format(sums[name] / count) for name, text in said.items() if name in sums]
+    say(f'step {int(state.step)}, {count:,.0f} held-out images: {", ".join(values)}')
+    if 'class_count' in sums and jax.process_index() == 0:
+        write_classes(parts.workdir / 'per_class.csv', parts.held_out.class_names, sums)
+
+
+def write_classes(path: epath.Path, names: Sequence[str], sums: dict[str, np.ndarray]) -> None:
+    """The top-1 accuracy of every class that occurs, as CSV, the worst first."""
+    hits, counts = sums['class_hits'], sums['class_count']
+    present = np.flatnonzero(counts)
+    worst_first = present[np.argsort(hits[present] / counts[present], kind='stable')]
+    with path.open('w') as file:
+        rows = csv.writer(file)
+        rows.writerow(['class', 'images', 'top1'])
+        for c in worst_first:
+            rows.writerow([names[c], int(counts[c]), f'{hits[c] / counts[c]:.4f}'])
+    say(f'accuracy of every class: {path}')
+
+
+def conclude(parts: Run, checkpoints: Checkpoints, state: TrainState) -> None:
+    """Says that the run is finished, what it is worth if asked, and where things are."""
+    step = int(state.step)
+    say(f'finished at step {step} of {parts.length.num_steps}')
+    if parts.config.get('probe_at_end'):
         untrained = create_state(parts.task, parts.tx, parts.mesh, parts.config.seed)
-        results = [encoder_accuracies(parts, params) for params in (untrained.params, state.params)]
-        say('accuracy of the frozen encoder     untrained  pretrained')
-        for name, label in probe.NAMES.items():
-            say(f'  {label:<32} {results[0][name]:9.3f}  {results[1][name]:10.3f}')
+        results = [encoder_accuracies(parts, s.params) for s in (untrained, state)]
+        say('accuracy of the frozen encoder             untrained  pretrained')
+        for name, value in results[1].items():
+            say(f'  {probe.describe(name):<40} {results[0][name]:9.3f}  {value:10.3f}')
+    if parts.config.get('per_class'):
+        report_evaluation(parts, state)
     picture = parts.workdir / 'images' / 'latest.png'
     if picture.exists():
         say(f'reconstructions: {picture}')
-    say(f'checkpoint:      {parts.workdir / "checkpoints" / str(int(state.step))}')
-
-
-def encoder_accuracies(parts: Run, params: Any) -> dict[str, float]:
-    """Probes an encoder on the config's own train and held-out splits."""
-    rows = np.arange(256)
-    train, test = (
-        build.make_eval_batches(parts.config, source, batch_size=len(rows), rows=rows)
-        for source in (parts.source, parts.held_out)
-    )
-    return probe_accuracies(parts.task, params, train, test)
+    folder = parts.workdir / 'checkpoints'
+    if best := checkpoints.best():
+        meta = checkpoints.read_meta(step)
+        if SCORE in meta:
+            say(f'top-1 {meta[SCORE]:.4f}, top-5 {meta["eval/top5"]:.4f}')
+        say(f'best checkpoint: {folder / str(best[0])} (top-1 {best[1]:.4f})')
+    say(f'last checkpoint: {folder / str(step)}')

@@ -38,6 +38,8 @@ MAY_CHANGE = (
     'checkpoint_every_steps',
     'keep_*',
     'probe_at_end',
+    'online_probe.*',
+    'per_class',
 )
 
 

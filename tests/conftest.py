@@ -1,6 +1,7 @@
 """What every test shares: eight virtual CPU devices, and a run of the real command."""
 
 import os
+import shutil
 
 import pytest
 
@@ -12,11 +13,39 @@ os.environ.setdefault(
 )
 
 from commands import make_tiny_config, start
+from tiny_runs import AVERAGED, classifying, pretraining
+
+from configs import finetune
 
 
 @pytest.fixture
 def tiny_config():
     return make_tiny_config()
+
+
+@pytest.fixture(scope='session')
+def pretrained(tmp_path_factory):
+    """A finished pretraining run that others start from: (its directory, its state)."""
+    from mae_jax.run import run
+
+    workdir = tmp_path_factory.mktemp('pretrained') / 'run'
+    return workdir, run(pretraining(), workdir)
+
+
+@pytest.fixture(scope='session')
+def fine_tuned(pretrained, tmp_path_factory):
+    """The pretrained model fine-tuned with averages: (directory, state, config).
+
+    What it started from is no longer there.
+    """
+    from mae_jax.run import run
+
+    root = tmp_path_factory.mktemp('fine_tuned')
+    source = shutil.copytree(pretrained[0], root / 'pretrained')
+    config = classifying(finetune.get_config, source, AVERAGED)
+    state = run(config, root / 'run')
+    shutil.rmtree(source)
+    return root / 'run', state, config
 
 
 @pytest.fixture

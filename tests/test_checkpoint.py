@@ -17,7 +17,7 @@ from disks import files_no_larger_than, make_read_only, small_disk
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from mae_jax import checkpoint, checksums
-from mae_jax.checkpoint import Checkpoints, restore_params
+from mae_jax.checkpoint import Checkpoints, restore_weights
 from mae_jax.errors import UserError
 
 # A failed write leaves coroutines of Orbax's behind; outside of pytest the package says nothing.
@@ -128,7 +128,7 @@ def test_a_step_that_overwrites_its_donated_state_does_not_reach_the_checkpoint(
 def test_weights_are_read_without_knowing_the_model_and_nothing_is_touched(copied):
     leftover = copied / '3.orbax-checkpoint-tmp'
     leftover.mkdir()
-    params, step, meta = restore_params(copied)
+    params, _, step, meta = restore_weights(copied)
     assert (step, meta) == (2, {'seed': 2})
     assert_same(params, jax.tree.map(np.asarray, make_state(2)['params']))
     assert isinstance(params['encoder']['kernel'], np.ndarray)
@@ -137,7 +137,7 @@ def test_weights_are_read_without_knowing_the_model_and_nothing_is_touched(copie
 
 def test_reading_weights_where_there_are_none_is_an_error(tmp_path):
     with pytest.raises(UserError, match='no checkpoint'):
-        restore_params(tmp_path / 'nothing')
+        restore_weights(tmp_path / 'nothing')
 
 
 def test_a_state_of_another_shape_is_refused(copied):
@@ -354,11 +354,11 @@ logging.basicConfig(level=logging.INFO)
 from absl import logging as absl_logging
 absl_logging.set_verbosity(absl_logging.INFO)
 import jax.numpy as jnp
-from mae_jax.checkpoint import Checkpoints, restore_params
+from mae_jax.checkpoint import Checkpoints, restore_weights
 with Checkpoints(sys.argv[1], keep_last=1) as checkpoints:
     checkpoints.save(4, {'params': {'x': jnp.ones(3)}}, {})
     checkpoints.restore({'params': {'x': jnp.ones(3)}})
-restore_params(sys.argv[1])
+restore_weights(sys.argv[1])
 absl_logging.info('a word of our own')
 """
     run = subprocess.run(

@@ -38,7 +38,7 @@ def test_a_run_trains_writes_everything_and_says_so_when_it_is_run_again(command
     status, output = command(*TINY, workdir, '--config.mode=eval')
     assert status == 0
     held_out = [line['eval/loss'] for line in lines if 'eval/loss' in line][-1]
-    assert f'held-out loss at step 8: {held_out:.4f}' in output
+    assert f'32 held-out images: loss {held_out:.4f}' in output
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from commands import TINY, start
 
-from mae_jax.checkpoint import locate, restore_params
+from mae_jax.checkpoint import restore_weights
+from mae_jax.find_checkpoint import locate
 
 RUN = (*TINY, '--config.num_steps=40', '--config.checkpoint_every_steps=4', '--config.keep_last=2')
 
@@ -50,7 +51,7 @@ def finish(arguments) -> str:
 
 
 def parameters(workdir) -> dict[str, bytes]:
-    params, step, _ = restore_params(*locate(workdir))
+    params, _, step, _ = restore_weights(*locate(workdir))
     assert step == 40
     flat = {}
 

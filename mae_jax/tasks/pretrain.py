@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mae_jax.models.mae import MAE, MAEOutput, reconstruction_loss
+from mae_jax.models.vit import blocks_flops
 from mae_jax.patches import grid_size, patchify
 from mae_jax.pretext.masking import draw_noise, num_kept
 from mae_jax.pretext.targets import get_target
@@ -37,6 +38,13 @@ class Pretrain:
     def is_trained(self, path: str) -> bool:
         """All but the fixed sin-cos position tables."""
         return not path.endswith('pos_embed')
+
+    def is_required(self, path: str) -> bool:
+        """All but the position tables, which are made anew for any image size."""
+        return self.is_trained(path)
+
+    def check(self, batch: Batch) -> None:
+        """Any image will do."""
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         images = batch['image']
@@ -78,13 +86,11 @@ class Pretrain:
         model, hidden_size = self.model, self.model.patch_size**2 * len(self.mean)
         kept = num_kept(self.num_patches, model.mask_ratio)
 
-        def blocks(depth: int, width: int, tokens: int) -> float:
-            return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
-
-        encoder = 2 * kept * hidden_size * model.width + blocks(model.depth, model.width, kept + 1)
+        encoder = 2 * kept * hidden_size * model.width
+        encoder += blocks_flops(model.depth, model.width, kept + 1)
         decoder = (
             2 * (kept + 1) * model.width * model.decoder_width
-            + blocks(model.decoder_depth, model.decoder_width, self.num_patches + 1)
+            + blocks_flops(model.decoder_depth, model.decoder_width, self.num_patches + 1)
             + 2 * self.num_patches * model.decoder_width * hidden_size
         )
         return 3.0 * (encoder + decoder)

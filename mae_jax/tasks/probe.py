@@ -1,35 +1,55 @@
 """What a frozen encoder is worth: k-NN and linear fits on its features (paper, section 4.1)."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mae_jax.models.mae import MAE
+from mae_jax.errors import UserError
 from mae_jax.models.vit import Encoder
+from mae_jax.tasks.preprocess import normalize
+from mae_jax.tasks.task import Batch
 
-NAMES = {'linear': 'linear probe', 'knn': 'k-NN', 'few_labels': '100 labels'}
-FEW_LABELS = 100
+POOLS = ('mean', 'cls')
 DRAWS = 5
-"""Random sets of labelled examples over which the few-label accuracy is averaged."""
+"""Random sets of labelled examples over which a few-shot accuracy is averaged."""
+
+LINEAR = {'logistic': lambda: LogisticRegression(max_iter=1000), 'ridge': RidgeClassifier}
+"""Linear classifiers of scikit-learn; ridge is a closed form, and quick with many classes."""
 
 
-def feature_function(model: MAE) -> Callable[[Any, jax.Array], np.ndarray]:
-    """(encoder parameters, normalised images [B,H,W,C]) -> mean patch token, float32 [B,D]."""
-    encoder = Encoder(model.patch_size, model.width, model.depth, model.heads, dtype=model.dtype)
+@dataclasses.dataclass(frozen=True)
+class FrozenEncoder:
+    """Images -> one vector each. Mean, std and scale are those of `normalize`."""
 
-    @jax.jit
-    def mean_token(params: Any, images: jax.Array) -> jax.Array:
-        tokens = encoder.apply({'params': params}, images)
-        return tokens[:, 1:].astype(jnp.float32).mean(axis=1)
+    encoder: Encoder
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 255.0
+    pool: str = 'mean'
 
-    return lambda params, images: np.asarray(mean_token(params, images))
+    def __post_init__(self):
+        if self.pool not in POOLS:
+            raise UserError(f"pool='{self.pool}' is unknown: choose {' or '.join(POOLS)}.")
+
+    def features(self, params: Any, batch: Batch) -> jax.Array:
+        """Mean patch token or cls token after the final norm, float32 [B,D].
+
+        `params` holds the encoder's under 'encoder'. One that was fine-tuned with mean pooling has
+        no final norm: its tokens are taken as they are.
+        """
+        images = normalize(batch['image'], scale=self.scale, mean=self.mean, std=self.std)
+        tokens = self.encoder.apply(
+            {'params': params['encoder']}, images, final_norm='norm' in params['encoder']
+        ).astype(jnp.float32)
+        return tokens[:, 1:].mean(axis=1) if self.pool == 'mean' else tokens[:, 0]
 
 
 def accuracies(
@@ -37,34 +57,50 @@ def accuracies(
     train_labels: np.ndarray,
     test: np.ndarray,
     test_labels: np.ndarray,
+    *,
+    neighbours: int = 20,
+    linear: str = 'logistic',
+    shots: Iterable[int] = (10,),
     seed: int = 0,
 ) -> dict[str, float]:
-    """Share of test examples classified right from features [n,D], by three fits on `train`.
+    """Share of test examples classified right from features [n,D], by fits on `train`.
 
-    `knn`: 20 nearest by cosine. `linear`: logistic regression on all labels. `few_labels`: the same
-    on 100 labels, as many of each class, averaged over five draws.
+    `linear`: on all labels, logistic regression or ridge, features standardised. `knn`: the nearest
+    by cosine, weighted by distance. `<n>_shot`: the linear fit on n labels a class, averaged over
+    five draws.
+
+    Raises:
+      UserError: `linear` is unknown, or there are fewer examples than neighbours.
     """
-    knn = KNeighborsClassifier(n_neighbors=20, metric='cosine', weights='distance')
-    rng = np.random.default_rng(seed)
-    few = [_balanced_subset(train_labels, FEW_LABELS, rng) for _ in range(DRAWS)]
-    return {
-        'linear': _linear().fit(train, train_labels).score(test, test_labels),
+    if linear not in LINEAR:
+        raise UserError(f"linear='{linear}' is unknown: choose {' or '.join(LINEAR)}.")
+    if not 1 <= neighbours <= len(train):
+        raise UserError(f'{neighbours} neighbours of {len(train)} examples: choose fewer.')
+
+    def linear_accuracy(rows: np.ndarray | slice) -> float:
+        fit = make_pipeline(StandardScaler(), LINEAR[linear]())
+        return fit.fit(train[rows], train_labels[rows]).score(test, test_labels)
+
+    knn = KNeighborsClassifier(n_neighbors=neighbours, metric='cosine', weights='distance')
+    found = {
+        'linear': linear_accuracy(slice(None)),
         'knn': knn.fit(train, train_labels).score(test, test_labels),
-        'few_labels': float(
-            np.mean(
-                [_linear().fit(train[i], train_labels[i]).score(test, test_labels) for i in few]
-            )
-        ),
     }
+    rng = np.random.default_rng(seed)
+    for n in shots:
+        draws = [_shots(train_labels, n, rng) for _ in range(DRAWS)]
+        found[f'{n}_shot'] = float(np.mean([linear_accuracy(rows) for rows in draws]))
+    return found
 
 
-def _linear():
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+def describe(name: str) -> str:
+    """What a key of `accuracies` means, in words."""
+    if name.endswith('_shot'):
+        return f'linear probe, {name.removesuffix("_shot")} labels a class'
+    return {'linear': 'linear probe', 'knn': 'k-NN'}[name]
 
 
-def _balanced_subset(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of about `size` examples, as many of each class."""
-    classes = np.unique(labels)
-    per_class = max(size // len(classes), 1)
-    picks = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in classes]
+def _shots(labels: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of so many examples of each class, or all of a class that has fewer."""
+    picks = [rng.permutation(np.flatnonzero(labels == c))[:shots] for c in np.unique(labels)]
     return np.concatenate(picks)

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 Batch = dict[str, jax.Array]
 
@@ -15,6 +16,12 @@ class Task(Protocol):
 
     def is_trained(self, path: str) -> bool:
         """Whether the parameter of this name ('encoder/pos_embed') is trained at all."""
+
+    def is_required(self, path: str) -> bool:
+        """Whether `init_from` must have this parameter, in the same shape."""
+
+    def check(self, batch: dict[str, np.ndarray]) -> None:
+        """Raises a UserError for a batch, as it was loaded, that the task cannot use."""
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         """A batch as it was loaded -> as `loss` wants it, on the device.

@@ -40,9 +40,11 @@ class Loop:
       batches: device batches from the state's step on; `ready()` says whether one is waiting.
       num_steps: the step at which training ends.
       log: called with (step, scalars): means over the interval for what a step reports.
-      save: called with (step, state); may go on writing after it returned.
+      save: called with (step, state, what the hooks found at it); may go on writing after it
+        returned.
       progress: called with every finished step.
       hooks: run in order, before a save of the same step, so that a restart repeats none of them.
+      worth_saving: whether what the hooks found calls for a checkpoint out of turn.
       stopping: tells whether the run was asked to stop.
     """
 
@@ -53,8 +55,9 @@ class Loop:
     checkpoint_every_steps: int
     throughput: Throughput
     log: Callable[[int, Scalars], None]
-    save: Callable[[int, TrainState], None]
+    save: Callable[[int, TrainState, Scalars], None]
     hooks: tuple[Hook, ...] = ()
+    worth_saving: Callable[[Scalars], bool] = lambda found: False
     progress: Callable[[int], None] = lambda step: None
     stopping: Callable[[], bool] = lambda: False
 
@@ -78,12 +81,14 @@ def train(loop: Loop, state: TrainState) -> TrainState:
         if not hooks and not saving:
             continue
         window.flush()
+        found = {}
         with loop.throughput.paused():
             for hook in hooks:
                 if scalars := hook.run(step, state):
                     loop.log(step, scalars)
-            if saving:
-                loop.save(step, state)
+                    found |= scalars
+            if saving or loop.worth_saving(found):
+                loop.save(step, state, found)
         if stopping and step < loop.num_steps:
             raise Preempted(f'stopped at step {step} and saved: run the same command to go on.')
     return state

@@ -128,6 +128,10 @@ def format_line(step: int, total_steps: int, epoch: float, scalars: dict[str, fl
     shown = {
         'loss': ('loss', '.4f'),
         'eval/loss': ('held-out loss', '.4f'),
+        'eval/top1': ('top-1', '.4f'),
+        'eval/top5': ('top-5', '.4f'),
+        'probe/knn': ('k-NN', '.4f'),
+        'probe/linear': ('linear probe', '.4f'),
         'learning_rate': ('lr', '.2e'),
         'grad_norm': ('grad', '.2f'),
     }

@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 
-from mae_jax.models.mae import MAE
+from mae_jax.errors import UserError
+from mae_jax.models.vit import Encoder
 from mae_jax.tasks import probe
 
 
@@ -15,29 +17,57 @@ def blobs(separation: float, count: int, seed: int) -> tuple[np.ndarray, np.ndar
     return centres[labels] + rng.normal(size=(count, 32)), labels
 
 
-def test_separate_classes_are_told_apart_and_noise_is_not():
-    telling = probe.accuracies(*blobs(8, 300, 1), *blobs(8, 200, 2))
-    noise = probe.accuracies(*blobs(0, 300, 1), *blobs(0, 200, 2))
-    assert telling.keys() == noise.keys() == probe.NAMES.keys()
+@pytest.mark.parametrize('linear', ['logistic', 'ridge'])
+def test_separate_classes_are_told_apart_and_noise_is_not(linear):
+    telling = probe.accuracies(*blobs(8, 300, 1), *blobs(8, 200, 2), linear=linear, shots=(1, 10))
+    noise = probe.accuracies(*blobs(0, 300, 1), *blobs(0, 200, 2), linear=linear, shots=(1, 10))
+    assert telling.keys() == noise.keys() == {'linear', 'knn', '1_shot', '10_shot'}
     assert all(value > 0.99 for value in telling.values())
     assert all(value < 0.25 for value in noise.values())
 
 
-def test_few_labels_are_a_hundred_balanced_ones():
-    labels = np.repeat(np.arange(10), [20] * 9 + [500])
-    chosen = labels[probe._balanced_subset(labels, 100, np.random.default_rng(0))]
-    np.testing.assert_array_equal(np.bincount(chosen), [10] * 10)
+def test_nearest_neighbours_are_those_by_cosine():
+    train = np.array([[1.0, 0.0], [0.0, 9.0], [0.1, 9.0]])
+    test = np.array([[50.0, 1.0], [0.01, 0.1]])  # by distance, both would be nearest to the first
+    found = probe.accuracies(
+        train, np.array([0, 1, 1]), test, np.array([0, 1]), neighbours=1, shots=()
+    )
+    assert found['knn'] == 1
 
 
-def test_features_are_the_mean_of_the_encoders_patch_tokens():
-    model = MAE(
-        patch_size=4, width=16, depth=1, heads=2,
-        decoder_width=16, decoder_depth=1, decoder_heads=2,
-    )  # fmt: skip
-    images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
-    params = model.init(jax.random.key(0), images, noise=np.zeros((3, 4)))['params']['encoder']
-    # With all weights zero but the final norm's bias, every token is that bias.
-    params = jax.tree.map(np.zeros_like, params)
-    params['norm']['bias'] = np.arange(16, dtype=np.float32)
-    features = probe.feature_function(model)(params, images)
-    np.testing.assert_allclose(features, np.tile(np.arange(16), (3, 1)))
+def test_shots_are_so_many_of_each_class_or_all_of_a_rare_one():
+    labels = np.repeat(np.arange(10), [20] * 8 + [500, 3])
+    chosen = labels[probe._shots(labels, 10, np.random.default_rng(0))]
+    np.testing.assert_array_equal(np.bincount(chosen), [10] * 9 + [3])
+
+
+@pytest.mark.parametrize(
+    ('options', 'told'),
+    [({'linear': 'svm'}, "linear='svm'"), ({'neighbours': 31}, '31 neighbours of 30 examples')],
+)
+def test_what_cannot_be_fitted_is_refused(options, told):
+    with pytest.raises(UserError, match=told):
+        probe.accuracies(*blobs(8, 30, 1), *blobs(8, 20, 2), **options)
+
+
+@pytest.mark.parametrize('pool', ['mean', 'cls'])
+def test_features_are_the_normalised_images_tokens_pooled_as_asked(pool):
+    encoder = Encoder(patch_size=4, width=16, depth=1, heads=2)
+    frozen = probe.FrozenEncoder(encoder, mean=(0.5,), std=(0.25,), pool=pool)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    normalised = (pixels / np.float32(255) - 0.5) / 0.25
+    params = encoder.init(jax.random.key(0), normalised)['params']
+    tokens = np.asarray(encoder.apply({'params': params}, normalised))
+    features = frozen.features({'encoder': params}, {'image': pixels})
+    expected = tokens[:, 1:].mean(axis=1) if pool == 'mean' else tokens[:, 0]
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_without_a_final_norm_gives_its_tokens_as_they_are():
+    encoder = Encoder(patch_size=4, width=16, depth=1, heads=2)
+    images = np.zeros((2, 8, 8, 1), np.float32)
+    params = encoder.init(jax.random.key(0), images, final_norm=False)['params']
+    frozen = probe.FrozenEncoder(encoder, mean=(0.0,), std=(1.0,))
+    tokens = encoder.apply({'params': params}, images, final_norm=False)
+    features = frozen.features({'encoder': params}, {'image': images})
+    np.testing.assert_allclose(features, tokens[:, 1:].mean(axis=1), rtol=1e-5)

@@ -1,0 +1,82 @@
+"""Fine-tunes a pretrained encoder: every field of a classification run.
+
+    python main.py --config=configs/finetune.py --config.init_from=runs/folder \
+        --config.dataset.path=/path/to/images
+
+`init_from` is a work directory of pretraining, or one of its checkpoints. What is unset below
+(architecture, image size, data set and its statistics) is that of the run it belongs to; all else
+is the recipe of ViT-L on ImageNet ("Masked Autoencoders Are Scalable Vision Learners", arXiv
+2111.06377, appendix A.1, and its official code), which finetune_base, _large and _huge state in
+full. Small data sets want smaller batches and more epochs: --config.batch_size=128
+--config.num_epochs=100.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    for field in ('mask', 'target', 'image_every_steps', 'probe_at_end', 'online_probe'):
+        del config[field]
+    config.task = 'classify'
+    config.batch_size = 1024
+    config.num_epochs = 50.0
+    config.image_size = placeholder(tuple)
+    config.num_classes = placeholder(int)  # unset: what the data set has
+    config.trained = 'all'  # all | head | the last k blocks and what follows them: 0, 0.5, 1, ...
+    config.cache_features = False  # trained=head: run the encoder once, without augmentation
+    config.ema_decay = placeholder(float)  # evaluate an average of the parameters
+    config.label_smoothing = 0.1
+    config.per_class = False  # write the accuracy of every class when the run ends
+
+    model = config.model
+    for field in ('decoder_width', 'decoder_depth', 'decoder_heads'):
+        del model[field]
+    model.variant = placeholder(str)
+    model.pool = 'mean'  # mean of the patch tokens, with a norm of its own | cls token
+    model.drop_path = 0.2  # of the last block; rises linearly from 0
+    model.batch_norm = False  # before the head, without affine
+    model.head_std = 2e-5
+
+    config.mix = mix = ConfigDict()  # one draw for every 32 rows; 0 and 0: no mixing
+    mix.mixup = 0.8
+    mix.cutmix = 1.0
+    mix.switch_probability = 0.5  # cutmix instead of mixup
+
+    dataset = config.dataset
+    dataset.name = placeholder(str)
+    dataset.channels = placeholder(int)
+    dataset.scale = placeholder(float)
+    dataset.mean = placeholder(tuple)
+    dataset.std = placeholder(tuple)
+    dataset.crop_scale = (0.08, 1.0)
+    dataset.augment = 'rand-m9-mstd0.5-inc1'
+    dataset.erase = 0.25  # probability of random erasing
+
+    optimizer = config.optimizer
+    optimizer.b2 = 0.999
+    optimizer.base_lr = 1e-3
+    optimizer.min_lr = 1e-6
+    optimizer.warmup_epochs = 5.0
+    optimizer.momentum = 0.9  # of LARS, as the next
+    optimizer.trust_coefficient = 0.001
+    optimizer.layer_decay = 0.75  # each layer's learning rate beside the next one's; 1: alike
+
+    # Unset: once an epoch; with cache_features, when the run ends. 0: no evaluation.
+    config.eval_every_steps = placeholder(int)
+    config.checkpoint_every_steps = placeholder(int)
+    config.eval_examples = placeholder(int)  # unset: all of them
+    return config
+
+
+def imagenet(variant: str) -> ConfigDict:
+    """The recipe on ImageNet-1k, for one of the paper's models."""
+    config, imagenet = get_config(), default.get_config()
+    config.image_size = imagenet.image_size
+    config.model.variant = variant
+    for field in ('name', 'channels', 'scale', 'mean', 'std'):
+        config.dataset[field] = imagenet.dataset[field]
+    return config

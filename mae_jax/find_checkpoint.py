@@ -1,0 +1,84 @@
+"""Which checkpoints there are, and which of them are as they were written."""
+
+import json
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from mae_jax.checksums import damage
+from mae_jax.errors import UserError
+
+Log = Callable[[str], None]
+
+
+def locate(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
+    """A work directory, or one checkpoint of it -> (directory of its checkpoints, step or None).
+
+    Raises:
+      UserError: it is neither.
+    """
+    path = absolute(path)
+    if path.name.isdecimal() and path.exists():
+        return path.parent, int(path.name)
+    if (path / 'checkpoints').exists():
+        return path / 'checkpoints', None
+    raise UserError(f'{path} is neither a work directory nor one of its checkpoints.')
+
+
+def steps(directory: str | os.PathLike) -> list[int]:
+    """The steps in a directory of checkpoints, whole or not, oldest first."""
+    directory = absolute(directory)
+    if not directory.exists():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+
+
+def find_whole(directory: epath.Path, step: int | None = None, *, log: Log) -> int | None:
+    """The newest step that is as it was written, or None if there is no step at all.
+
+    Process 0 reads and the others take its word: every process must call it.
+
+    Args:
+      directory: of the checkpoints.
+      step: look at this one only.
+      log: is told which steps were passed over, and for which file.
+
+    Raises:
+      UserError: none is whole.
+    """
+    candidates = steps(directory) if step is None else [step]
+    found = -1
+    if jax.process_index() == 0:
+        for candidate in reversed(candidates):
+            problem = damage(directory / str(candidate))
+            if problem is None:
+                found = candidate
+                break
+            log(f'The checkpoint of step {candidate} in {directory} is damaged: {problem}.')
+        if 0 <= found < candidates[-1]:
+            log(f'Going on from step {found}, the newest whole checkpoint.')
+    if jax.process_count() > 1:
+        found = int(multihost_utils.broadcast_one_to_all(np.int64(found)))
+    if found >= 0:
+        return found
+    if not candidates:
+        return None
+    raise UserError(
+        f'No checkpoint in {directory} is whole (tried step {", ".join(map(str, candidates))}): '
+        'restore the directory from a copy, or start again in another --workdir.'
+    )
+
+
+def read_meta(path: epath.Path) -> dict:
+    """What a run remembered beside the arrays of the checkpoint in `path`."""
+    return json.loads((path / 'meta' / 'metadata').read_text())
+
+
+def absolute(directory: str | os.PathLike) -> epath.Path:
+    """As Orbax wants it: `~` and relative paths resolved, `gs://` as it is."""
+    directory = epath.Path(directory).expanduser()
+    return directory if '://' in os.fspath(directory) else epath.Path(os.path.abspath(directory))
