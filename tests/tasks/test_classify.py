@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
+from jax.extend.core import jaxprs_in_params
 
 from configs import finetune_digits
 from mae_jax.build_task import make_task
@@ -138,7 +139,7 @@ def multiplications(jaxpr) -> int:
             summed = [equation.invars[0].aval.shape[axis] for axis in contracted]
             total += math.prod((*equation.outvars[0].aval.shape, *summed))
         rounds = equation.params['length'] if equation.primitive.name == 'scan' else 1
-        inner = jax.extend.core.jaxprs_in_params(equation.params)
+        inner = jaxprs_in_params(equation.params)
         total += rounds * sum(map(multiplications, inner))
     return total
 
@@ -383,7 +384,7 @@ STEPS, ROWS = 20, 64
 
 
 @functools.cache
-def fine_tuned(devices: int, fsdp: int = 1) -> np.ndarray:
+def fine_tuning_losses(devices: int, fsdp: int = 1) -> np.ndarray:
     """Losses of every step of a fine-tuning with all that it has."""
     task = colour_task(drop_path=0.3, **AUGMENTED)
     schedule = make_schedule(peak=1e-3, total_steps=STEPS, warmup_steps=5, minimum=1e-6)
@@ -405,4 +406,4 @@ def fine_tuned(devices: int, fsdp: int = 1) -> np.ndarray:
     'fsdp', [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
 )
 def test_eight_devices_fine_tune_as_one(fsdp):
-    np.testing.assert_allclose(fine_tuned(8, fsdp), fine_tuned(1), atol=1e-5)
+    np.testing.assert_allclose(fine_tuning_losses(8, fsdp), fine_tuning_losses(1), atol=1e-5)
