@@ -107,9 +107,9 @@ def test_a_linear_probe_moves_the_head_and_the_running_statistics_alone(
 @pytest.mark.parametrize(
     ('trained', 'learning'),
     [
-        ('0', r'fc_norm/|head/'),
+        pytest.param('0', r'fc_norm/|head/', marks=pytest.mark.slow),
         ('0.5', r'fc_norm/|head/|encoder/blocks/block_1/mlp/'),
-        ('1', r'fc_norm/|head/|encoder/blocks/block_1/'),
+        pytest.param('1', r'fc_norm/|head/|encoder/blocks/block_1/', marks=pytest.mark.slow),
     ],
 )
 def test_partial_fine_tuning_moves_the_last_blocks_and_what_follows(
@@ -135,7 +135,9 @@ def test_a_finished_run_says_so_and_changes_nothing(fine_tuned, copy, capsys):
         assert (workdir / name).read_text() == (fine_tuned[0] / name).read_text()
 
 
-@pytest.mark.parametrize('made', ['fine_tuned', 'probed', 'restless'])
+@pytest.mark.parametrize(
+    'made', ['fine_tuned', 'probed', pytest.param('restless', marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(made, request, copy, capsys):
     made = request.getfixturevalue(made)
     workdir = copy(made)
@@ -208,7 +210,7 @@ def test_accuracies_of_the_classes_average_to_the_whole(fine_tuned):
     assert f'{mean:.3f}' == f'{float(last_evaluation(fine_tuned[0])["eval/top1"]):.3f}'
 
 
-@pytest.mark.parametrize('made', ['fine_tuned', 'probed'])
+@pytest.mark.parametrize('made', [pytest.param('fine_tuned', marks=pytest.mark.slow), 'probed'])
 def test_micro_batches_make_no_difference(made, request, pretrained, tmp_path):
     _, state, config = request.getfixturevalue(made)
     config = config.copy_and_resolve_references()

@@ -129,6 +129,7 @@ def test_an_unlabelled_folder_is_trained_on_and_must_stay_as_it_is(tiny_config, 
         run(tiny_config, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_named_or_skipped_and_counted(tiny_config, tmp_path):
     make_images(tmp_path / 'images', 40)
     for path in sorted((tmp_path / 'images').iterdir())[10:12]:

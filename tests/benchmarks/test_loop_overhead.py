@@ -1,9 +1,11 @@
 """The benchmark of the loop runs, and both ways take the steps they say they take."""
 
 import loop_overhead
+import pytest
 import train_step
 
 
+@pytest.mark.slow
 def test_both_ways_train_and_the_loop_logs_and_saves(tmp_path):
     model = dict(width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
     task = train_step.make_task('vit_tiny', 16, 'float32', patch_size=4, **model)

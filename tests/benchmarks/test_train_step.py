@@ -21,12 +21,14 @@ def contender(task):
     return train_step.ours(task, images)
 
 
+@pytest.mark.slow
 def test_every_run_of_ours_is_a_whole_training_step(contender):
     losses = [contender.run() for _ in range(20)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])  # it learns: the optimiser is in the step
     assert contender.compile_s > 0 and contender.memory_gib > 0
 
 
+@pytest.mark.slow
 def test_the_compiler_counts_more_than_the_matrix_products(task, contender):
     # Two thirds of the formula would mean that the backward pass had been optimised away.
     assert contender.flops_per_image > 0.9 * task.flops_per_image()

@@ -402,8 +402,7 @@ def fine_tuning_losses(devices: int, fsdp: int = 1) -> np.ndarray:
     return np.array(losses)
 
 
-@pytest.mark.parametrize(
-    'fsdp', [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('fsdp', [1, 4, 8])
 def test_eight_devices_fine_tune_as_one(fsdp):
     np.testing.assert_allclose(fine_tuning_losses(8, fsdp), fine_tuning_losses(1), atol=1e-5)

@@ -63,7 +63,9 @@ def one_device():
     return run(devices=1)
 
 
-@pytest.mark.parametrize('fsdp', [1, 4, 8])
+@pytest.mark.parametrize(
+    'fsdp', [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_eight_devices_have_the_losses_of_one(fsdp):
     losses, state = run(devices=8, fsdp=fsdp)
     np.testing.assert_allclose(losses, one_device()[0], atol=1e-5)
@@ -74,6 +76,7 @@ def test_eight_devices_have_the_losses_of_one(fsdp):
         assert array.addressable_shards[0].data.size == array.size // fsdp
 
 
+@pytest.mark.slow
 def test_the_step_under_pmap_is_the_same():
     """Data parallelism written out by hand: each device its rows, gradients averaged."""
     task, tx = make_task(), make_tx()
@@ -103,7 +106,7 @@ def test_the_step_under_pmap_is_the_same():
         assert float(value[0]) == pytest.approx(losses[number], abs=1e-5)
 
 
-@pytest.mark.parametrize('accumulate', [2, 8])
+@pytest.mark.parametrize('accumulate', [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_accumulated_micro_batches_equal_the_whole_batch(accumulate):
     losses, state = run(devices=1, accumulate=accumulate)
     np.testing.assert_allclose(losses, one_device()[0], atol=1e-5)
@@ -113,6 +116,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(accumulate):
             np.testing.assert_allclose(ours[path], whole[path], atol=1e-4, err_msg=str(path))
 
 
+@pytest.mark.slow
 def test_accumulation_over_several_devices_equals_the_whole_batch():
     losses, _ = run(devices=4, fsdp=2, accumulate=2)
     np.testing.assert_allclose(losses, one_device()[0], atol=1e-5)
