@@ -197,6 +197,8 @@ class Checkpoints:
             return None
         if step is None:
             self._damaged = [s for s in self._manager.all_steps() if s > found]
+            for damaged in self._damaged:
+                self._scores.pop(damaged, None)
         path = self._path(found)
         try:
             with ocp.StandardCheckpointer() as checkpointer:
@@ -212,8 +214,11 @@ class Checkpoints:
         return self._directory / str(step)
 
     def _read_scores(self) -> dict[int, float]:
-        metas = {step: read_meta(self._path(step)) for step in self.steps()}
-        return {s: meta[self._score] for s, meta in metas.items() if self._score in meta}
+        scores = {}
+        for step in self.steps():
+            with contextlib.suppress(OSError, ValueError, KeyError):  # damaged, or has no score
+                scores[step] = read_meta(self._path(step))[self._score]
+        return scores
 
     def _find(self, step: int | None) -> int | None:
         self.wait()

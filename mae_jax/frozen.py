@@ -31,7 +31,10 @@ from mae_jax.training.state import TrainState
 
 
 def with_features(parts: Run, state: TrainState) -> Run:
-    """The run on what its frozen encoder makes of the images, each seen once and not augmented."""
+    """The run on what its frozen encoder makes of the images, each seen once and not augmented.
+
+    Training images are left out where there is nothing left to train.
+    """
     batch_size = build.eval_batch_size(parts.config, parts.mesh, len(parts.source))
     config = parts.config.copy_and_resolve_references()
     config.cache_features = False  # these passes read images
@@ -43,7 +46,10 @@ def with_features(parts: Run, state: TrainState) -> Run:
         )
         return ArraySource(features, labels, source.class_names, 'features')
 
-    return dataclasses.replace(parts, source=cached(parts.source), held_out=cached(parts.held_out))
+    parts = dataclasses.replace(parts, held_out=cached(parts.held_out))
+    if config.mode == 'eval' or int(state.step) >= parts.length.num_steps:
+        return parts
+    return dataclasses.replace(parts, source=cached(parts.source))
 
 
 def encode_split(

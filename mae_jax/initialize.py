@@ -78,7 +78,7 @@ class Loaded(NamedTuple):
     report: list[str]
     """A line each: what was loaded, resized, left at its initial value, ignored."""
     initial: list[str]
-    """Names of the parameters that were left at their initial values."""
+    """Names of the parameters and running statistics left at their initial values."""
     step: int
     """Of the checkpoint that was read."""
 
@@ -115,10 +115,11 @@ def load_weights(
     statistics = _flat(weights.model_state)
     if any(name.startswith('head/') for name in initial):
         statistics = {}  # running statistics are of no use to another head
+    initial |= _flat(model_state).keys() - statistics.keys()
     report = [
         f'starting from {path}, step {weights.step}; loaded: {_groups(loaded, wanted)}',
         *resized,
-        f'  left at their initial values: {_groups(initial, wanted)}',
+        f'  left at their initial values: {_groups(initial, wanted.keys() | initial)}',
         f'  ignored: {_groups(found.keys() - loaded.keys(), found)}',
     ]
     placed = _placed(loaded, params), _placed(statistics, model_state)

@@ -11,6 +11,7 @@ import csv
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
@@ -120,6 +121,8 @@ def starting_state(parts: Run, checkpoints: Checkpoints) -> TrainState:
             f'{config.init_from} has no trained {", ".join(loaded.initial)}: nothing to evaluate; '
             'fine-tune it first.'
         )
+    if evaluating:
+        state = state.replace(step=jnp.asarray(loaded.step, jnp.int32))  # to be named by
     return replace_params(state, loaded.params).replace(model_state=loaded.model_state)
 
 
