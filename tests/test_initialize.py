@@ -124,6 +124,7 @@ def test_a_path_that_is_no_run_is_named(tmp_path, there):
         run(classifying(finetune.get_config, path), tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_a_mended_mistake_needs_no_other_work_directory(pretrained, tmp_path):
     workdir = tmp_path / 'run'
     fields = PLAIN | {'num_steps': 1}

@@ -41,6 +41,7 @@ def test_flops_of_vit_base_are_those_measured():
     assert base.flops_per_image() == pytest.approx(58.9e9, rel=0.02)  # the compiler's
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_same_whatever_the_batches_and_leaves_padding_out(task, params):
     rows = images(6)
     whole = task.evaluate(params, {}, {'image': rows, 'valid': np.ones(6, bool)}, 0)
