@@ -60,7 +60,7 @@ def test_cls_pooling_takes_the_encoders_final_norm(pretrained, tmp_path, capsys)
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     told = capsys.readouterr().out
     assert re.findall('ignored: (.*)', told) == ['decoder']
-    assert re.findall('left at their initial values: (.*)', told) == ['head']
+    assert re.findall('left at their initial values: (.*)', told) == ['batch_stats, head']
 
 
 def test_a_checkpoint_may_be_named_instead_of_a_directory(pretrained, tmp_path, capsys):

@@ -149,5 +149,8 @@ def test_workers_die_with_a_trainer_that_is_killed(photo_folder, tmp_path):
         trainer.wait()
     wait_until(lambda: not any(alive(pid) for pid in pids))
     mine = {name for name in set(os.listdir('/dev/shm')) - shared_memory if name[:4] == 'psm_'}
-    # Those of other tests that run meanwhile are among them, and go with their tests.
-    wait_until(lambda: not any(Path('/dev/shm', name).exists() for name in mine), seconds=60)
+    # Those of other tests that run meanwhile are among them, and go with their tests. What a worker
+    # was just making as it ended, a few kB and not yet registered for removal, may stay.
+    wait_until(
+        lambda: sum(Path('/dev/shm', name).exists() for name in mine) <= len(pids), seconds=60
+    )
