@@ -13,11 +13,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mae_jax.errors import UserError
+from mae_jax.models.classifier import POOLS
 from mae_jax.models.vit import Encoder
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.tasks.task import Batch
 
-POOLS = ('mean', 'cls')
 DRAWS = 5
 """Random sets of labelled examples over which a few-shot accuracy is averaged."""
 

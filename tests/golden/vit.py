@@ -4,10 +4,8 @@ NumPy alone, as in `vitmae.py`. Tensors have the names and shapes of timm's Visi
 `to_tree` makes the parameters of `mae_jax.models.classifier.Classifier` of them.
 """
 
-import math
-import zlib
-
 import numpy as np
+from vitmae import normal, tensors_of
 
 PATCH_SIZE, WIDTH, DEPTH, HEADS, CLASSES = 16, 48, 12, 3, 10
 GRID, RESIZED_GRID = 14, 18
@@ -15,11 +13,6 @@ BATCH_SIZE = 3
 DROP_PATH = 0.4
 BATCHES = (5, 7, 3, 6)
 """Sizes of the batches that batch normalisation is given, one after the other."""
-
-
-def _normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    # RandomState's stream is frozen by NumPy's promise; Generator's is not.
-    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
 
 
 def shapes(pool: str) -> dict[str, tuple[int, ...]]:
@@ -46,24 +39,14 @@ def shapes(pool: str) -> dict[str, tuple[int, ...]]:
 
 
 def weights(pool: str) -> dict[str, np.ndarray]:
-    """Every tensor, float32, none of them at a value that would hide a mistake, such as zero."""
-    tensors = {}
-    for name, shape in shapes(pool).items():
-        noise = _normal(name, shape)
-        if 'norm' in name and name.endswith('weight'):
-            tensor = 1 + 0.2 * noise
-        elif len(shape) in (2, 4):
-            tensor = noise * math.prod(shape[1:]) ** -0.5
-        else:
-            tensor = 0.2 * noise
-        tensors[name] = tensor.astype(np.float32)
-    return tensors
+    """Every tensor, float32."""
+    return tensors_of(shapes(pool))
 
 
 def images(grid: int) -> np.ndarray:
     """float32 [B, H, W, 3]."""
     size = grid * PATCH_SIZE
-    return _normal(f'images {size}', (BATCH_SIZE, size, size, 3)).astype(np.float32)
+    return normal(f'images {size}', (BATCH_SIZE, size, size, 3)).astype(np.float32)
 
 
 def path_noise() -> np.ndarray:
@@ -74,8 +57,8 @@ def path_noise() -> np.ndarray:
 def feature_batches() -> list[np.ndarray]:
     """float32 [B, D], with another mean and deviation in every dimension."""
     mean, deviation = 1 + np.arange(WIDTH) / WIDTH, np.linspace(0.01, 3, WIDTH)
-    normal = [_normal(f'features {i}', (size, WIDTH)) for i, size in enumerate(BATCHES)]
-    return [(mean + deviation * x).astype(np.float32) for x in normal]
+    drawn = [normal(f'features {i}', (size, WIDTH)) for i, size in enumerate(BATCHES)]
+    return [(mean + deviation * x).astype(np.float32) for x in drawn]
 
 
 def to_tree(tensors: dict[str, np.ndarray]) -> dict:

@@ -49,7 +49,8 @@ TRAJECTORY_STEPS, TRAJECTORY_WARMUP = 50, 10
 TRAJECTORY_LR, TRAJECTORY_WEIGHT_DECAY = 5e-3, 0.05
 
 
-def _normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers that a name stands for."""
     # RandomState's stream is frozen by NumPy's promise; Generator's is not.
     return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
 
@@ -108,13 +109,19 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
 
 
 def weights(case: Case) -> dict[str, np.ndarray]:
-    """Every tensor, float32, none of them at a value that would hide a mistake, such as zero."""
-    tensors = {
+    """Every tensor of the autoencoder, float32."""
+    tables = {
         'vit.embeddings.position_embeddings': positions(case.width, case.grid),
         'decoder.decoder_pos_embed': positions(case.decoder_width, case.grid),
     }
-    for name, shape in shapes(case).items():
-        noise = _normal(name, shape)
+    return tables | tensors_of(shapes(case))
+
+
+def tensors_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """float32, none of them at a value that would hide a mistake, such as zero."""
+    tensors = {}
+    for name, shape in shapes.items():
+        noise = normal(name, shape)
         if 'norm' in name and name.endswith('weight'):
             tensor = 1 + 0.2 * noise
         elif len(shape) in (2, 4):
@@ -128,7 +135,7 @@ def weights(case: Case) -> dict[str, np.ndarray]:
 def inputs(case: Case, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Images float32 [B, H, W, C] and noise float32 [B, N]."""
     height, width = case.image_size
-    images = _normal(f'images {seed}', (case.batch_size, height, width, case.channels))
+    images = normal(f'images {seed}', (case.batch_size, height, width, case.channels))
     noise = np.random.RandomState(seed).uniform(size=(case.batch_size, math.prod(case.grid)))
     return (0.5 * images + 0.3).astype(np.float32), noise.astype(np.float32)
 

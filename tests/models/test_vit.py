@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
+from jaxprs import multiplications
 
 from mae_jax.errors import UserError
 from mae_jax.models.vit import Encoder, Transformer, architecture
@@ -178,19 +178,6 @@ def test_frozen_blocks_run_but_take_no_gradient(options):
     jax.tree.map(close, params['block_2'], expected['block_2'])
     frozen = tokens, params['block_0'], params['block_1']
     assert not any(leaf.any() for leaf in jax.tree.leaves(frozen))
-
-
-def multiplications(jaxpr) -> int:
-    """In all its dense products; a compiled loop's own count would take its body once."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == 'dot_general':
-            (contracted, _), _ = equation.params['dimension_numbers']
-            summed = [equation.invars[0].aval.shape[axis] for axis in contracted]
-            total += np.prod(equation.outvars[0].aval.shape + tuple(summed))
-        rounds = equation.params['length'] if equation.primitive.name == 'scan' else 1
-        total += rounds * sum(map(multiplications, jaxprs_in_params(equation.params)))
-    return total
 
 
 @pytest.mark.parametrize('options', SWITCHES)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
-from jax.extend.core import jaxprs_in_params
+from jaxprs import multiplications
 
 from configs import finetune_digits
 from mae_jax.build_task import make_task
@@ -128,20 +127,6 @@ def traced(trained: str, scan: bool = False):
 def flops(trained: str) -> float:
     """The compiler's count for the whole step, one image."""
     return traced(trained)[2].cost_analysis()['flops'] / BATCH
-
-
-def multiplications(jaxpr) -> int:
-    """In all dense products; the compiler would count the body of a loop over blocks once."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == 'dot_general':
-            (contracted, _), _ = equation.params['dimension_numbers']
-            summed = [equation.invars[0].aval.shape[axis] for axis in contracted]
-            total += math.prod((*equation.outvars[0].aval.shape, *summed))
-        rounds = equation.params['length'] if equation.primitive.name == 'scan' else 1
-        inner = jaxprs_in_params(equation.params)
-        total += rounds * sum(map(multiplications, inner))
-    return total
 
 
 def test_a_step_costs_less_the_fewer_blocks_learn_and_a_probe_little_more_than_a_forward_pass():
