@@ -18,7 +18,7 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Size(NamedTuple):
-    """A model's numbers, and of the decoder's only those an official checkpoint does not fix."""
+    """A model's numbers; the decoder's are the same for every official model."""
 
     width: int
     depth: int
@@ -48,17 +48,19 @@ TINY = Size(192, 2, 3, patch_size=8, image_size=32, decoder_width=64, decoder_de
 def vision_transformer(size: Size, labels: int = 0, **options) -> VisionTransformer:
     """timm's, by default without a head. `global_pool='avg'` is the official classifier with mean
     pooling: no `norm`, but `fc_norm` after the mean."""
-    return VisionTransformer(
-        img_size=size.image_size,
-        patch_size=size.patch_size,
-        embed_dim=size.width,
-        depth=size.depth,
-        num_heads=size.heads,
-        num_classes=labels,
-        norm_layer=LayerNorm,
-        weight_init='skip',
-        **options,
-    )
+    return VisionTransformer(num_classes=labels, **_timm_numbers(size), **options)
+
+
+def _timm_numbers(size: Size) -> dict:
+    return {
+        'img_size': size.image_size,
+        'patch_size': size.patch_size,
+        'embed_dim': size.width,
+        'depth': size.depth,
+        'num_heads': size.heads,
+        'norm_layer': LayerNorm,
+        'weight_init': 'skip',
+    }
 
 
 class Autoencoder(VisionTransformer):
@@ -69,16 +71,7 @@ class Autoencoder(VisionTransformer):
     """
 
     def __init__(self, size: Size):
-        super().__init__(
-            img_size=size.image_size,
-            patch_size=size.patch_size,
-            embed_dim=size.width,
-            depth=size.depth,
-            num_heads=size.heads,
-            num_classes=0,
-            norm_layer=LayerNorm,
-            weight_init='skip',
-        )
+        super().__init__(num_classes=0, **_timm_numbers(size))
         width = size.decoder_width
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 1 + size.patches, width))
