@@ -141,13 +141,14 @@ def _image_size(foreign: Foreign, patch_size: int, known: dict[str, Any]) -> tup
     rule = _rule(foreign, 'encoder/pos_embed')
     table = _raw(foreign, rule.ours)
     patches = (rule.layout.to_ours(table).shape[1] if table.ndim == 3 else 0) - 1
-    side = math.isqrt(max(patches, 0))
-    size = known.get('image_size', side * patch_size)
+    side = math.isqrt(max(patches, 0)) * patch_size
+    size = known.get('image_size', side)
     size = (size, size) if isinstance(size, int) else tuple(size)
     if patches < 1 or len(size) != 2 or math.prod(n // patch_size for n in size) != patches:
+        told = ' x '.join(map(str, size)) if 'image_size' in known else 'a square'
         raise UserError(
-            f'The model has {patches} positions for patches of {patch_size} x {patch_size} pixels, '
-            f'which images of {" x ".join(map(str, size))} do not have: give --image_size.'
+            f'The model has {patches} positions of patches of {patch_size} x {patch_size} pixels, '
+            f'which {told} does not have: give --image_size.'
         )
     return size
 
