@@ -8,8 +8,9 @@
 
 Read are runs and their checkpoints, our own file, and the ViTs of the official MAE (encoder, with
 decoder, fine-tuned), Hugging Face (ViTMAE, ViT), timm, DeiT, MoCo v3, DINO, vision_transformer and
-big_vision. What is written is read again and compared; where timm and transformers are installed,
-a batch goes through their model and ours.
+big_vision (these two with the exact GELU in place of its approximation). What is written is read
+again and compared; where timm and transformers are installed, a batch goes through their model and
+ours. The official mae_visualize_* were trained on --target pixel.
 """
 
 import argparse

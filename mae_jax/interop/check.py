@@ -1,5 +1,6 @@
 """A batch through a model of ours and through another library's, where that is installed."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from mae_jax.errors import UserError
 from mae_jax.interop import huggingface
 from mae_jax.interop.foreign import Foreign
 from mae_jax.interop.modules import kind_of, make_module
-from mae_jax.interop.tensor_files import Tensors
 from mae_jax.interop.trained import Trained, flat
 from mae_jax.interop.translate import to_theirs
 
@@ -21,11 +21,16 @@ TOLERANCE = 1e-4
 """Largest difference of an output, in units of the largest output."""
 
 
-def check(foreign: Foreign, trained: Trained) -> str:
+def check(path: str | os.PathLike, foreign: Foreign, trained: Trained) -> str:
     """Runs both on random images, and says how far apart they are, or why neither was run.
 
     An autoencoder and Hugging Face's own are run by transformers; the others by timm. Tensors that
     are in another spelling are brought into that library's by way of ours.
+
+    Args:
+      path: where `foreign` was read; transformers opens its own directories itself.
+      foreign: what was read there.
+      trained: the same, as a model of ours.
 
     Raises:
       UserError: the outputs differ by more than `TOLERANCE`.
@@ -48,7 +53,8 @@ def check(foreign: Foreign, trained: Trained) -> str:
     noise = rng.random((BATCH, patches), np.float32)
     run = _run_transformers if library == 'transformers' else _run_timm
     with torch.no_grad():
-        theirs = run(foreign, trained, torch.from_numpy(images.transpose(0, 3, 1, 2)), noise)
+        inputs = torch.from_numpy(images.transpose(0, 3, 1, 2)), torch.from_numpy(noise)
+        theirs = run(path, foreign, trained, *inputs)
     ours = run_ours(trained, images, noise)
     difference = np.abs(ours - theirs).max()
     if not difference <= TOLERANCE * np.abs(theirs).max():
@@ -73,29 +79,30 @@ def run_ours(trained: Trained, images: np.ndarray, noise: np.ndarray) -> np.ndar
     return np.asarray(jax.jit(module.apply)(variables, images, noise=noise).prediction)
 
 
-def _run_transformers(foreign: Foreign, trained: Trained, images: Any, noise: np.ndarray) -> Any:
-    import torch
+def _run_transformers(
+    path: str | os.PathLike, foreign: Foreign, trained: Trained, images: Any, noise: Any
+) -> np.ndarray:
     import transformers
 
-    kind = kind_of(flat(trained))
-    tensors = foreign.tensors
-    if foreign.spelling != 'huggingface':
-        tensors = to_theirs(trained, 'huggingface')
-    elif kind.name == 'encoder':
-        tensors = {name.removeprefix('vit.'): tensor for name, tensor in tensors.items()}
     transformers.utils.logging.disable_progress_bar()
+    kind = kind_of(flat(trained))
+    name = huggingface.ARCHITECTURES[kind.name]
     options = dict(add_pooling_layer=False) if kind.name == 'encoder' else {}
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.write(Path(folder) / 'model', tensors, trained.config, kind)
-        architecture = getattr(transformers, huggingface.ARCHITECTURES[kind.name])
-        model = architecture.from_pretrained(Path(folder) / 'model', **options).eval()
+        if not huggingface.is_of(path, name):
+            path = Path(folder) / 'model'
+            tensors = to_theirs(trained, 'huggingface')
+            huggingface.write(path, tensors, trained.config, kind)
+        model = getattr(transformers, name).from_pretrained(path, **options).eval()
     if kind.name == 'mae':
-        return model(images, noise=torch.from_numpy(noise)).logits.numpy()
+        return model(images, noise=noise).logits.numpy()
     outputs = model(images)
     return (outputs.logits if kind.name == 'classifier' else outputs.last_hidden_state).numpy()
 
 
-def _run_timm(foreign: Foreign, trained: Trained, images: Any, noise: np.ndarray) -> Any:
+def _run_timm(
+    path: str | os.PathLike, foreign: Foreign, trained: Trained, images: Any, noise: Any
+) -> np.ndarray:
     import timm.models.vision_transformer as timm_vit
     import torch
 
@@ -114,7 +121,7 @@ def _run_timm(foreign: Foreign, trained: Trained, images: Any, noise: np.ndarray
     if trained.model_state:
         norm = torch.nn.BatchNorm1d(sizes['width'], affine=False, eps=1e-6)
         model.head = torch.nn.Sequential(norm, model.head)
-    tensors: Tensors = foreign.tensors
+    tensors = foreign.tensors
     if not foreign.spelling.startswith('official'):
         tensors = to_theirs(trained, 'official')
     state = {n: torch.from_numpy(np.ascontiguousarray(x)) for n, x in tensors.items()}

@@ -130,12 +130,18 @@ def summary(trained: Trained) -> str:
 
 
 def _format_of(destination: str | os.PathLike, to: str | None) -> str:
+    endings = {ending for endings in FORMATS.values() for ending in endings}
     suffix = Path(destination).suffix
-    fitting = [name for name, suffixes in FORMATS.items() if suffix in suffixes]
+    if to == 'huggingface' and suffix not in endings:
+        suffix = ''  # a directory's name may have a dot in it
+    fitting = [name for name, endings in FORMATS.items() if suffix in endings]
     if to is None and fitting:
         return fitting[0]
     if to not in fitting:
-        ways = '; '.join(f'{n}: {" or ".join(s) or "a directory"}' for n, s in FORMATS.items())
+        ways = '; '.join(
+            f'{name}: {" or ".join(filter(None, endings)) or "a directory"}'
+            for name, endings in FORMATS.items()
+        )
         raise UserError(f'{destination} does not name what is to be written ({ways}).')
     return to
 
@@ -154,7 +160,7 @@ def _read(
         trained = to_ours(foreign, given, say)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
-    return trained, check(foreign, trained) if run else None
+    return trained, check(path, foreign, trained) if run else None
 
 
 def _facts(trained: Trained) -> dict[str, Any]:

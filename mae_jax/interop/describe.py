@@ -131,9 +131,12 @@ def _has(foreign: Foreign, prefix: str) -> bool:
 
 def _depth(foreign: Foreign, part: str) -> int:
     """Blocks are counted from 0 without a gap; one that is missing is found out later."""
-    pattern = re.escape(_rule(foreign, f'{part}/blocks/block_{{i}}/norm1/scale').theirs[0])
-    found = [re.fullmatch(pattern.replace(r'\{i\}', r'(\d{1,4})'), n) for n in foreign.tensors]
-    return max((int(match[1]) + 1 for match in found if match), default=0)
+    name = _rule(foreign, f'{part}/blocks/block_{{i}}/norm1/scale').theirs[0]
+    pattern = re.escape(name).replace(r'\{i\}', r'(\d{1,4})')
+    found = [re.fullmatch(pattern, name) for name in foreign.tensors]
+    if not any(found):
+        raise UserError(f'{name.replace("{i}", "0")} is missing, and so are all blocks.')
+    return max(int(match[1]) + 1 for match in found if match)
 
 
 def _image_size(foreign: Foreign, patch_size: int, known: dict[str, Any]) -> tuple[int, int]:

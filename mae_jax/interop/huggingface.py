@@ -63,6 +63,12 @@ def read_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
     return {ours: tuple(config[theirs]) for theirs, ours in names.items() if theirs in config}
 
 
+def is_of(path: str | os.PathLike, architecture: str) -> bool:
+    """Whether it is a directory of that class of transformers."""
+    file = Path(path) / 'config.json'
+    return file.exists() and architecture in json.loads(file.read_text()).get('architectures', ())
+
+
 def write(
     path: str | os.PathLike, tensors: Mapping[str, np.ndarray], config: ConfigDict, kind: Kind
 ) -> None:
