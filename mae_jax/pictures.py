@@ -83,7 +83,7 @@ def grid(columns: Mapping[str, np.ndarray]) -> np.ndarray:
 def _titles(titles: Sequence[str], width: int) -> np.ndarray:
     """uint8 [height, len(titles) * width, 3]: each in the middle of its column, at the bottom."""
     font = ImageFont.load_default(size=FONT_SIZE)
-    texts = [_wrapped(title, font, width - 2 * MARGIN) for title in titles]
+    texts = [_wrapped(title, font, width - 6 * MARGIN) for title in titles]
     lines = 1 + max(text.count('\n') for text in texts)
     height = MARGIN + lines * (FONT_SIZE + MARGIN)
     strip = Image.new('RGB', (width * len(titles), height), 'white')

@@ -168,7 +168,9 @@ def principal_components(features: np.ndarray, count: int = 3) -> np.ndarray:
 def pca_columns(encoder: Encoder, params: Any, images: np.ndarray, block: int = -1) -> Columns:
     """The first three principal components of patch features as red, green and blue.
 
-    Patches of one colour look alike to the encoder, in one image as in another.
+    Patches of one colour look alike to the encoder, in one image as in another. What varies most
+    in the features of an MAE is often where a patch lies: the second column has the components of
+    what is left when the features of a blank image, of the mean colour, are subtracted.
     """
 
     @jax.jit
@@ -178,11 +180,18 @@ def pca_columns(encoder: Encoder, params: Any, images: np.ndarray, block: int = 
         )
         return found.astype(jnp.float32)
 
-    components = principal_components(_in_batches(run, params, images))
-    low, high = np.percentile(components, PERCENTILES, axis=(0, 1, 2))
-    shares = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
-    pixels = np.rint(255 * shares).astype(np.uint8)
-    return {'principal components': enlarge(pixels, encoder.patch_size)}
+    def drawn(features: np.ndarray) -> np.ndarray:
+        components = principal_components(features)
+        low, high = np.percentile(components, PERCENTILES, axis=(0, 1, 2))
+        shares = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+        return enlarge(np.rint(255 * shares).astype(np.uint8), encoder.patch_size)
+
+    features = _in_batches(run, params, images)
+    blank = np.asarray(run(params, np.zeros_like(images[:1])))
+    return {
+        'principal components': drawn(features),
+        'less a blank image': drawn(features - blank),
+    }
 
 
 def _in_batches(run: Callable, params: Any, *arrays: np.ndarray) -> Any:

@@ -224,23 +224,31 @@ def test_components_are_those_of_all_images_together():
     assert np.abs(np.abs(np.stack(apart)) - np.abs(found)).max() > 0.1
 
 
+def check_colours(drawn: np.ndarray, features: np.ndarray) -> None:
+    """That `drawn`, uint8 [B,H,W,3], shows the components of [B,N,D], by percentiles by hand."""
+    assert drawn.shape == (len(features), *SHAPE) and drawn.dtype == np.uint8
+    components = components_by_hand(features.reshape(len(features), *GRID, -1))
+    for band in range(3):
+        values, shown = components[..., band], drawn[:, ::PATCH, ::PATCH, band].astype(int)
+        patches = np.kron(shown, np.ones((1, PATCH, PATCH), int))
+        np.testing.assert_array_equal(drawn[..., band], patches)
+        low, high = np.percentile(values, (1, 99))
+        expected = np.clip((values - low) / (high - low), 0, 1) * 255
+        assert min(np.abs(x - shown).max() for x in (expected, 255 - expected)) <= 1  # either sign
+        assert {shown.min(), shown.max()} == {0, 255}
+
+
 def test_components_are_drawn_as_colours_that_use_the_whole_range():
     encoder, params = make_encoder(1)
     images = np.stack([normalised(photograph(seed)) for seed in range(20)])
-    (drawn,) = pca_columns(encoder, params, images).values()
-    assert drawn.shape == (20, *SHAPE) and drawn.dtype == np.uint8
-    tokens = encoder.apply({'params': params}, images)[:, 1:]  # after the final norm
-    components = components_by_hand(np.asarray(tokens).reshape(20, *GRID, 8))
-    for band in range(3):
-        values, shown = components[..., band], drawn[:, ::PATCH, ::PATCH, band].astype(int)
-        np.testing.assert_array_equal(
-            drawn[..., band], np.kron(shown, np.ones((1, PATCH, PATCH), int))
-        )
-        low, high = np.percentile(values, (1, 99))
-        expected = np.clip((values - low) / (high - low), 0, 1) * 255
-        differences = [np.abs(x - shown).max() for x in (expected, 255 - expected)]
-        assert min(differences) <= 1
-        assert {shown.min(), shown.max()} == {0, 255}
+    components, less_blank = pca_columns(encoder, params, images).values()
+    grey = np.zeros((1, *SHAPE), np.float32)
+    tokens, blank = (  # after the final norm, without the cls token
+        np.asarray(encoder.apply({'params': params}, x))[:, 1:] for x in (images, grey)
+    )
+    check_colours(components, tokens)
+    check_colours(less_blank, tokens - blank)
+    assert (components != less_blank).any()
 
 
 def test_too_few_patches_for_three_components_are_told():

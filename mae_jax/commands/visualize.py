@@ -7,7 +7,6 @@ mae-jax visualize runs/folder *.jpg --show=attention --out=attention.png
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from mae_jax.interop.tensor_files import replacing
@@ -15,7 +14,7 @@ from mae_jax.interop.trained import read_config
 from PIL import Image
 
 import mae_jax
-from mae_jax.build_task import image_size
+from mae_jax.build_task import image_size, statistics
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute
 from mae_jax.models.mae import MAE
@@ -32,13 +31,19 @@ from mae_jax.visualize import (
 )
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
+FEATURES = {'attention': attention_columns, 'pca': pca_columns}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('checkpoint', help='work directory, one of its checkpoints, or a converted file')
     add('images', nargs='*', help='image files, one row each')
-    add('--show', choices=SHOWS, default='reconstruction', help='(default: %(default)s)')
+    add(
+        '--show',
+        choices=('reconstruction', *FEATURES),
+        default='reconstruction',
+        help='(default: %(default)s)',
+    )
     add('--out', default='grid.png', help='PNG or JPEG to write (default: %(default)s)')
     add('--overwrite', action='store_true', help='write over a file that is there')
     masks = parser.add_argument_group('reconstruction')
@@ -73,8 +78,14 @@ def run(args: argparse.Namespace) -> None:
         apply_exif=data.get('apply_exif', False),
         crop_share=data.get('eval_crop_share'),
     )
-    images = np.asarray(normalize(pixels, scale=data.scale, mean=data.mean, std=data.std))
-    columns = SHOWS[args.show](args, images, dict(mean=data.mean, std=data.std))
+    images = np.asarray(normalize(pixels, **statistics(config)))
+    undo = dict(mean=data.mean, std=data.std)
+    if args.show == 'reconstruction':
+        columns = reconstructions(args, images, undo)
+    else:
+        encoder, params = mae_jax.load_encoder(args.checkpoint)
+        seen = FEATURES[args.show](encoder, params, images, args.block)
+        columns = {'original': to_pixels(images, **undo)} | seen
     with replacing(args.out) as fresh:
         Image.fromarray(grid(columns)).save(fresh, quality=95)
     print(f'{args.show} of {len(images)} image(s): {args.out}')
@@ -85,37 +96,22 @@ def check_out(out: str, overwrite: bool) -> None:
     path = absolute(out)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f'--out={out} must end in {", ".join(SUFFIXES)}.')
-    if path.is_dir() or (path.exists() and not overwrite):
-        remedy = '' if path.is_dir() else ' or pass --overwrite,'
-        raise UserError(f'--out={out} exists and is kept:{remedy} choose another name.')
+    if path.is_dir():
+        raise UserError(f'--out={out} is a directory: choose another name.')
+    if path.exists() and not overwrite:
+        raise UserError(f'--out={out} exists and is kept: choose another name, or add --overwrite.')
 
 
-def reconstruction(args: argparse.Namespace, images: np.ndarray, statistics: Mapping) -> Columns:
+def reconstructions(args: argparse.Namespace, images: np.ndarray, undo: Mapping) -> Columns:
+    """Under the masks that the arguments ask for, and else those the model was trained with."""
     model, params = mae_jax.load(args.checkpoint)
     if not isinstance(model, MAE):
         raise UserError(
-            f'{args.checkpoint} has no decoder, and reconstructions need one: take the pretraining '
-            'run it came from, or look at the encoder with --show=attention or --show=pca.'
+            f'{args.checkpoint} is a classifier and has no decoder: name the pretraining run it '
+            'came from, or look at its encoder with --show=attention or --show=pca.'
         )
     rows, columns = grid_size(images.shape[1:3], model.patch_size)
     strategy = args.strategy or model.mask_strategy
     noise = mask_noise(args.seed, len(images), rows * columns, strategy)
     ratios = args.mask_ratio or [model.mask_ratio]
-    return sweep_columns(model, params, images, noise, ratios, **statistics)
-
-
-def attention(args: argparse.Namespace, images: np.ndarray, statistics: Mapping) -> Columns:
-    return _beside_original(attention_columns, args, images, statistics)
-
-
-def pca(args: argparse.Namespace, images: np.ndarray, statistics: Mapping) -> Columns:
-    return _beside_original(pca_columns, args, images, statistics)
-
-
-def _beside_original(columns: Any, args, images: np.ndarray, statistics: Mapping) -> Columns:
-    encoder, params = mae_jax.load_encoder(args.checkpoint)
-    found = columns(encoder, params, images, args.block)
-    return {'original': to_pixels(images, **statistics)} | found
-
-
-SHOWS = {'reconstruction': reconstruction, 'attention': attention, 'pca': pca}
+    return sweep_columns(model, params, images, noise, ratios, **undo)
