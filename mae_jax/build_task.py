@@ -42,7 +42,7 @@ def make_task(config: ml_collections.ConfigDict, source: Any) -> Pretrain | Clas
       UserError: a field that does not work, by name.
     """
     if config.task == 'pretrain':
-        task = _pretrain(config)
+        task = Pretrain(make_mae(config), image_size(config), **statistics(config))
     elif config.task == 'classify':
         task = _classify(config, num_classes(config, source))
     else:
@@ -54,7 +54,7 @@ def make_task(config: ml_collections.ConfigDict, source: Any) -> Pretrain | Clas
 def make_frozen_encoder(config: ml_collections.ConfigDict, pool: str = 'mean') -> FrozenEncoder:
     """The encoder of a config, for features alone."""
     grid_size(image_size(config), make_architecture(config.model)['patch_size'])
-    return FrozenEncoder(Encoder(**_encoder(config)), pool=pool, **_statistics(config))
+    return FrozenEncoder(make_encoder(config), pool=pool, **statistics(config))
 
 
 def num_classes(config: ml_collections.ConfigDict, source: Any) -> int:
@@ -74,9 +74,10 @@ def num_classes(config: ml_collections.ConfigDict, source: Any) -> int:
     return found
 
 
-def _pretrain(config: ml_collections.ConfigDict) -> Pretrain:
+def make_mae(config: ml_collections.ConfigDict) -> MAE:
+    """The autoencoder of a config."""
     model = config.model
-    module = MAE(
+    return MAE(
         decoder_width=model.decoder_width,
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
@@ -85,26 +86,36 @@ def _pretrain(config: ml_collections.ConfigDict) -> Pretrain:
         target=config.target.name,
         **_encoder(config),
     )
-    return Pretrain(module, image_size(config), **_statistics(config))
 
 
-def _classify(config: ml_collections.ConfigDict, classes: int) -> Classify:
-    model, mix = config.model, config.mix
-    encoder = _encoder(config)
-    trained = parse_trained(config.trained, encoder['depth'])
-    _check_classify(config, trained)
-    learning = {'all': encoder['depth'], 'head': 0}.get(trained, trained)
-    module = Classifier(
+def make_encoder(config: ml_collections.ConfigDict) -> Encoder:
+    """The encoder of a config."""
+    return Encoder(**_encoder(config))
+
+
+def make_classifier(
+    config: ml_collections.ConfigDict, classes: int, frozen_blocks: int = 0
+) -> Classifier:
+    """The classifier of a config."""
+    model = config.model
+    return Classifier(
         num_classes=classes,
         pool=model.pool,
         batch_norm=model.batch_norm,
         head_std=model.head_std,
         drop_path=model.drop_path,
-        frozen_blocks=encoder['depth'] - math.ceil(learning),
-        **encoder,
+        frozen_blocks=frozen_blocks,
+        **_encoder(config),
     )
+
+
+def _classify(config: ml_collections.ConfigDict, classes: int) -> Classify:
+    mix, depth = config.mix, make_architecture(config.model)['depth']
+    trained = parse_trained(config.trained, depth)
+    _check_classify(config, trained)
+    learning = {'all': depth, 'head': 0}.get(trained, trained)
     return Classify(
-        module,
+        make_classifier(config, classes, frozen_blocks=depth - math.ceil(learning)),
         image_size(config),
         trained=trained,
         label_smoothing=config.label_smoothing,
@@ -115,7 +126,7 @@ def _classify(config: ml_collections.ConfigDict, classes: int) -> Classify:
         micro_batches=config.optimizer.accumulate if trained == 'head' else 1,
         cached=config.cache_features,
         per_class=config.per_class,
-        **_statistics(config),
+        **statistics(config),
     )
 
 
@@ -179,7 +190,7 @@ def _encoder(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return make_architecture(model) | options
 
 
-def _statistics(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def statistics(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """By what images are normalised."""
     dataset = config.dataset
     if not len(dataset.mean) == len(dataset.std) == dataset.channels:

@@ -112,7 +112,7 @@ def encoder_accuracies(parts: Run, params: Any) -> dict[str, float]:
     return probe.accuracies(*(array for split in splits for array in split))
 
 
-def load_encoder(
+def initial_encoder(
     config: ml_collections.ConfigDict, encoder: Encoder, mesh: Mesh
 ) -> tuple[dict[str, Any], int]:
     """({'encoder': parameters of `init_from`, on every device}, its step); says what was resized.
@@ -154,7 +154,7 @@ def evaluate_knn(config: ml_collections.ConfigDict, workdir: str) -> dict[str, f
     frozen = make_frozen_encoder(config, fields.pool)
     sources = build.make_sources(config)
     build.check_classes(*sources)
-    params, step = load_encoder(config, frozen.encoder, mesh)
+    params, step = initial_encoder(config, frozen.encoder, mesh)
     encode = make_encode(frozen.features, mesh, config.batch_size)
     splits = [
         encode_split(encode, params, config, source, mesh, config.batch_size) for source in sources

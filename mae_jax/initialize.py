@@ -8,11 +8,10 @@ import ml_collections
 from etils import epath
 from flax import traverse_util
 
-from mae_jax import workdir as workdir_lib
 from mae_jax.build_task import image_size, make_architecture
-from mae_jax.checkpoint import restore_weights
 from mae_jax.errors import UserError
-from mae_jax.find_checkpoint import locate, steps
+from mae_jax.find_checkpoint import steps
+from mae_jax.interop.trained import read_config, read_trained
 from mae_jax.models.positions import resize_positions
 from mae_jax.patches import grid_size
 
@@ -35,9 +34,7 @@ def inherit(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.C
     config = config.copy_and_resolve_references()
     begun = has_begun(workdir)
     if begun or config.init_from:
-        if not begun:
-            locate(config.init_from)  # says what is wrong with the path
-        source = workdir_lib.load_config(workdir if begun else config.init_from)
+        source = read_config(workdir if begun else config.init_from)
         if config.model.variant is None:
             _fill(config.model, source.model, MODEL_FIELDS)
         _fill(config, source, ('image_size',))
@@ -67,7 +64,7 @@ def has_begun(workdir: str) -> bool:
 def _fill(group: ml_collections.ConfigDict, source: Mapping, fields: tuple[str, ...]) -> None:
     for field in fields:
         if group[field] is None:
-            group[field] = source[field]
+            group[field] = source.get(field)
 
 
 class Loaded(NamedTuple):
@@ -80,7 +77,7 @@ class Loaded(NamedTuple):
     initial: list[str]
     """Names of the parameters and running statistics left at their initial values."""
     step: int
-    """Of the checkpoint that was read."""
+    """Of the checkpoint that was read; 0 where it is not known."""
 
 
 def load_weights(
@@ -97,7 +94,7 @@ def load_weights(
     original does). Further parameters are taken where name and shape agree.
 
     Args:
-      path: a work directory, or one of its checkpoints.
+      path: a work directory, one of its checkpoints, or a file that `mae-jax convert` wrote.
       config: of the run that is about to start.
       params, model_state: its initial values, laid out over the devices.
       required: whether a parameter must be there on both sides, and of one shape.
@@ -105,8 +102,8 @@ def load_weights(
     Raises:
       UserError: there is no checkpoint, or what it holds is of another architecture.
     """
-    weights = restore_weights(*locate(path))
-    source = workdir_lib.load_config(path)
+    weights = read_trained(path)
+    source = weights.config
     found, wanted = _flat(weights.params), _flat(params)
     resized = _resize_positions(found, wanted, source, config)
     _check_architecture(path, found, wanted, source, config, required)
@@ -117,13 +114,13 @@ def load_weights(
         statistics = {}  # running statistics are of no use to another head
     initial |= _flat(model_state).keys() - statistics.keys()
     report = [
-        f'starting from {path}, step {weights.step}; loaded: {_groups(loaded, wanted)}',
+        f'starting from {_described(path, weights.step)}; loaded: {_groups(loaded, wanted)}',
         *resized,
         f'  left at their initial values: {_groups(initial, wanted.keys() | initial)}',
         f'  ignored: {_groups(found.keys() - loaded.keys(), found)}',
     ]
     placed = _placed(loaded, params), _placed(statistics, model_state)
-    return Loaded(*placed, report, sorted(initial), weights.step)
+    return Loaded(*placed, report, sorted(initial), weights.step or 0)
 
 
 def _check_architecture(
@@ -179,6 +176,10 @@ def _groups(names: Iterable[str], among: Iterable[str]) -> str:
         return part if any(other.startswith(f'{whole}/') for other in others) else whole
 
     return ', '.join(sorted({group(name) for name in names})) or 'nothing'
+
+
+def _described(path: str, step: int | None) -> str:
+    return path if step is None else f'{path}, step {step}'
 
 
 def _shape(array: Any) -> tuple[int, ...] | str:

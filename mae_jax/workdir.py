@@ -138,7 +138,7 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
         file = candidate / 'config.json'
         if file.exists():
             try:
-                return ConfigDict(_tuples(json.loads(file.read_text())))
+                return from_json(file.read_text())
             except ValueError as error:
                 raise UserError(
                     f'{file} is damaged ({error}): restore it from a copy, or choose another '
@@ -156,6 +156,11 @@ def to_json(config: ConfigDict) -> str:
         raise TypeError(f'{value!r} cannot be kept in config.json')
 
     return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=plain) + '\n'
+
+
+def from_json(text: str) -> ConfigDict:
+    """Undoes `to_json`, but that sequences come back as tuples. Raises ValueError."""
+    return ConfigDict(_tuples(json.loads(text)))
 
 
 def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:

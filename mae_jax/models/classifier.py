@@ -13,7 +13,8 @@ from flax import linen as nn
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
-from mae_jax.models.vit import Encoder, LayerNorm
+from mae_jax.models.transformer import LayerNorm
+from mae_jax.models.vit import Encoder
 
 POOLS = ('mean', 'cls')
 

@@ -8,7 +8,8 @@ from flax import linen as nn
 
 from mae_jax.models.dense import Dense
 from mae_jax.models.positions import sincos_2d
-from mae_jax.models.vit import Encoder, LayerNorm, Transformer, check_width
+from mae_jax.models.transformer import LayerNorm, Transformer
+from mae_jax.models.vit import Encoder, check_width
 from mae_jax.patches import grid_size, patchify
 from mae_jax.pretext.masking import draw_noise, masking_from_noise, num_kept
 from mae_jax.pretext.targets import get_target

@@ -1,11 +1,6 @@
-"""The Vision Transformer: variants, block, transformer, encoder.
+"""The Vision Transformer: its variants, and the encoder that MAE and classifiers share."""
 
-Pre-norm blocks with fused qkv, exact GELU and LayerNorm of eps 1e-6, initialised as the original
-MAE. Parameters are float32; `dtype` is that of activations, while LayerNorm statistics, the
-softmax and whatever feeds it are float32.
-"""
-
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,8 +8,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mae_jax.errors import UserError
-from mae_jax.models.dense import PRODUCT, Dense
+from mae_jax.models.dense import Dense
 from mae_jax.models.positions import sincos_2d
+from mae_jax.models.transformer import LayerNorm, Transformer
 from mae_jax.patches import grid_size, patchify
 
 VARIANTS = {
@@ -24,16 +20,6 @@ VARIANTS = {
     'vit_large': dict(width=1024, depth=24, heads=16, patch_size=16),
     'vit_huge': dict(width=1280, depth=32, heads=16, patch_size=14),
 }
-
-REMAT_POLICIES = {
-    'none': None,
-    'block': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.save_only_these_names(PRODUCT),
-}
-"""What the backward pass computes again: nothing, whole blocks, or all but the dense products."""
-
-# The one-pass variance, E[x^2] - E[x]^2, cancels where the mean is large.
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 def architecture(
@@ -74,136 +60,6 @@ def blocks_flops(depth: int, width: int, tokens: int) -> float:
     return depth * (24.0 * tokens * width**2 + 4.0 * tokens**2 * width)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection, [B, N, D] -> [B, N, D]."""
-
-    heads: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        batch, length, width = tokens.shape
-        head_width = width // self.heads
-        # Fused, because Xavier's bound depends on the shape: [D, 3D], not three times [D, D].
-        qkv = Dense(3 * width, dtype=self.dtype, name='qkv')(tokens)
-        qkv = qkv.reshape(batch, length, 3, self.heads, head_width)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        # Plain products: on a CPU they are faster than `jax.nn.dot_product_attention`.
-        logits = jnp.einsum(
-            'bqhd,bkhd->bhqk', q * head_width**-0.5, k, preferred_element_type=jnp.float32
-        )
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        mixed = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(batch, length, width)
-        return Dense(width, dtype=self.dtype, name='proj')(mixed)
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x; a CPU takes erf faster than erfc."""
-    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
-
-
-class Mlp(nn.Module):
-    """Two layers with the exact (erf) GELU between them, [..., D] -> [..., D]."""
-
-    hidden_width: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        hidden = Dense(self.hidden_width, dtype=self.dtype, name='fc1')(tokens)
-        return Dense(tokens.shape[-1], dtype=self.dtype, name='fc2')(gelu(hidden))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block, [B, N, D] -> [B, N, D].
-
-    `branch_scale`, float32 [B, 2], multiplies what attention and the MLP add to each example.
-    """
-
-    heads: int
-    mlp_ratio: float = 4.0
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
-        def scaled(branch, index):
-            if branch_scale is None:
-                return branch
-            return branch * branch_scale[:, index, None, None].astype(branch.dtype)
-
-        hidden = LayerNorm(dtype=self.dtype, name='norm1')(tokens)
-        attention = Attention(self.heads, self.dtype, name='attention')
-        tokens = tokens + scaled(attention(hidden), 0)
-        hidden = LayerNorm(dtype=self.dtype, name='norm2')(tokens)
-        mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name='mlp')
-        return tokens + scaled(mlp(hidden), 1)
-
-
-class Transformer(nn.Module):
-    """`depth` blocks, [B, N, D] -> [B, N, D] of `dtype`.
-
-    Parameters are block_0 ... block_{depth-1}, with `scan` or without, so that a checkpoint does
-    not know of it. `remat` is one of `REMAT_POLICIES`. The first `frozen_blocks` have no backward
-    pass: the gradient of all that comes before the others is zero. `branch_scale`, float32
-    [B, depth, 2], is what each block's two branches are multiplied by; None multiplies nothing.
-    """
-
-    depth: int
-    heads: int
-    mlp_ratio: float = 4.0
-    dtype: Any = jnp.float32
-    remat: str = 'none'
-    scan: bool = False
-    frozen_blocks: int = 0
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
-        if self.remat not in REMAT_POLICIES:
-            names = ' | '.join(REMAT_POLICIES)
-            raise UserError(f'model.remat={self.remat!r} is unknown: use {names}.')
-        if not 0 <= self.frozen_blocks <= self.depth:
-            raise UserError(
-                f'{self.frozen_blocks} of {self.depth} blocks cannot be frozen: '
-                f'choose a number from 0 to {self.depth}.'
-            )
-        run = self._loop if self.is_initializing() or not self.scan else self._scan
-        tokens = tokens.astype(self.dtype)
-        if self.frozen_blocks:
-            frozen = run(tokens, branch_scale, range(self.frozen_blocks))
-            tokens = jax.lax.stop_gradient(frozen)
-        return run(tokens, branch_scale, range(self.frozen_blocks, self.depth))
-
-    def _loop(self, tokens: jax.Array, branch_scale: jax.Array | None, ids: range) -> jax.Array:
-        """These blocks, each compiled by itself."""
-        block = Block
-        if self.remat != 'none':
-            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat])
-        for i in ids:
-            scale = None if branch_scale is None else branch_scale[:, i]
-            layer = block(self.heads, self.mlp_ratio, self.dtype, name=f'block_{i}')
-            tokens = layer(tokens, scale)
-        return tokens
-
-    def _scan(self, tokens: jax.Array, branch_scale: jax.Array | None, ids: range) -> jax.Array:
-        """One compiled block, run over the stacked parameters of these."""
-        if not ids:
-            return tokens
-        block = Block(self.heads, self.mlp_ratio, self.dtype, parent=None)
-        blocks = [self.variables['params'][f'block_{i}'] for i in ids]
-        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-        if branch_scale is not None:
-            branch_scale = jnp.moveaxis(branch_scale[:, ids.start : ids.stop], 1, 0)
-
-        def step(tokens, layer):
-            params, scale = layer
-            return block.apply({'params': params}, tokens, scale), None
-
-        if self.remat != 'none':
-            # A scan's body needs no barrier against common subexpressions: the loop is one.
-            step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        return jax.lax.scan(step, tokens, (params, branch_scale))[0]
-
-
 def _conv_bias(fan_in: int) -> nn.initializers.Initializer:
     """U(+-1/sqrt(fan_in)), what PyTorch's Conv2d does; the original leaves it at that."""
 
@@ -215,7 +71,10 @@ def _conv_bias(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Encoder(nn.Module):
-    """Images to tokens, over the visible patches alone (paper, section 3, "MAE encoder")."""
+    """Images to tokens, over the visible patches alone (paper, section 3, "MAE encoder").
+
+    Without `has_norm` there is no final norm: fine-tuning with mean pooling removes it.
+    """
 
     patch_size: int
     width: int
@@ -226,6 +85,7 @@ class Encoder(nn.Module):
     remat: str = 'none'
     scan: bool = False
     frozen_blocks: int = 0
+    has_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -234,7 +94,8 @@ class Encoder(nn.Module):
         ids_keep: jax.Array | None = None,
         final_norm: bool = True,
         branch_scale: jax.Array | None = None,
-    ) -> jax.Array:
+        blocks: Sequence[int] | None = None,
+    ) -> jax.Array | list[jax.Array]:
         """Encodes images.
 
         Args:
@@ -244,9 +105,10 @@ class Encoder(nn.Module):
             its own.
           branch_scale: float32 [B, depth, 2], what each block's attention and MLP branch is
             multiplied by before it is added; None multiplies nothing.
+          blocks: give the tokens after each of these, -1 being the last, rather than after all.
 
         Returns:
-          Tokens [B, 1 + K, D] of `dtype`, the cls token first.
+          Tokens [B, 1 + K, D] of `dtype`, the cls token first; with `blocks`, a list of them.
 
         Raises:
           UserError: `patch_size` does not divide the image, or the heads or 4 the width, or there
@@ -266,7 +128,7 @@ class Encoder(nn.Module):
         cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))
         cls = jnp.broadcast_to(cls + table[:, :1], (len(images), 1, self.width))
         tokens = jnp.concatenate([cls, embed(patches) + positions], axis=1)
-        blocks = Transformer(
+        transformer = Transformer(
             self.depth,
             self.heads,
             self.mlp_ratio,
@@ -276,5 +138,42 @@ class Encoder(nn.Module):
             self.frozen_blocks,
             name='blocks',
         )
-        tokens = blocks(tokens, branch_scale)
-        return LayerNorm(dtype=self.dtype, name='norm')(tokens) if final_norm else tokens
+        tokens = transformer(tokens, branch_scale, blocks)
+        if final_norm and self.has_norm:
+            norm = LayerNorm(dtype=self.dtype, name='norm')
+            tokens = jax.tree.map(norm, tokens)
+        return tokens
+
+    def features(
+        self, images: jax.Array, output: str = 'tokens', blocks: Sequence[int] | None = None
+    ) -> jax.Array | list[jax.Array]:
+        """What a model built on this encoder starts from:
+
+            encoder.apply({'params': params}, images, method='features', output='map')
+
+        Args:
+          images: float [B, H, W, C], normalised.
+          output: 'tokens' [B, 1 + N, D], the cls token first; 'cls' [B, D]; 'mean' of the patch
+            tokens [B, D]; or 'map' [B, H/P, W/P, D], the patch tokens where they lie in the image.
+          blocks: take it after each of these blocks, 0 the first and -1 the last.
+
+        Returns:
+          An array of `dtype` (means are float32); with `blocks`, a list of one for each. All have
+          gone through the final norm where there is one.
+
+        Raises:
+          UserError: an output or a block that there is not.
+        """
+        if output not in OUTPUTS:
+            raise UserError(f'output={output!r} is unknown: choose {" | ".join(OUTPUTS)}.')
+        grid = grid_size(images.shape[1:3], self.patch_size)
+        return jax.tree.map(lambda x: OUTPUTS[output](x, grid), self(images, blocks=blocks))
+
+
+OUTPUTS = {
+    'tokens': lambda tokens, grid: tokens,
+    'cls': lambda tokens, grid: tokens[:, 0],
+    'mean': lambda tokens, grid: tokens[:, 1:].astype(jnp.float32).mean(axis=1),
+    'map': lambda tokens, grid: tokens[:, 1:].reshape(len(tokens), *grid, -1),
+}
+"""What `Encoder.features` can give."""

@@ -7,7 +7,8 @@ import pytest
 from jaxprs import multiplications
 
 from mae_jax.errors import UserError
-from mae_jax.models.vit import Encoder, Transformer, architecture
+from mae_jax.models.transformer import Transformer
+from mae_jax.models.vit import Encoder, architecture
 
 
 def test_a_variant_is_what_the_paper_says_and_each_number_can_be_given():

@@ -1,0 +1,168 @@
+"""`mae_jax.load`, `load_encoder` and `load_normalize`: a trained model in one's own code."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from mae_jax import build_task
+from mae_jax.errors import UserError
+from mae_jax.interop.trained import Trained, read_config, read_trained
+from mae_jax.models.classifier import BatchNorm, Classifier
+from mae_jax.models.mae import MAE
+from mae_jax.models.positions import resize_positions
+from mae_jax.models.vit import Encoder
+from mae_jax.patches import grid_size
+from mae_jax.tasks.preprocess import normalize
+
+
+def load(path: str | os.PathLike, *, dtype: str = 'float32') -> tuple[MAE | Classifier, Any]:
+    """A trained model: `module.apply({'params': params}, images)`.
+
+    Args:
+      path: a work directory (its newest checkpoint), one of its checkpoints
+        (`<workdir>/checkpoints/<step>`), or a file that `mae-jax convert` wrote.
+      dtype: of activations, 'float32' or 'bfloat16'.
+
+    Returns:
+      (module, parameters as float32 arrays): an `MAE`, or a `Classifier` where one was trained.
+      The running statistics of a linear probe are folded into its head.
+
+    Raises:
+      UserError: there is no such model, it is damaged, or it is an encoder without decoder or head.
+    """
+    trained = _plain(read_trained(path), dtype)
+    if set(trained.params) == {'encoder'}:
+        raise UserError(
+            f'{path} has no decoder: it holds an encoder alone, which predicts no patches. Use '
+            'mae_jax.load_encoder for its features; to reconstruct, take a checkpoint with '
+            'decoder (of the official ones, mae_pretrain_*_full or mae_visualize_*).'
+        )
+    module = make_module(trained)
+    _check_shapes(path, module, trained.params, trained.config)
+    params = trained.params
+    if trained.model_state:
+        module = module.clone(batch_norm=False)
+        params = _folded(params, trained.model_state['batch_stats']['feature_norm'])
+    return module, jax.tree.map(jnp.asarray, params)
+
+
+def load_encoder(
+    path: str | os.PathLike,
+    *,
+    image_size: tuple[int, int] | int | None = None,
+    channels: int | None = None,
+    new_channels: str | None = None,
+    dtype: str = 'float32',
+) -> tuple[Encoder, Any]:
+    """A trained encoder, for a model of one's own; see `Encoder.features` for what it gives.
+
+    Args:
+      path: as of `load`.
+      image_size: (height, width), or the side of a square, if not as it was trained: positions
+        are resized (bicubic, as the original does).
+      channels: of the images, if not as it was trained.
+      new_channels: how their part of the patch kernel is made: 'average' gives each the mean of
+        the old ones', 'repeat' takes the old ones' in turn. Both are scaled so that an image of
+        equal channels gives what it gave before (with 'repeat', where the numbers divide).
+      dtype: of activations, 'float32' or 'bfloat16'.
+
+    Returns:
+      (module, parameters as float32 arrays). An encoder that was fine-tuned with mean pooling has
+      no final norm.
+
+    Raises:
+      UserError: there is no such model, it is damaged, or it does not fit what is asked.
+    """
+    trained = _plain(read_trained(path), dtype)
+    config, params = trained.config, dict(trained.params['encoder'])
+    module = build_task.make_encoder(config).clone(has_norm='norm' in params)
+    _check_shapes(path, module, params, config)
+    if image_size is not None:
+        wanted = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        old = grid_size(build_task.image_size(config), module.patch_size)
+        new = grid_size(wanted, module.patch_size)
+        params['pos_embed'] = resize_positions(params['pos_embed'], old, new)
+    if channels not in (None, config.dataset.channels):
+        kernel = adapt_channels(
+            params['patch_embed']['kernel'], config.dataset.channels, channels, new_channels
+        )
+        params['patch_embed'] = params['patch_embed'] | {'kernel': kernel}
+    return module, jax.tree.map(jnp.asarray, params)
+
+
+def load_normalize(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
+    """How the images of a model were normalised: [B, H, W, C] as loaded, uint8 say -> float32.
+
+    Args:
+      path: as of `load`.
+    """
+    return partial(normalize, **build_task.statistics(read_config(path)))
+
+
+def make_module(trained: Trained) -> MAE | Classifier:
+    """The module that the parameters are of; they include a decoder or a head."""
+    if 'decoder' in trained.params:
+        return build_task.make_mae(trained.config)
+    return build_task.make_classifier(trained.config, len(trained.params['head']['bias']))
+
+
+def adapt_channels(kernel: np.ndarray, old: int, new: int, how: str | None) -> np.ndarray:
+    """A patch kernel [P*P*old, D] -> [P*P*new, D]; `how` is as of `load_encoder`.
+
+    Raises:
+      UserError: `how` is none of those there are.
+    """
+    cells = np.asarray(kernel).reshape(-1, old, kernel.shape[-1])
+    if how == 'average':
+        cells = np.repeat(cells.mean(axis=1, keepdims=True), new, axis=1)
+    elif how == 'repeat':
+        cells = cells[:, np.arange(new) % old]
+    else:
+        raise UserError(
+            f'{new} channels, where the encoder was trained on {old}: choose '
+            "new_channels='average' or new_channels='repeat'."
+        )
+    return (cells * (old / new)).reshape(-1, kernel.shape[-1]).astype(np.float32)
+
+
+def _plain(trained: Trained, dtype: str) -> Trained:
+    """With a config of its own, of a model that is computed in the plain way."""
+    config = trained.config.copy_and_resolve_references()
+    config.model.update(dtype=dtype, remat='none', scan=False)
+    return trained._replace(config=config)
+
+
+def _folded(params: Any, statistics: Any) -> Any:
+    """The head that makes of features what batch norm and the head made of them."""
+    head = params['head']
+    scale = 1 / np.sqrt(statistics['var'].astype(np.float64) + BatchNorm.epsilon)
+    kernel = scale[:, None] * head['kernel']
+    bias = head['bias'] - statistics['mean'] @ kernel
+    folded = {'kernel': kernel.astype(np.float32), 'bias': bias.astype(np.float32)}
+    return params | {'head': folded}
+
+
+def _check_shapes(path: str | os.PathLike, module: Any, params: Any, config: ConfigDict) -> None:
+    """Holds parameters to what the config says they are."""
+    images = jnp.zeros((1, *build_task.image_size(config), config.dataset.channels))
+    rngs = {'params': jax.random.key(0), 'mask': jax.random.key(0)}
+    wanted = jax.eval_shape(module.init, rngs, images)['params']
+    wanted, found = (
+        {name: x.shape for name, x in traverse_util.flatten_dict(tree, sep='/').items()}
+        for tree in (wanted, params)
+    )
+    differing = [
+        f'{name}: {found.get(name, "missing")}, where {wanted.get(name, "nothing")} is due'
+        for name in sorted(wanted.keys() | found.keys())
+        if wanted.get(name) != found.get(name)
+    ]
+    if differing:
+        shown = '; '.join(differing[:5]) + ('; ...' if len(differing) > 5 else '')
+        raise UserError(f'{path} holds another model than its config says ({shown}).')

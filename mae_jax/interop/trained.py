@@ -1,0 +1,115 @@
+"""A trained model and what is known of it: from a run, or from one file.
+
+The file is safetensors. Its tensors have the names of our parameters, `encoder/norm/scale`, and
+running statistics those of their collection, `batch_stats/feature_norm/mean`; its header holds,
+under `mae_jax`, JSON: {version, step, config}. The config is that of the run the model comes from,
+or, for a converted model, as much of one as is known of it: model, image size, mean and std, mask
+ratio and target.
+"""
+
+import json
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from mae_jax import workdir as workdir_lib
+from mae_jax.checkpoint import restore_weights
+from mae_jax.errors import UserError
+from mae_jax.find_checkpoint import absolute, locate
+from mae_jax.interop.tensor_files import (
+    read_safetensors,
+    read_safetensors_metadata,
+    write_safetensors,
+)
+
+HEADER = 'mae_jax'
+VERSION = 1
+COLLECTIONS = ('batch_stats',)
+"""Names that stand for a collection of running statistics, not for a module."""
+
+
+class Trained(NamedTuple):
+    """A trained model."""
+
+    params: Any
+    """Nested dicts of float32 numpy arrays: {'encoder': ...}, and 'decoder', or 'head', if any."""
+    model_state: Any
+    """Running statistics of batch norm, if any."""
+    step: int | None
+    """Of training; None where it is not known."""
+    config: ConfigDict
+
+
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether it is one file, rather than a directory of a run."""
+    path = absolute(path)
+    return path.exists() and not path.is_dir()
+
+
+def read_trained(path: str | os.PathLike) -> Trained:
+    """Reads a work directory, one of its checkpoints, or a file that `write_trained` wrote.
+
+    Raises:
+      UserError: it is none of these, or damaged.
+    """
+    config = read_config(path)
+    if not is_file(path):
+        weights = restore_weights(*locate(path))
+        return Trained(weights.params, weights.model_state, weights.step, config)
+    tensors, metadata = read_safetensors(path)
+    tree = traverse_util.unflatten_dict(tensors, sep='/')
+    state = {name: tree.pop(name) for name in COLLECTIONS if name in tree}
+    return Trained(tree, state, _header(path, metadata)['step'], config)
+
+
+def read_config(path: str | os.PathLike) -> ConfigDict:
+    """The config of what `read_trained` would read; its tensors are left alone."""
+    if not is_file(path):
+        locate(path)  # says what is wrong with the path
+        return workdir_lib.load_config(path)
+    if absolute(path).suffix != '.safetensors':
+        raise _not_ours(path)
+    return _header(path, read_safetensors_metadata(path))['config']
+
+
+def write_trained(path: str | os.PathLike, trained: Trained) -> None:
+    """Writes one file that holds the model and says what it is.
+
+    Paths of the machine it was trained on are left out of the config.
+    """
+    config = trained.config.copy_and_resolve_references()
+    config.init_from = None
+    config.dataset.path = None
+    header = {'version': VERSION, 'step': trained.step, 'config': workdir_lib.to_json(config)}
+    write_safetensors(path, flat(trained), {HEADER: json.dumps(header)})
+
+
+def flat(trained: Trained) -> dict[str, np.ndarray]:
+    """The tensors by the names they have in a file."""
+    return traverse_util.flatten_dict(trained.params | trained.model_state, sep='/')
+
+
+def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]:
+    if HEADER not in metadata:
+        raise _not_ours(path)
+    try:
+        header = json.loads(metadata[HEADER])
+        if header['version'] > VERSION:
+            raise UserError(
+                f'{path} was written by a newer mae_jax (version {header["version"]} of the '
+                'format): upgrade.'
+            )
+        config = workdir_lib.from_json(header['config'])
+        return {'step': header['step'], 'config': config}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{path} is damaged: its header is not what mae_jax writes.') from error
+
+
+def _not_ours(path: str | os.PathLike) -> UserError:
+    return UserError(
+        f'{path} is not in the format of mae_jax: convert it first, by\n'
+        f'    mae-jax convert {path} <name>.safetensors'
+    )

@@ -1,0 +1,178 @@
+"""The transformer that encoder and decoder share: attention, MLP, block, and a stack of blocks.
+
+Pre-norm blocks with fused qkv, exact GELU and LayerNorm of eps 1e-6, initialised as the original
+MAE. Parameters are float32; `dtype` is that of activations, while LayerNorm statistics, the
+softmax and whatever feeds it are float32.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mae_jax.errors import UserError
+from mae_jax.models.dense import PRODUCT, Dense
+
+REMAT_POLICIES = {
+    'none': None,
+    'block': jax.checkpoint_policies.nothing_saveable,
+    'dots': jax.checkpoint_policies.save_only_these_names(PRODUCT),
+}
+"""What the backward pass computes again: nothing, whole blocks, or all but the dense products."""
+
+# The one-pass variance, E[x^2] - E[x]^2, cancels where the mean is large.
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection, [B, N, D] -> [B, N, D].
+
+    `apply(..., mutable='intermediates')` gives its weights too, float32 [B, heads, N, N].
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        batch, length, width = tokens.shape
+        head_width = width // self.heads
+        # Fused, because Xavier's bound depends on the shape: [D, 3D], not three times [D, D].
+        qkv = Dense(3 * width, dtype=self.dtype, name='qkv')(tokens)
+        qkv = qkv.reshape(batch, length, 3, self.heads, head_width)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        # Plain products: on a CPU they are faster than `jax.nn.dot_product_attention`.
+        logits = jnp.einsum(
+            'bqhd,bkhd->bhqk', q * head_width**-0.5, k, preferred_element_type=jnp.float32
+        )
+        weights = jax.nn.softmax(logits, axis=-1)
+        self.sow('intermediates', 'weights', weights)  # nothing happens unless that is mutable
+        mixed = jnp.einsum('bhqk,bkhd->bqhd', weights.astype(v.dtype), v)
+        mixed = mixed.reshape(batch, length, width)
+        return Dense(width, dtype=self.dtype, name='proj')(mixed)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x; a CPU takes erf faster than erfc."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+class Mlp(nn.Module):
+    """Two layers with the exact (erf) GELU between them, [..., D] -> [..., D]."""
+
+    hidden_width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        hidden = Dense(self.hidden_width, dtype=self.dtype, name='fc1')(tokens)
+        return Dense(tokens.shape[-1], dtype=self.dtype, name='fc2')(gelu(hidden))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, [B, N, D] -> [B, N, D].
+
+    `branch_scale`, float32 [B, 2], multiplies what attention and the MLP add to each example.
+    """
+
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
+        def scaled(branch, index):
+            if branch_scale is None:
+                return branch
+            return branch * branch_scale[:, index, None, None].astype(branch.dtype)
+
+        hidden = LayerNorm(dtype=self.dtype, name='norm1')(tokens)
+        attention = Attention(self.heads, self.dtype, name='attention')
+        tokens = tokens + scaled(attention(hidden), 0)
+        hidden = LayerNorm(dtype=self.dtype, name='norm2')(tokens)
+        mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name='mlp')
+        return tokens + scaled(mlp(hidden), 1)
+
+
+class Transformer(nn.Module):
+    """`depth` blocks, [B, N, D] -> [B, N, D] of `dtype`.
+
+    Parameters are block_0 ... block_{depth-1}, with `scan` or without, so that a checkpoint does
+    not know of it. `remat` is one of `REMAT_POLICIES`. The first `frozen_blocks` have no backward
+    pass: the gradient of all that comes before the others is zero. `branch_scale`, float32
+    [B, depth, 2], is what each block's two branches are multiplied by; None multiplies nothing.
+    """
+
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: Any = jnp.float32
+    remat: str = 'none'
+    scan: bool = False
+    frozen_blocks: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        branch_scale: jax.Array | None = None,
+        after: Sequence[int] | None = None,
+    ) -> jax.Array | list[jax.Array]:
+        if self.remat not in REMAT_POLICIES:
+            names = ' | '.join(REMAT_POLICIES)
+            raise UserError(f'model.remat={self.remat!r} is unknown: use {names}.')
+        if not 0 <= self.frozen_blocks <= self.depth:
+            raise UserError(
+                f'{self.frozen_blocks} of {self.depth} blocks cannot be frozen: '
+                f'choose a number from 0 to {self.depth}.'
+            )
+        run = self._loop if self.is_initializing() or not self.scan else self._scan
+        tokens, start, outputs = tokens.astype(self.dtype), 0, {}
+        last = self.depth - 1
+        wanted = [last] if after is None else [_block_number(i, self.depth) for i in after]
+        for stop in sorted({self.frozen_blocks, self.depth, *(i + 1 for i in wanted)}):
+            tokens = run(tokens, branch_scale, range(start, stop))
+            if 0 < stop <= self.frozen_blocks:
+                tokens = jax.lax.stop_gradient(tokens)
+            start, outputs[stop - 1] = stop, tokens
+        return tokens if after is None else [outputs[i] for i in wanted]
+
+    def _loop(self, tokens: jax.Array, branch_scale: jax.Array | None, ids: range) -> jax.Array:
+        """These blocks, each compiled by itself."""
+        block = Block
+        if self.remat != 'none':
+            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat])
+        for i in ids:
+            scale = None if branch_scale is None else branch_scale[:, i]
+            layer = block(self.heads, self.mlp_ratio, self.dtype, name=f'block_{i}')
+            tokens = layer(tokens, scale)
+        return tokens
+
+    def _scan(self, tokens: jax.Array, branch_scale: jax.Array | None, ids: range) -> jax.Array:
+        """One compiled block, run over the stacked parameters of these."""
+        if not ids:
+            return tokens
+        block = Block(self.heads, self.mlp_ratio, self.dtype, parent=None)
+        blocks = [self.variables['params'][f'block_{i}'] for i in ids]
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+        if branch_scale is not None:
+            branch_scale = jnp.moveaxis(branch_scale[:, ids.start : ids.stop], 1, 0)
+
+        def step(tokens, layer):
+            params, scale = layer
+            return block.apply({'params': params}, tokens, scale), None
+
+        if self.remat != 'none':
+            # A scan's body needs no barrier against common subexpressions: the loop is one.
+            step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        return jax.lax.scan(step, tokens, (params, branch_scale))[0]
+
+
+def _block_number(index: int, depth: int) -> int:
+    """Counted from the end where negative, as in a list."""
+    if not -depth <= index < depth:
+        raise UserError(f'blocks={index}: the model has {depth} blocks, 0 to {depth - 1}.')
+    return index % depth
