@@ -1,5 +1,7 @@
 """What is drawn is worked out apart: patches cut in loops, attention and components by NumPy."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -40,6 +42,12 @@ def make_mae(**fields) -> MAE:
     return MAE(**sizes | decoder | fields)
 
 
+@functools.cache
+def parameters(model: MAE):
+    rngs = {'params': jax.random.key(0), 'mask': jax.random.key(1)}
+    return jax.jit(model.init)(rngs, np.zeros((1, *SHAPE), np.float32))['params']
+
+
 def know_by_heart(pixels: np.ndarray, target: str):
     """A model that draws `pixels`, whatever it is shown: (model, parameters).
 
@@ -47,8 +55,7 @@ def know_by_heart(pixels: np.ndarray, target: str):
     is to be predicted at each.
     """
     model = make_mae(target=target)
-    images = normalised(pixels)[None]
-    params = model.init({'params': jax.random.key(0), 'mask': jax.random.key(1)}, images)['params']
+    params = parameters(model)
     decoder = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), params['decoder'])
     places = np.eye(8, dtype=np.float32)
     decoder['pos_embed'] = places[:7][None]  # the cls token's, then six patches'
@@ -82,7 +89,7 @@ def test_a_model_that_knows_an_image_by_heart_draws_it(target):
 def test_a_sweep_hides_more_of_the_same_and_shows_what_becomes_of_it():
     model = make_mae()
     images = np.stack([normalised(photograph(seed)) for seed in range(3)])
-    params = model.init({'params': jax.random.key(0), 'mask': jax.random.key(1)}, images)['params']
+    params = parameters(model)
     noise = mask_noise(0, 3, 6)
     columns = sweep_columns(model, params, images, noise, [0.5, 0.675, 0.8], mean=MEAN, std=STD)
     assert list(columns) == [
@@ -117,10 +124,10 @@ def test_what_an_image_is_shown_without_depends_on_seed_and_place_alone():
 def test_many_images_go_through_in_parts():
     model = make_mae()
     images = np.stack([normalised(photograph(seed)) for seed in range(19)])
-    params = model.init({'params': jax.random.key(0), 'mask': jax.random.key(1)}, images)['params']
+    params = parameters(model)
     noise = mask_noise(0, 19, 6)
     prediction, mask = predict(model, params, images, noise, 0.5)
-    whole = model.clone(mask_ratio=0.5).apply({'params': params}, images, noise=noise)
+    whole = jax.jit(make_mae(mask_ratio=0.5).apply)({'params': params}, images, noise=noise)
     np.testing.assert_allclose(prediction, whole.prediction, atol=1e-5)
     np.testing.assert_array_equal(mask, whole.mask)
 
@@ -138,9 +145,9 @@ def test_a_ratio_that_hides_nothing_or_everything_is_refused(ratio):
 def make_encoder(depth: int, **fields):
     """(encoder, random parameters); all blocks but the last leave the tokens as they are."""
     encoder = Encoder(PATCH, width=8, depth=depth, heads=2, **fields)
-    params = encoder.init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32))['params']
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes['params'])
     for i in range(depth - 1):
         block = params['blocks'][f'block_{i}']
         for layer in (block['attention']['proj'], block['mlp']['fc2']):
@@ -244,7 +251,7 @@ def test_components_are_drawn_as_colours_that_use_the_whole_range():
     components, less_blank = pca_columns(encoder, params, images).values()
     grey = np.zeros((1, *SHAPE), np.float32)
     tokens, blank = (  # after the final norm, without the cls token
-        np.asarray(encoder.apply({'params': params}, x))[:, 1:] for x in (images, grey)
+        np.asarray(jax.jit(encoder.apply)({'params': params}, x))[:, 1:] for x in (images, grey)
     )
     check_colours(components, tokens)
     check_colours(less_blank, tokens - blank)

@@ -9,14 +9,14 @@ import argparse
 from collections.abc import Mapping
 
 import numpy as np
-from mae_jax.interop.tensor_files import replacing
-from mae_jax.interop.trained import read_config
 from PIL import Image
 
 import mae_jax
 from mae_jax.build_task import image_size, statistics
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute
+from mae_jax.interop.tensor_files import replacing
+from mae_jax.interop.trained import read_config
 from mae_jax.models.mae import MAE
 from mae_jax.patches import grid_size
 from mae_jax.pictures import grid, to_pixels
@@ -94,10 +94,10 @@ def run(args: argparse.Namespace) -> None:
 def check_out(out: str, overwrite: bool) -> None:
     """Refuses, before anything is computed, a file that could not be written in the end."""
     path = absolute(out)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f'--out={out} must end in {", ".join(SUFFIXES)}.')
     if path.is_dir():
         raise UserError(f'--out={out} is a directory: choose another name.')
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f'--out={out} must end in {", ".join(SUFFIXES)}.')
     if path.exists() and not overwrite:
         raise UserError(f'--out={out} exists and is kept: choose another name, or add --overwrite.')
 
