@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
-from ml_collections import ConfigDict
+from flax import linen as nn
 
 from mae_jax import build_task
 from mae_jax.errors import UserError
-from mae_jax.interop.trained import Trained, read_config, read_trained
+from mae_jax.interop.modules import Kind, differences, kind_of, make_module, shapes_of, some
+from mae_jax.interop.trained import Trained, flat, read_config, read_trained
 from mae_jax.models.classifier import BatchNorm, Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.positions import resize_positions
@@ -37,15 +37,13 @@ def load(path: str | os.PathLike, *, dtype: str = 'float32') -> tuple[MAE | Clas
     Raises:
       UserError: there is no such model, it is damaged, or it is an encoder without decoder or head.
     """
-    trained = _plain(read_trained(path), dtype)
-    if set(trained.params) == {'encoder'}:
+    module, trained = read_module(path, dtype)
+    if isinstance(module, Encoder):
         raise UserError(
             f'{path} has no decoder: it holds an encoder alone, which predicts no patches. Use '
             'mae_jax.load_encoder for its features; to reconstruct, take a checkpoint with '
             'decoder (of the official ones, mae_pretrain_*_full or mae_visualize_*).'
         )
-    module = make_module(trained)
-    _check_shapes(path, module, trained.params, trained.config)
     params = trained.params
     if trained.model_state:
         module = module.clone(batch_norm=False)
@@ -80,10 +78,9 @@ def load_encoder(
     Raises:
       UserError: there is no such model, it is damaged, or it does not fit what is asked.
     """
-    trained = _plain(read_trained(path), dtype)
+    _, trained = read_module(path, dtype)
     config, params = trained.config, dict(trained.params['encoder'])
-    module = build_task.make_encoder(config).clone(has_norm='norm' in params)
-    _check_shapes(path, module, params, config)
+    module = make_module(config, Kind('encoder', has_norm='norm' in params))
     if image_size is not None:
         wanted = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
         old = grid_size(build_task.image_size(config), module.patch_size)
@@ -106,13 +103,6 @@ def load_normalize(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
     return partial(normalize, **build_task.statistics(read_config(path)))
 
 
-def make_module(trained: Trained) -> MAE | Classifier:
-    """The module that the parameters are of; they include a decoder or a head."""
-    if 'decoder' in trained.params:
-        return build_task.make_mae(trained.config)
-    return build_task.make_classifier(trained.config, len(trained.params['head']['bias']))
-
-
 def adapt_channels(kernel: np.ndarray, old: int, new: int, how: str | None) -> np.ndarray:
     """A patch kernel [P*P*old, D] -> [P*P*new, D]; `how` is as of `load_encoder`.
 
@@ -132,11 +122,21 @@ def adapt_channels(kernel: np.ndarray, old: int, new: int, how: str | None) -> n
     return (cells * (old / new)).reshape(-1, kernel.shape[-1]).astype(np.float32)
 
 
-def _plain(trained: Trained, dtype: str) -> Trained:
-    """With a config of its own, of a model that is computed in the plain way."""
+def read_module(path: str | os.PathLike, dtype: str = 'float32') -> tuple[nn.Module, Trained]:
+    """A trained model and its module, an `Encoder` where there is no more; one fits the other.
+
+    Raises:
+      UserError: as of `load`.
+    """
+    trained = read_trained(path)
     config = trained.config.copy_and_resolve_references()
-    config.model.update(dtype=dtype, remat='none', scan=False)
-    return trained._replace(config=config)
+    config.model.dtype = dtype
+    tensors = flat(trained)
+    kind = kind_of(tensors)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if problems := differences(found, shapes_of(config, kind)):
+        raise UserError(f'{path} holds another model than its config says: {some(problems)}.')
+    return make_module(config, kind), trained._replace(config=config)
 
 
 def _folded(params: Any, statistics: Any) -> Any:
@@ -147,22 +147,3 @@ def _folded(params: Any, statistics: Any) -> Any:
     bias = head['bias'] - statistics['mean'] @ kernel
     folded = {'kernel': kernel.astype(np.float32), 'bias': bias.astype(np.float32)}
     return params | {'head': folded}
-
-
-def _check_shapes(path: str | os.PathLike, module: Any, params: Any, config: ConfigDict) -> None:
-    """Holds parameters to what the config says they are."""
-    images = jnp.zeros((1, *build_task.image_size(config), config.dataset.channels))
-    rngs = {'params': jax.random.key(0), 'mask': jax.random.key(0)}
-    wanted = jax.eval_shape(module.init, rngs, images)['params']
-    wanted, found = (
-        {name: x.shape for name, x in traverse_util.flatten_dict(tree, sep='/').items()}
-        for tree in (wanted, params)
-    )
-    differing = [
-        f'{name}: {found.get(name, "missing")}, where {wanted.get(name, "nothing")} is due'
-        for name in sorted(wanted.keys() | found.keys())
-        if wanted.get(name) != found.get(name)
-    ]
-    if differing:
-        shown = '; '.join(differing[:5]) + ('; ...' if len(differing) > 5 else '')
-        raise UserError(f'{path} holds another model than its config says ({shown}).')

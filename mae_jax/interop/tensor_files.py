@@ -54,7 +54,10 @@ def write_safetensors(
     # The library writes an array's memory as it lies: a transposed view would come out wrong.
     dense = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     with replacing(path) as fresh:
+        Path(fresh).touch()
+        mode = os.stat(fresh).st_mode
         save_file(dense, fresh, metadata=metadata)
+        os.chmod(fresh, mode)  # the library's own are for nobody else to read
 
 
 def read_npz(path: str | os.PathLike) -> Tensors:

@@ -1,0 +1,59 @@
+"""Converts weights between formats, number by number the same.
+
+    mae-jax convert mae_pretrain_vit_base.pth mae.safetensors    official -> ours
+    mae-jax convert facebook/vit-mae-base mae.safetensors        a Hugging Face directory -> ours
+    mae-jax convert runs/vit_base vit_base                       a run -> Hugging Face directory
+    mae-jax convert runs/vit_base vit_base.safetensors           a run -> one file
+    mae-jax convert runs/vit_base vit_base.pth                   a run -> official names
+
+Read are runs and their checkpoints, our own file, and the ViTs of the official MAE (encoder, with
+decoder, fine-tuned), Hugging Face (ViTMAE, ViT), timm, DeiT, MoCo v3, DINO, vision_transformer and
+big_vision. What is written is read again and compared; where timm and transformers are installed,
+a batch goes through their model and ours.
+"""
+
+import argparse
+
+from mae_jax.pretext.targets import TARGETS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument('source', metavar='SRC', help='a run, a checkpoint, a file, a directory')
+    parser.add_argument('destination', metavar='DST', help='the file or directory to write')
+    parser.add_argument(
+        '--to',
+        metavar='FORMAT',
+        help='mae_jax (.safetensors) | official (.pth or .safetensors; also timm and DeiT) | '
+        'huggingface (a directory) | augreg | big_vision (.npz); unset: by the name of DST',
+    )
+    parser.add_argument('--encoder_only', action='store_true', help='leave decoder and head out')
+    parser.add_argument('--overwrite', action='store_true', help='replace DST where it exists')
+    parser.add_argument('--no_run', action='store_true', help='do not run a batch to compare')
+    facts = parser.add_argument_group('what SRC does not state, or states wrongly')
+    facts.add_argument('--heads', type=int, help='of the encoder; unset: by its width')
+    facts.add_argument('--decoder_heads', type=int, help='unset: 16, if it is 512 wide')
+    facts.add_argument('--mask_ratio', type=float, help='unset: 0.75')
+    facts.add_argument('--target', choices=sorted(TARGETS), help='unset: normalized_pixel')
+    facts.add_argument('--mean', type=float, nargs='+', help='of each channel; unset: ImageNet')
+    facts.add_argument('--std', type=float, nargs='+', help='of each channel; unset: ImageNet')
+    facts.add_argument(
+        '--image_size', type=int, nargs=2, metavar=('H', 'W'), help='unset: a square'
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the command."""
+    from mae_jax.interop.convert import convert
+
+    facts = ('heads', 'decoder_heads', 'mask_ratio', 'target', 'mean', 'std', 'image_size')
+    given = {name: getattr(arguments, name) for name in facts}
+    convert(
+        arguments.source,
+        arguments.destination,
+        to='official' if arguments.to == 'timm' else arguments.to,
+        encoder_only=arguments.encoder_only,
+        overwrite=arguments.overwrite,
+        run=not arguments.no_run,
+        given={name: value for name, value in given.items() if value is not None},
+    )

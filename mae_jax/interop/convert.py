@@ -1,0 +1,190 @@
+"""From one library's checkpoint to another's, by way of our own."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mae_jax.build_task import image_size, make_architecture
+from mae_jax.errors import UserError
+from mae_jax.find_checkpoint import absolute
+from mae_jax.interop import huggingface
+from mae_jax.interop.check import check
+from mae_jax.interop.foreign import read_foreign
+from mae_jax.interop.modules import kind_of
+from mae_jax.interop.tensor_files import (
+    read_safetensors_metadata,
+    replacing,
+    write_npz,
+    write_pth,
+    write_safetensors,
+)
+from mae_jax.interop.trained import HEADER, Trained, flat, read_trained, write_trained
+from mae_jax.interop.translate import to_ours, to_theirs
+
+FORMATS = {
+    'mae_jax': ('.safetensors',),
+    'official': ('.pth', '.safetensors'),
+    'huggingface': ('',),
+    'augreg': ('.npz',),
+    'big_vision': ('.npz',),
+}
+"""What can be written, and how such names end ('' is a directory's); the first is meant by them."""
+
+
+def convert(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    to: str | None = None,
+    encoder_only: bool = False,
+    overwrite: bool = False,
+    run: bool = True,
+    given: dict[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Reads a checkpoint of any format, and writes it in another.
+
+    What was written is read again, and compared to the bit; then the model is run beside the
+    other library's, where that is installed.
+
+    Args:
+      source: a work directory, one of its checkpoints, a file of ours, or another library's.
+      destination: the file or directory to write.
+      to: one of `FORMATS`; None goes by the name of `destination`.
+      encoder_only: leave decoder and head out.
+      overwrite: replace `destination` where it exists.
+      run: False does not run the models.
+      given: what the source does not state, see `describe.py`.
+      say: is told what was read, assumed, left out and checked.
+
+    Raises:
+      UserError: the source cannot be read or has no counterpart in the format, or the destination
+        exists. Nothing is written then.
+    """
+    to = _format_of(destination, to)
+    if absolute(destination).exists() and not overwrite:
+        raise UserError(f'{destination} exists: give --overwrite to replace it, or another name.')
+    trained, checked = _read(source, given or {}, run, say)
+    if encoder_only:
+        trained = trained._replace(params={'encoder': trained.params['encoder']}, model_state={})
+    if not kind_of(flat(trained)).has_norm and to != 'mae_jax':
+        raise UserError(
+            f'{source} was fine-tuned with mean pooling, so that its encoder has no final norm, '
+            f"which '{to}' needs: convert to 'mae_jax', or the whole classifier to 'official'."
+        )
+    say(summary(trained))
+    with replacing(destination) as fresh:
+        write(fresh, trained, to)
+        again, rechecked = _read(fresh, _facts(trained), run)
+        _check_same(fresh, trained, again)
+    for when, told in (('as read', checked), ('as written', rechecked)):
+        if told:
+            say(f'{when}: {told}')
+    say(f'{destination} is written.')
+
+
+def write(path: str | os.PathLike, trained: Trained, to: str) -> None:
+    """Writes a model in one of the `FORMATS`."""
+    if to == 'mae_jax':
+        write_trained(path, trained)
+        return
+    tensors = to_theirs(trained, to)
+    if to == 'huggingface':
+        huggingface.write(path, tensors, trained.config, kind_of(flat(trained)))
+    elif to == 'augreg':
+        write_npz(path, tensors)
+    elif to == 'big_vision':
+        write_npz(path, {f'params/{name}': tensor for name, tensor in tensors.items()})
+    elif os.fspath(path).endswith('.pth'):
+        write_pth(path, tensors)
+    else:
+        write_safetensors(path, tensors, {'format': 'pt'})
+
+
+def is_ours(path: str | os.PathLike) -> bool:
+    """Whether `read_trained` reads it, rather than `read_foreign`."""
+    path = absolute(path)
+    if not path.exists():
+        raise UserError(f'{path} does not exist.')
+    if path.is_dir():
+        return path.name.isdecimal() or (path / 'checkpoints').exists()
+    return path.suffix == '.safetensors' and HEADER in read_safetensors_metadata(path)
+
+
+def summary(trained: Trained) -> str:
+    """One line: what it is, how large, of which step."""
+    config, tensors = trained.config, flat(trained)
+    sizes, kind = make_architecture(config.model), kind_of(tensors)
+    height, width = image_size(config)
+    what = {'mae': 'autoencoder', 'encoder': 'encoder'}.get(kind.name)
+    told = (
+        f'{what or f"classifier of {kind.classes} classes"}: '
+        f'{sum(x.size for x in tensors.values()):,} numbers; encoder {sizes["width"]} wide, '
+        f'{sizes["depth"]} blocks of {sizes["heads"]} heads, patch {sizes["patch_size"]}, images '
+        f'{height} x {width} x {config.dataset.channels}'
+    )
+    return told if trained.step is None else f'{told}; step {trained.step:,}'
+
+
+def _format_of(destination: str | os.PathLike, to: str | None) -> str:
+    suffix = Path(destination).suffix
+    fitting = [name for name, suffixes in FORMATS.items() if suffix in suffixes]
+    if to is None and fitting:
+        return fitting[0]
+    if to not in fitting:
+        ways = '; '.join(f'{n}: {" or ".join(s) or "a directory"}' for n, s in FORMATS.items())
+        raise UserError(f'{destination} does not name what is to be written ({ways}).')
+    return to
+
+
+def _read(
+    path: str | os.PathLike,
+    given: dict[str, Any],
+    run: bool,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Trained, str | None]:
+    """(model, what running it beside the other library's showed)."""
+    if is_ours(path):
+        return read_trained(path), None
+    foreign = read_foreign(path)
+    try:
+        trained = to_ours(foreign, given, say)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    return trained, check(foreign, trained) if run else None
+
+
+def _facts(trained: Trained) -> dict[str, Any]:
+    """What a file of another library may not state, so that nothing is assumed in reading it."""
+    config = trained.config
+    facts = dict(
+        heads=make_architecture(config.model)['heads'],
+        image_size=image_size(config),
+        mean=config.dataset.mean,
+        std=config.dataset.std,
+    )
+    if 'decoder' in trained.params:
+        facts |= dict(
+            decoder_heads=config.model.decoder_heads,
+            mask_ratio=config.mask.ratio,
+            target=config.target.name,
+        )
+    return facts
+
+
+def _check_same(path: str, trained: Trained, again: Trained) -> None:
+    before, after = flat(trained), flat(again)
+    differing = [
+        name
+        for name in before.keys() | after.keys()
+        if name not in before
+        or name not in after
+        or not np.array_equal(before[name], after[name], equal_nan=True)
+    ]
+    if differing:
+        raise UserError(
+            f'{path} does not read as it was written ({differing[0]}): is the disk full?'
+        )

@@ -1,0 +1,174 @@
+"""Checkpoints of other libraries on disk: which spelling they are in, and what else they state."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mae_jax.errors import UserError
+from mae_jax.find_checkpoint import absolute
+from mae_jax.interop import huggingface
+from mae_jax.interop.spellings import hub_name
+from mae_jax.interop.tensor_files import (
+    Tensors,
+    damaged,
+    read_npz,
+    read_pth,
+    read_safetensors,
+)
+
+SUFFIXES = ('.pth', '.pt', '.bin', '.tar', '.safetensors', '.npz')
+WEIGHTS_OF_A_DIRECTORY = ('model.safetensors', 'pytorch_model.bin')
+WRAPPERS = ('model', 'state_dict', 'teacher')
+"""Under which key a training checkpoint holds its tensors: MAE and DeiT, MoCo v3, DINO."""
+PREFIXES = ('module.base_encoder.', 'module.backbone.', 'base_encoder.', 'backbone.', 'module.')
+"""What stands before the encoder's names; of several networks the first is taken."""
+
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+INCEPTION = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+MOCO_SMALL = dict(width=(384,), heads=12)
+"""MoCo v3's small ViT has heads half as wide as anyone else's."""
+
+
+class Foreign(NamedTuple):
+    """What a checkpoint of another library holds, under that library's names."""
+
+    spelling: str
+    """A key of `spellings.SPELLINGS`."""
+    tensors: Tensors
+    stated: dict[str, Any]
+    """What the file says, or what is known of its kind, beside the tensors; see `describe.py`."""
+    left_out: list[str]
+    """Names of tensors that have no part in the model, such as a projector."""
+
+
+def read_foreign(path: str | os.PathLike) -> Foreign:
+    """Reads a file, or a directory of Hugging Face's or timm's.
+
+    Raises:
+      UserError: it is missing, damaged, of an unknown kind, or would run code.
+    """
+    path, stated = absolute(path), {}
+    if path.is_dir():
+        stated = _read_configs(path)
+        found = [path / name for name in WEIGHTS_OF_A_DIRECTORY if (path / name).exists()]
+        if not found:
+            names = ' or '.join(WEIGHTS_OF_A_DIRECTORY)
+            raise UserError(f'{path} is a directory without {names}: give a file of weights.')
+        path = found[0]
+    if path.suffix not in SUFFIXES:
+        raise UserError(f'{path} is of an unknown kind: a name ends in {", ".join(SUFFIXES)}.')
+    if path.suffix == '.safetensors':
+        tensors = read_safetensors(path)[0]
+    elif path.suffix == '.npz':
+        tensors = read_npz(path)
+    else:
+        tensors, said = _unwrap(path, read_pth(path))
+        stated = said | stated
+    tensors = {name: _float32(path, name, tensor) for name, tensor in tensors.items()}
+    return _recognise(path, tensors, stated)
+
+
+def _unwrap(path: os.PathLike, content: Any) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a PyTorch checkpoint, and what it says beside them."""
+    import torch
+
+    if not isinstance(content, Mapping):
+        raise damaged(path, 'PyTorch', f'it holds a {type(content).__name__}, not named tensors')
+    inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), content)
+    tensors = {str(name): x for name, x in inner.items() if isinstance(x, torch.Tensor)}
+    if not tensors:
+        raise damaged(path, 'PyTorch', 'it holds no named tensors')
+    arrays = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.bfloat16:  # NumPy has none
+            tensor = tensor.float()
+        arrays[name] = tensor.detach().numpy()
+    return arrays, _said(content.get('args'))
+
+
+def _said(args: Any) -> dict[str, Any]:
+    """What the command line of an official training run tells of the model."""
+    said = vars(args) if isinstance(args, argparse.Namespace) else {}
+    stated = {}
+    if isinstance(said.get('norm_pix_loss'), bool):
+        stated['target'] = 'normalized_pixel' if said['norm_pix_loss'] else 'pixel'
+    if isinstance(said.get('mask_ratio'), float) and 0 < said['mask_ratio'] < 1:
+        stated['mask_ratio'] = said['mask_ratio']
+    return stated
+
+
+def _read_configs(path: os.PathLike) -> dict[str, Any]:
+    """What the JSON files beside Hugging Face's or timm's weights state."""
+    stated = {}
+    for name, read in (
+        ('config.json', huggingface.read_config),
+        ('preprocessor_config.json', huggingface.read_preprocessor),
+    ):
+        if (path / name).exists():
+            try:
+                stated |= read(json.loads((path / name).read_text()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise damaged(path / name, 'configuration', error) from error
+    return stated
+
+
+def _float32(path: os.PathLike, name: str, tensor: np.ndarray) -> np.ndarray:
+    """Parameters are float32 here: shorter ones lose nothing, longer ones are refused."""
+    if tensor.dtype == np.float64:
+        raise UserError(f'{path}: {name} is float64, and would be rounded: save it as float32.')
+    return np.asarray(tensor, np.float32) if tensor.dtype.kind in 'fV' else tensor
+
+
+def _recognise(path: os.PathLike, tensors: Tensors, stated: dict[str, Any]) -> Foreign:
+    """Names without their wrapping, and the spelling they are in."""
+    if any('Transformer/' in name for name in tensors):
+        return _flax_vit(tensors, stated)
+    if any(name.endswith('embeddings.cls_token') for name in tensors):
+        tensors = {hub_name(name): tensor for name, tensor in tensors.items()}
+        return _leaving_out('huggingface', tensors, ('vit.pooler.',), stated)
+    own, left_out, prefix = _without_prefix(tensors)
+    if 'patch_embed.proj.weight' not in own:
+        some = ', '.join(sorted(tensors)[:3])
+        raise UserError(f'{path} holds no Vision Transformer that is known here (it has {some}).')
+    width = own['patch_embed.proj.weight'].shape[:1]
+    if 'base_encoder' in prefix and width == MOCO_SMALL['width']:
+        stated = {'heads': MOCO_SMALL['heads']} | stated
+    if 'head.1.weight' in own and 'head.0.running_mean' in own and not prefix:
+        own.pop('head.0.num_batches_tracked', None)  # counts, and is used for nothing
+        return Foreign('official_probe', own, stated, left_out)
+    projector = ('head.',) if 'head.weight' not in own else ()  # of more layers than one
+    found = _leaving_out('official', own, projector, stated)
+    return found._replace(left_out=left_out + found.left_out)
+
+
+def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str], str]:
+    """(the encoder's tensors under their own names, names of other networks, prefix)."""
+    for prefix in PREFIXES:
+        if f'{prefix}cls_token' in tensors:
+            own = {n[len(prefix) :]: x for n, x in tensors.items() if n.startswith(prefix)}
+            return own, [name for name in tensors if not name.startswith(prefix)], prefix
+    return tensors, [], ''
+
+
+def _flax_vit(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
+    # big_vision keeps parameters under params/, and the optimiser's state beside them.
+    left_out = []
+    if any(name.startswith('params/') for name in tensors):
+        left_out = [name for name in tensors if not name.startswith('params/')]
+        tensors = {n[7:]: x for n, x in tensors.items() if n.startswith('params/')}
+    spelling = 'big_vision' if 'pos_embedding' in tensors else 'augreg'
+    unused = ('pre_logits/', 'head/') if 'pre_logits/kernel' in tensors else ()
+    found = _leaving_out(spelling, tensors, unused, INCEPTION | stated)
+    return found._replace(left_out=left_out + found.left_out)
+
+
+def _leaving_out(
+    spelling: str, tensors: Tensors, prefixes: tuple[str, ...], stated: dict[str, Any]
+) -> Foreign:
+    left_out = [name for name in tensors if name.startswith(prefixes)]
+    kept = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    return Foreign(spelling, kept, stated, left_out)

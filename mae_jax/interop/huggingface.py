@@ -1,0 +1,129 @@
+"""Hugging Face's directories, and the JSON files beside its and timm's weights."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mae_jax.build_task import image_size, make_architecture
+from mae_jax.errors import UserError
+from mae_jax.interop.modules import Kind
+from mae_jax.interop.tensor_files import write_safetensors
+
+ARCHITECTURES = {
+    'mae': 'ViTMAEForPreTraining',
+    'classifier': 'ViTForImageClassification',
+    'encoder': 'ViTModel',
+}
+"""Hugging Face's class for a kind of model."""
+
+
+def read_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What config.json states, in the words of `describe.py`.
+
+    Raises:
+      UserError: it is that of a model which is computed in another way than ours.
+    """
+    if 'architecture' in config:  # timm's
+        return read_timm(config)
+    expected = {'hidden_act': 'gelu', 'qkv_bias': True}
+    for field, value in expected.items():
+        if config.get(field, value) != value:
+            raise UserError(
+                f'config.json says {field}={config[field]!r}, and the ViT of MAE has {value!r}.'
+            )
+    names = {
+        'num_attention_heads': 'heads',
+        'decoder_num_attention_heads': 'decoder_heads',
+        'mask_ratio': 'mask_ratio',
+        'image_size': 'image_size',
+    }
+    stated = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    if 'norm_pix_loss' in config:
+        stated['target'] = 'normalized_pixel' if config['norm_pix_loss'] else 'pixel'
+    return stated
+
+
+def read_timm(config: dict[str, Any]) -> dict[str, Any]:
+    """What timm's config.json states; its architecture's name tells no number."""
+    data = config.get('pretrained_cfg', {})
+    stated = {name: tuple(data[name]) for name in ('mean', 'std') if name in data}
+    if 'input_size' in data:
+        stated['image_size'] = tuple(data['input_size'][1:])
+    return stated
+
+
+def read_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
+    """Mean and standard deviation of preprocessor_config.json."""
+    names = {'image_mean': 'mean', 'image_std': 'std'}
+    return {ours: tuple(config[theirs]) for theirs, ours in names.items() if theirs in config}
+
+
+def write(
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], config: ConfigDict, kind: Kind
+) -> None:
+    """Writes the directory that transformers' `from_pretrained` opens."""
+    files = {
+        'config.json': make_config(config, kind),
+        'preprocessor_config.json': make_preprocessor(config),
+    }
+    directory = Path(path)
+    directory.mkdir()
+    for name, content in files.items():
+        (directory / name).write_text(json.dumps(content, indent=2) + '\n')
+    write_safetensors(directory / 'model.safetensors', tensors, {'format': 'pt'})
+
+
+def make_config(config: ConfigDict, kind: Kind) -> dict[str, Any]:
+    """config.json for a model of ours."""
+    model, sizes, size = config.model, make_architecture(config.model), image_size(config)
+    made = {
+        'architectures': [ARCHITECTURES[kind.name]],
+        'model_type': 'vit_mae' if kind.name == 'mae' else 'vit',
+        'hidden_size': sizes['width'],
+        'num_hidden_layers': sizes['depth'],
+        'num_attention_heads': sizes['heads'],
+        'intermediate_size': 4 * sizes['width'],
+        'patch_size': sizes['patch_size'],
+        'image_size': size[0] if size[0] == size[1] else list(size),
+        'num_channels': config.dataset.channels,
+        'hidden_act': 'gelu',
+        'qkv_bias': True,
+        'layer_norm_eps': 1e-6,
+        'hidden_dropout_prob': 0.0,
+        'attention_probs_dropout_prob': 0.0,
+        'initializer_range': 0.02,
+    }
+    if kind.name == 'mae':
+        made |= {
+            'decoder_hidden_size': model.decoder_width,
+            'decoder_num_hidden_layers': model.decoder_depth,
+            'decoder_num_attention_heads': model.decoder_heads,
+            'decoder_intermediate_size': 4 * model.decoder_width,
+            'mask_ratio': config.mask.ratio,
+            'norm_pix_loss': config.target.name == 'normalized_pixel',
+        }
+    if kind.name == 'classifier':
+        made['id2label'] = {str(i): f'LABEL_{i}' for i in range(kind.classes)}
+        made['label2id'] = {f'LABEL_{i}': i for i in range(kind.classes)}
+    return made
+
+
+def make_preprocessor(config: ConfigDict) -> dict[str, Any]:
+    """preprocessor_config.json: evaluation's normalisation, at the image size of the model."""
+    height, width = image_size(config)
+    return {
+        'image_processor_type': 'ViTImageProcessor',
+        'do_normalize': True,
+        'do_rescale': True,
+        'do_resize': True,
+        'image_mean': list(config.dataset.mean),
+        'image_std': list(config.dataset.std),
+        'rescale_factor': 1 / config.dataset.scale,
+        'resample': 3,  # Pillow's number for bicubic
+        'size': {'height': height, 'width': width},
+    }

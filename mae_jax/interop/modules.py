@@ -1,0 +1,79 @@
+"""Which module parameters are of, and what names and shapes it wants them to have."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from mae_jax import build_task
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Kind(NamedTuple):
+    """What a model consists of."""
+
+    name: str
+    """'mae', 'classifier' or 'encoder'."""
+    classes: int | None = None
+    """Of a classifier."""
+    has_norm: bool = True
+    """Whether an encoder by itself ends in a norm: fine-tuning with mean pooling removes it."""
+
+
+def kind_of(tensors: Mapping[str, Any]) -> Kind:
+    """The kind of a model with parameters of these names."""
+    parts = {name.split('/')[0] for name in tensors}
+    if 'decoder' in parts:
+        return Kind('mae')
+    if 'head' in parts:
+        return Kind('classifier', tensors['head/bias'].shape[0])
+    return Kind('encoder', has_norm='encoder/norm/scale' in tensors)
+
+
+def make_module(config: ConfigDict, kind: Kind) -> nn.Module:
+    """The `MAE`, `Classifier` or `Encoder` of a config, computed in the plain way."""
+    config = config.copy_and_resolve_references()
+    config.model.update(remat='none', scan=False)
+    if kind.name == 'mae':
+        return build_task.make_mae(config)
+    if kind.name == 'classifier':
+        return build_task.make_classifier(config, kind.classes)
+    return build_task.make_encoder(config).clone(has_norm=kind.has_norm)
+
+
+def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
+    """Name -> shape of every tensor that the model has, running statistics included."""
+    module = make_module(config, kind)
+    images = jnp.zeros((1, *build_task.image_size(config), config.dataset.channels))
+    rngs = {'params': jax.random.key(0), 'mask': jax.random.key(0)}
+    variables = dict(jax.eval_shape(module.init, rngs, images))
+    params = variables.pop('params')
+    flat = traverse_util.flatten_dict(
+        ({'encoder': params} if kind.name == 'encoder' else params) | variables, sep='/'
+    )
+    return {name: tuple(array.shape) for name, array in flat.items()}
+
+
+def differences(found: Shapes, wanted: Shapes) -> list[str]:
+    """A few words for each tensor that is missing, unknown, or of another shape."""
+
+    def words(name: str) -> str:
+        if name not in found:
+            return f'{name} is missing'
+        if name not in wanted:
+            return f'{name} is unknown'
+        return f'{name} has shape {found[name]}, not {wanted[name]}'
+
+    names = sorted(found.keys() | wanted.keys())
+    return [words(name) for name in names if found.get(name) != wanted.get(name)]
+
+
+def some(words: list[str], count: int = 8) -> str:
+    """The first few, and how many more there are."""
+    more = len(words) - count
+    return '; '.join(words[:count]) + (f'; and {more} more' if more > 0 else '')
