@@ -1,34 +1,119 @@
-"""What a trained model sees in images: reconstructions, attention, principal components.
+"""What a trained model makes of images, as one picture: `mae-jax visualize`.
 
 Images are float32 [B,H,W,C], normalised. What is to be drawn is title -> uint8 [B,H,W,3], a column
 of `mae_jax.pictures.grid` each.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
+from mae_jax.build_task import image_size, statistics
 from mae_jax.data.sources import FolderSource
 from mae_jax.data.transforms import eval_transform
 from mae_jax.errors import UserError
-from mae_jax.keys import key_for
+from mae_jax.find_checkpoint import absolute
+from mae_jax.interop.load import load, load_encoder
+from mae_jax.interop.tensor_files import replacing
+from mae_jax.interop.trained import read_config
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import Encoder
-from mae_jax.pictures import enlarge, heat
-from mae_jax.pretext.masking import draw_noise
-from mae_jax.reconstruct import reconstruction_columns
+from mae_jax.patches import grid_size
+from mae_jax.pictures import enlarge, grid, heat, to_pixels
+from mae_jax.reconstruct import Columns, in_batches, mask_noise, sweep_columns
+from mae_jax.tasks.preprocess import normalize
 
-BATCH = 16
-"""Images that go through a model at once."""
 PERCENTILES = (1, 99)
 """Of a principal component over all patches: shown as darkest and brightest."""
-Columns = dict[str, np.ndarray]
+SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
-def read_images(paths: Sequence[str], **options: Any) -> np.ndarray:
+def visualize(
+    checkpoint: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    show: str = 'reconstruction',
+    mask_ratios: Sequence[float] = (),
+    strategy: str | None = None,
+    seed: int = 0,
+    block: int = -1,
+    overwrite: bool = False,
+) -> None:
+    """Writes a picture with a row for each image.
+
+    Args:
+      checkpoint: a work directory, one of its checkpoints, or a file that `mae-jax convert` wrote.
+      images: image files; they are resized and cropped as for evaluation.
+      out: the file to write, PNG or JPEG; PNG keeps every pixel.
+      show: 'reconstruction', 'attention' of the cls token, or 'pca' of the patch features.
+      mask_ratios: shares to hide; of several, what one hides the next larger one hides too. None
+        given: the one of the model's config.
+      strategy: of masking; None is that of the config.
+      seed: of the masks.
+      block: whose attention or features: 0 the first, -1 the last.
+      overwrite: whether `out` may exist.
+
+    Raises:
+      UserError: something that does not work, by name; nothing is written then.
+    """
+    check_out(out, overwrite)
+    config = read_config(checkpoint)
+    data = config.dataset
+    pixels = read_images(
+        images,
+        image_size=image_size(config),
+        channels=data.channels,
+        apply_exif=data.get('apply_exif', False),
+        crop_share=data.get('eval_crop_share'),
+    )
+    inputs = np.asarray(normalize(pixels, **statistics(config)))
+    undo = dict(mean=data.mean, std=data.std)
+    if show == 'reconstruction':
+        model, params = _load_mae(checkpoint)
+        rows, columns = grid_size(inputs.shape[1:3], model.patch_size)
+        strategy = strategy or model.mask_strategy
+        noise = mask_noise(seed, len(inputs), rows * columns, strategy)
+        ratios = mask_ratios or (model.mask_ratio,)
+        drawn = sweep_columns(model, params, inputs, noise, ratios, **undo)
+    elif show in FEATURES:
+        encoder, params = load_encoder(checkpoint)
+        drawn = {'original': to_pixels(inputs, **undo)}
+        drawn |= FEATURES[show](encoder, params, inputs, block)
+    else:
+        shows = ' | '.join(('reconstruction', *FEATURES))
+        raise UserError(f'show={show!r} is unknown: choose {shows}.')
+    with replacing(out) as fresh:
+        Image.fromarray(grid(drawn)).save(fresh, quality=95)
+
+
+def check_out(out: str | os.PathLike, overwrite: bool) -> None:
+    """Refuses, before anything is computed, a file that should not be written in the end."""
+    path = absolute(out)
+    if path.is_dir():
+        raise UserError(f'--out={out} is a directory: choose another name.')
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f'--out={out} must end in {", ".join(SUFFIXES)}.')
+    if path.exists() and not overwrite:
+        raise UserError(f'--out={out} exists and is kept: choose another name, or add --overwrite.')
+
+
+def _load_mae(checkpoint: str | os.PathLike) -> tuple[MAE, Any]:
+    model, params = load(checkpoint)
+    if not isinstance(model, MAE):
+        raise UserError(
+            f'{checkpoint} is a classifier and has no decoder: name the pretraining run it came '
+            'from, or look at its encoder with --show=attention or --show=pca.'
+        )
+    return model, params
+
+
+def read_images(paths: Sequence[str | os.PathLike], **options: Any) -> np.ndarray:
     """[B,H,W,C], of the files' dtype: as evaluation sees them.
 
     Args:
@@ -40,70 +125,8 @@ def read_images(paths: Sequence[str], **options: Any) -> np.ndarray:
     """
     if not paths:
         raise UserError('there is no image to look at: name one or more image files.')
-    source = FolderSource('', list(paths), None, [])
+    source = FolderSource('', [os.fspath(path) for path in paths], None, [])
     return np.stack([eval_transform(source[i], **options) for i in range(len(source))])
-
-
-def mask_noise(seed: int, images: int, num_patches: int, strategy: str = 'random') -> np.ndarray:
-    """Float32 [B,N] for `MAE`: a draw for each place, however many images there are.
-
-    The same noise at a larger mask ratio hides the same patches, and more.
-    """
-    keys = [key_for(seed, 'visualize', place) for place in range(images)]
-    return np.concatenate([draw_noise(key, 1, num_patches, strategy) for key in keys])
-
-
-def predict(
-    model: MAE, params: Any, images: np.ndarray, noise: np.ndarray, mask_ratio: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the model makes of images of which `mask_ratio` is hidden.
-
-    Returns:
-      prediction float32 [B,N,P*P*C], in the space of the target, and mask bool [B,N].
-
-    Raises:
-      UserError: the ratio hides nothing, or everything.
-    """
-    model = model.clone(mask_ratio=mask_ratio)
-
-    @jax.jit
-    def run(params, images, noise):
-        output = model.apply({'params': params}, images, noise=noise)
-        return output.prediction, output.mask
-
-    return _in_batches(run, params, images, noise)
-
-
-def sweep_columns(
-    model: MAE,
-    params: Any,
-    images: np.ndarray,
-    noise: np.ndarray,
-    ratios: Sequence[float],
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Columns:
-    """Original, then for each mask ratio what was left of it, and what the model made of that.
-
-    A single ratio has the four columns of `reconstruction_columns`.
-    """
-    columns = {}
-    for ratio in ratios:
-        found = reconstruction_columns(
-            images,
-            *predict(model, params, images, noise, ratio),
-            patch_size=model.patch_size,
-            normalized_target=model.target == 'normalized_pixel',
-            mean=mean,
-            std=std,
-        )
-        if len(ratios) == 1:
-            return found
-        columns['original'] = found['original']
-        for title in ('masked', 'reconstruction + visible'):
-            columns[f'{title}, {100 * ratio:g} %'] = found[title]
-    return columns
 
 
 def cls_attention(encoder: Encoder, params: Any, images: np.ndarray, block: int = -1) -> np.ndarray:
@@ -132,7 +155,7 @@ def cls_attention(encoder: Encoder, params: Any, images: np.ndarray, block: int 
         (weights,) = sown['intermediates']['blocks'][name]['attention']['weights']
         return weights[:, :, 0, 1:].reshape(len(images), encoder.heads, rows, -1)
 
-    return _in_batches(run, params, images)
+    return in_batches(run, params, images)
 
 
 def attention_columns(
@@ -186,7 +209,7 @@ def pca_columns(encoder: Encoder, params: Any, images: np.ndarray, block: int = 
         shares = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
         return enlarge(np.rint(255 * shares).astype(np.uint8), encoder.patch_size)
 
-    features = _in_batches(run, params, images)
+    features = in_batches(run, params, images)
     blank = np.asarray(run(params, np.zeros_like(images[:1])))
     return {
         'principal components': drawn(features),
@@ -194,8 +217,5 @@ def pca_columns(encoder: Encoder, params: Any, images: np.ndarray, block: int = 
     }
 
 
-def _in_batches(run: Callable, params: Any, *arrays: np.ndarray) -> Any:
-    """`run(params, *arrays)`, `BATCH` rows at a time so that memory stays bounded; numpy."""
-    starts = range(0, len(arrays[0]), BATCH)
-    parts = [run(params, *(array[i : i + BATCH] for array in arrays)) for i in starts]
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+FEATURES = {'attention': attention_columns, 'pca': pca_columns}
+"""What can be shown of an encoder."""

@@ -46,7 +46,7 @@ def test_each_title_stands_above_the_middle_of_its_own_column():
 def test_a_title_that_is_too_long_goes_on_below():
     black = np.zeros((1, 64, 64, 3), np.uint8)
     short = grid({'masked': black, 'reconstruction': black})
-    long = grid({'masked': black, 'reconstruction + visible, 62.5 %': black})
+    long = grid({'masked': black, 'reconstruction + visible, 62.5%': black})
     assert len(long) - len(short) == FONT_SIZE + MARGIN
     masked, wrapped = ink(titles_of(long, 1, 2, 64, 64))
     assert not wrapped[:, :MARGIN].any() and not wrapped[:, -MARGIN:].any()

@@ -11,15 +11,13 @@ from PIL import Image
 from mae_jax.errors import UserError
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import Encoder
+from mae_jax.reconstruct import mask_noise, predict, sweep_columns
 from mae_jax.visualize import (
     attention_columns,
     cls_attention,
-    mask_noise,
     pca_columns,
-    predict,
     principal_components,
     read_images,
-    sweep_columns,
 )
 
 PATCH, GRID = 4, (3, 2)
@@ -94,12 +92,12 @@ def test_a_sweep_hides_more_of_the_same_and_shows_what_becomes_of_it():
     columns = sweep_columns(model, params, images, noise, [0.5, 0.675, 0.8], mean=MEAN, std=STD)
     assert list(columns) == [
         'original',
-        'masked, 50 %',
-        'reconstruction + visible, 50 %',
-        'masked, 67.5 %',
-        'reconstruction + visible, 67.5 %',
-        'masked, 80 %',
-        'reconstruction + visible, 80 %',
+        'masked, 50%',
+        'reconstruction + visible, 50%',
+        'masked, 67.5%',
+        'reconstruction + visible, 67.5%',
+        'masked, 80%',
+        'reconstruction + visible, 80%',
     ]
     original, *rest = columns.values()
     np.testing.assert_array_equal(original, np.stack([photograph(seed) for seed in range(3)]))
