@@ -154,7 +154,6 @@ def test_without_a_decoder_there_is_no_reconstruction(workdir, classifier, photo
         (['{photo}', '--out={folder}/grid.tga'], 'must end in .png'),
         (['{photo}', '--out={folder}/grid'], 'must end in .png'),
         (['{photo}', '--out={there}/grid.png'], 'cannot be written'),
-        (['--out={out}'], 'no image'),
         (['{folder}/missing.png', '--out={out}'], 'missing.png cannot be read'),
         (['{photo}', '{text}', '--out={out}'], 'text.jpg cannot be read as an image'),
         (['{photo}', '--mask_ratio=0', '--out={out}'], 'mask.ratio=0.0 hides none'),

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='a run, one of its checkpoints, a converted file'
     )
-    parser.add_argument('images', metavar='IMAGE', nargs='*', help='image files')
+    parser.add_argument('images', metavar='IMAGE', nargs='+', help='image files')
     parser.add_argument(
         '--show',
         choices=('reconstruction', 'attention', 'pca'),
