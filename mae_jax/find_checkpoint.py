@@ -26,7 +26,9 @@ def locate(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
         return path.parent, int(path.name)
     if (path / 'checkpoints').exists():
         return path / 'checkpoints', None
-    raise UserError(f'{path} is neither a work directory nor one of its checkpoints.')
+    raise UserError(
+        f'{path} is neither a work directory nor one of its checkpoints, nor a file of a model.'
+    )
 
 
 def steps(directory: str | os.PathLike) -> list[int]:
