@@ -138,6 +138,13 @@ def test_encoder_without_norm_is_told_where_it_cannot_go(run, fine_tuned, tmp_pa
     assert set(read_trained(tmp_path / 'x.safetensors').params) == {'encoder'}
 
 
+def test_a_file_tells_no_paths_of_the_machine_it_was_made_on(run, fine_tuned, tmp_path):
+    assert fine_tuned[2].init_from  # the config that was run holds one
+    assert run('convert', fine_tuned[0], tmp_path / 'x.safetensors')[0] == 0
+    header = (tmp_path / 'x.safetensors').read_bytes()[:20_000]
+    assert b'dataset' in header and str(fine_tuned[0].parent).encode() not in header
+
+
 def test_classifier_keeps_its_averaged_weights(run, fine_tuned, tmp_path):
     path = tmp_path / 'x.safetensors'
     assert run('convert', fine_tuned[0], path, '--to', 'timm', '--no_run')[0] == 0
