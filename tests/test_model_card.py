@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -94,9 +95,12 @@ def test_python_of_a_classifiers_card_gives_logits(fine_tuned):
     assert load_by(read(fine_tuned[0])[0])['logits'].shape == (8, 10)
 
 
-def test_probes_of_a_run_stand_in_its_card(tmp_path, capsys):
-    run(pretraining(probe_at_end=True), tmp_path / 'probed')
-    _, rows = read(tmp_path / 'probed')
+def test_probes_of_a_finished_run_are_added_to_its_card(pretrained, tmp_path, capsys):
+    workdir = shutil.copytree(pretrained[0], tmp_path / 'run')
+    _, before = read(workdir)
+    run(pretraining(probe_at_end=True), workdir)
+    _, rows = read(workdir)
+    assert before.items() <= rows.items()
     said = dict(
         re.findall(r'^  (linear probe|k-NN) +(\d.\d+ +\d.\d+)$', capsys.readouterr().out, re.M)
     )
