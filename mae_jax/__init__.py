@@ -13,3 +13,7 @@ def __getattr__(name: str) -> Any:
     from mae_jax.interop import load
 
     return getattr(load, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

@@ -8,7 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mae_jax.errors import UserError
-from mae_jax.reconstruct import picture
+from mae_jax.pictures import grid
+from mae_jax.reconstruct import reconstruction_columns
 from mae_jax.tasks import probe
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.tasks.pretrain import Pretrain
@@ -70,14 +71,14 @@ def picture_hook(
     *,
     every_steps: int,
 ) -> Hook:
-    """Shows masked | reconstructed | original for the images of `batch`, the same each time."""
+    """Shows `reconstruction_columns` for the images of `batch`, the same each time."""
     whole = mesh_lib.replicated(mesh)
     reconstruct = jax.jit(task.reconstruct, out_shardings=whole)
     images = normalize(batch['image'], scale=task.scale, mean=task.mean, std=task.std)
 
     def run(step: int, state: TrainState) -> dict[str, float]:
         output = reconstruct(state.params, jax.device_put(batch, whole))
-        grid = picture(
+        columns = reconstruction_columns(
             np.asarray(images),
             np.asarray(output.prediction),
             np.asarray(output.mask),
@@ -86,7 +87,7 @@ def picture_hook(
             mean=task.mean,
             std=task.std,
         )
-        show(step, 'reconstruction', grid)
+        show(step, 'reconstruction', grid(columns))
         return {}
 
     return Hook(every_steps, run)

@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawings import cells_of
 from PIL import Image
+from tiny_runs import pretraining
 
 from configs import finetune_digits
 from mae_jax import build
 from mae_jax.build_task import make_task
 from mae_jax.data.sources import ArraySource, digits_source
 from mae_jax.errors import UserError
-from mae_jax.hooks import evaluation_hook, make_encode, make_evaluate
+from mae_jax.hooks import evaluation_hook, make_encode, make_evaluate, picture_hook
 from mae_jax.training import mesh as mesh_lib
 from mae_jax.training.state import AveragingState, TrainState
 
@@ -191,6 +193,23 @@ def test_logged_are_the_means():
     hook = evaluation_hook(lambda state: dict(sums), every_steps=7)
     assert hook.every_steps == 7
     assert hook.run(7, None) == {'eval/loss': 2.5, 'eval/top1': 5 / 12, 'eval/top5': 0.75}
+
+
+def test_a_picture_shows_what_becomes_of_the_images_it_is_given():
+    source = digits_source('validation')
+    task = make_task(pretraining(), source)
+    state = state_of(jax.jit(task.init)(jax.random.key(0))[0])
+    seen, batch = [], {'image': source.images[:3]}
+    hook = picture_hook(task, mesh_of(2), batch, lambda *shown: seen.append(shown), every_steps=5)
+    assert hook.every_steps == 5
+    assert hook.run(5, state) == {}
+    ((step, name, picture),) = seen
+    assert (step, name) == (5, 'reconstruction')
+    original, masked, _, filled = cells_of(picture, 3, 4, 8, 8)
+    np.testing.assert_array_equal(original, source.images[:3].repeat(3, axis=-1))
+    untouched = (masked != 128).all(axis=-1)
+    assert 0.5 <= (~untouched).mean() < 0.6  # half is hidden, and some pixels are that grey
+    np.testing.assert_array_equal(filled[untouched], original[untouched])
 
 
 def without_label(source, place: int) -> ArraySource:

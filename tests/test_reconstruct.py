@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
-from PIL import Image
+from drawings import hidden_pixels
 
-from mae_jax.reconstruct import HIDDEN_GREY, MARGIN, picture, reconstruct
+from mae_jax.pictures import HIDDEN_GREY, to_pixels
+from mae_jax.reconstruct import reconstruct, reconstruction_columns
+from mae_jax.tasks.preprocess import normalize
 
 
 def make_example(batch=2, height=8, width=12, patch=4, channels=3, seed=0):
@@ -32,12 +34,6 @@ def paste_by_hand(images, prediction, mask, patch, normalized):
     return result
 
 
-def hidden_pixels(mask, height, width, patch):
-    """bool [B,H,W]."""
-    grid = mask.reshape(len(mask), height // patch, width // patch)
-    return np.kron(grid, np.ones((1, patch, patch), bool)).astype(bool)
-
-
 @pytest.mark.parametrize('normalized', [False, True])
 @pytest.mark.parametrize('channels', [1, 2, 3, 5])
 def test_hidden_patches_are_the_prediction_and_visible_ones_untouched(normalized, channels):
@@ -65,71 +61,48 @@ def test_the_true_target_of_a_normalised_model_gives_the_image_back():
     np.testing.assert_allclose(np.asarray(got), images, atol=1e-5)
 
 
-def cells_of(shown, batch, height, width):
-    """uint8 [B, 3, H, W, 3]: the cells of a picture, without margins, at their original size."""
-    rows, columns = shown.shape[0] // batch, shown.shape[1] // 3
-    cells = shown.reshape(batch, rows, 3, columns, 3).transpose(0, 2, 1, 3, 4)
-    cells = cells[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
-    factor = cells.shape[2] // height
-    assert cells.shape[2:4] == (height * factor, width * factor)
-    small = cells[:, :, ::factor, ::factor]
-    enlarged = small.repeat(factor, axis=2).repeat(factor, axis=3)
-    np.testing.assert_array_equal(cells, enlarged)  # by nearest neighbour, nothing smoothed
-    return small
+def pixels_of(images, prediction, mask, mean, std):
+    """The columns for patches of 4 x 4 raw pixels, in their order."""
+    columns = reconstruction_columns(
+        images, prediction, mask, patch_size=4, normalized_target=False, mean=mean, std=std
+    )
+    titles = ['original', 'masked', 'reconstruction', 'reconstruction + visible']
+    assert list(columns) == titles
+    assert {column.dtype for column in columns.values()} == {np.dtype(np.uint8)}
+    return columns.values()
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 5])
-def test_a_picture_shows_masked_reconstructed_and_original_side_by_side(channels):
+def test_columns_show_original_masked_and_reconstructed(channels):
     rng = np.random.default_rng(0)
     raw = rng.integers(0, 256, (2, 8, 12, channels)).astype(np.uint8)
     mean, std = np.linspace(0.3, 0.5, channels), np.linspace(0.2, 0.3, channels)
     images = ((raw / 255.0 - mean) / std).astype(np.float32)
     _, prediction, mask = make_example(channels=channels)
-    shown = picture(
-        images, prediction, mask, patch_size=4, normalized_target=False, mean=mean, std=std
-    )
-    assert shown.dtype == np.uint8
-    assert shown.ndim == 3 and shown.shape[2] == 3
-    masked, filled, original = cells_of(shown, 2, 8, 12).swapaxes(0, 1)
+    original, masked, full, filled = pixels_of(images, prediction, mask, mean, std)
     first_three = raw[..., :3] if channels >= 3 else raw[..., :1].repeat(3, axis=-1)
     np.testing.assert_array_equal(original, first_three)
     hidden = hidden_pixels(mask, 8, 12, 4)
     assert (masked[hidden] == HIDDEN_GREY).all()
     np.testing.assert_array_equal(masked[~hidden], first_three[~hidden])
     np.testing.assert_array_equal(filled[~hidden], first_three[~hidden])
-    by_hand = paste_by_hand(images, prediction, mask, 4, False) * std + mean
-    by_hand = np.clip(by_hand * 255, 0, 255)[..., : 3 if channels >= 3 else 1]
-    assert np.abs(filled.astype(float) - by_hand).max() <= 0.5 + 1e-3
+    for shown, where in ((filled, mask), (full, np.ones_like(mask))):
+        by_hand = paste_by_hand(images, prediction, where, 4, False) * std + mean
+        by_hand = np.clip(by_hand * 255, 0, 255)[..., : 3 if channels >= 3 else 1]
+        assert np.abs(shown.astype(float) - by_hand).max() <= 0.5 + 1e-3
+
+
+def test_every_byte_comes_back_from_its_normalised_value():
+    raw = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    for mean, std in ((0.485, 0.229), (0.456, 0.224), (0.1, 0.9), (0.305, 0.376)):
+        images = normalize(raw, scale=255.0, mean=(mean,) * 3, std=(std,) * 3)
+        images = np.asarray(images)
+        np.testing.assert_array_equal(to_pixels(images, (mean,) * 3, (std,) * 3), raw)
 
 
 def test_values_out_of_range_are_clipped_and_not_wrapped():
     images = np.zeros((1, 8, 8, 3), np.float32)
     prediction = np.stack([np.full((1, 48), 100.0), np.full((1, 48), -100.0)] * 2, 1)
-    shown = picture(
-        images,
-        prediction.astype(np.float32),
-        np.ones((1, 4), bool),
-        patch_size=4,
-        normalized_target=False,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-    )
-    _, filled, _ = cells_of(shown, 1, 8, 8)[0]
-    assert set(np.unique(filled)) == {0, 255}
-
-
-@pytest.mark.parametrize('side, least, most', [(8, 64, 128), (28, 64, 128), (224, 224, 224)])
-def test_small_images_are_enlarged_until_they_can_be_seen(side, least, most):
-    images = np.zeros((1, side, side, 1), np.float32)
-    patches = (side // 4) ** 2
-    shown = picture(
-        images,
-        np.zeros((1, patches, 16), np.float32),
-        np.zeros((1, patches), bool),
-        patch_size=4,
-        normalized_target=True,
-        mean=(0.5,),
-        std=(0.5,),
-    )
-    assert least <= shown.shape[0] - 2 * MARGIN <= most
-    assert Image.fromarray(shown).mode == 'RGB'
+    everywhere = np.ones((1, 4), bool)
+    _, _, full, filled = pixels_of(images, prediction, everywhere, (0.5,) * 3, (0.25,) * 3)
+    assert set(np.unique(full)) == set(np.unique(filled)) == {0, 255}

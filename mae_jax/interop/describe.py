@@ -33,6 +33,9 @@ def describe(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, list[
       UserError: something essential is missing, or cannot be known from the file.
     """
     known, assumed = _heads_of_shapes(foreign) | foreign.stated | given, []
+    for name, value in known.items():
+        if not _is_sensible(name, value):
+            raise UserError(f'{name}={value!r} cannot be: give --{name}.')
 
     def fact(name: str, usual: Any) -> Any:
         if name in known:
@@ -43,7 +46,7 @@ def describe(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, list[
         return usual
 
     kernel = _raw(foreign, 'encoder/patch_embed/kernel')
-    if kernel.ndim != 4:
+    if kernel.ndim != 4 or 0 in kernel.shape:
         raise UserError(f'The patch embedding has shape {kernel.shape}: not a Vision Transformer.')
     conv = _rule(foreign, 'encoder/patch_embed/kernel').layout is CONV
     width, channels, patch_size = kernel.shape[:3] if conv else kernel.shape[:0:-1]
@@ -90,6 +93,18 @@ def describe(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, list[
     return config, assumed
 
 
+def _is_sensible(name: str, value: Any) -> bool:
+    """Whether a value that a file states is at all of the right type."""
+    if name == 'target':
+        return isinstance(value, str)
+    several = isinstance(value, list | tuple)
+    types = int | float if name in ('mean', 'std', 'mask_ratio') else int
+    numbers = value if several else [value]
+    return (several or name not in ('mean', 'std')) and all(
+        isinstance(number, types) and not isinstance(number, bool) for number in numbers
+    )
+
+
 def _rule(foreign: Foreign, ours: str) -> Rule:
     return next(rule for rule in SPELLINGS[foreign.spelling] if rule.ours == ours)
 
@@ -126,13 +141,14 @@ def _image_size(foreign: Foreign, patch_size: int, known: dict[str, Any]) -> tup
     rule = _rule(foreign, 'encoder/pos_embed')
     table = _raw(foreign, rule.ours)
     patches = (rule.layout.to_ours(table).shape[1] if table.ndim == 3 else 0) - 1
-    side = math.isqrt(max(patches, 0))
-    size = known.get('image_size', side * patch_size)
+    side = math.isqrt(max(patches, 0)) * patch_size
+    size = known.get('image_size', side)
     size = (size, size) if isinstance(size, int) else tuple(size)
-    if len(size) != 2 or math.prod(n // patch_size for n in size) != patches:
+    if patches < 1 or len(size) != 2 or math.prod(n // patch_size for n in size) != patches:
+        told = ' x '.join(map(str, size)) if 'image_size' in known else 'a square'
         raise UserError(
-            f'The model has {patches} positions for patches of {patch_size} x {patch_size} pixels, '
-            f'which images of {" x ".join(map(str, size))} do not have: give --image_size.'
+            f'The model has {patches} positions of patches of {patch_size} x {patch_size} pixels, '
+            f'which {told} does not have: give --image_size.'
         )
     return size
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -69,7 +70,37 @@ def read_foreign(path: str | os.PathLike) -> Foreign:
         tensors, said = _unwrap(path, read_pth(path))
         stated = said | stated
     tensors = {name: _float32(path, name, tensor) for name, tensor in tensors.items()}
-    return _recognise(path, tensors, stated)
+    try:
+        return recognise(tensors, stated)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+
+
+def recognise(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
+    """Finds out the spelling, and takes off what is wrapped around it.
+
+    Raises:
+      UserError: there is no Vision Transformer with a cls token in it.
+    """
+    if any('Transformer/' in name for name in tensors):
+        return _flax_vit(tensors, stated)
+    if any(name.endswith('embeddings.cls_token') for name in tensors):
+        tensors = {hub_name(name): tensor for name, tensor in tensors.items()}
+        return _leaving_out('huggingface', tensors, ('vit.pooler.',), stated)
+    own, left_out, prefix = _without_prefix(tensors)
+    if 'patch_embed.proj.weight' not in own:
+        some = ', '.join(sorted(tensors)[:3])
+        raise UserError(f'it holds no Vision Transformer that is known here (but {some}).')
+    width = own['patch_embed.proj.weight'].shape[:1]
+    if 'base_encoder' in prefix and width == MOCO_SMALL['width']:
+        stated = {'heads': MOCO_SMALL['heads']} | stated
+    if 'head.0.running_mean' in own and 'head.1.weight' in own and prefix in ('', 'module.'):
+        count = 'head.0.num_batches_tracked'  # is used for nothing
+        return _leaving_out('official_probe', own, (count,), stated)
+    layers = any(re.match(r'head\.\w+\.', name) for name in own)
+    projector = ('head.',) if layers else ()  # of self-supervision, not a classifier
+    found = _leaving_out('official', own, projector, stated)
+    return found._replace(left_out=left_out + found.left_out)
 
 
 def _unwrap(path: os.PathLike, content: Any) -> tuple[Tensors, dict[str, Any]]:
@@ -123,28 +154,6 @@ def _float32(path: os.PathLike, name: str, tensor: np.ndarray) -> np.ndarray:
     return np.asarray(tensor, np.float32) if tensor.dtype.kind in 'fV' else tensor
 
 
-def _recognise(path: os.PathLike, tensors: Tensors, stated: dict[str, Any]) -> Foreign:
-    """Names without their wrapping, and the spelling they are in."""
-    if any('Transformer/' in name for name in tensors):
-        return _flax_vit(tensors, stated)
-    if any(name.endswith('embeddings.cls_token') for name in tensors):
-        tensors = {hub_name(name): tensor for name, tensor in tensors.items()}
-        return _leaving_out('huggingface', tensors, ('vit.pooler.',), stated)
-    own, left_out, prefix = _without_prefix(tensors)
-    if 'patch_embed.proj.weight' not in own:
-        some = ', '.join(sorted(tensors)[:3])
-        raise UserError(f'{path} holds no Vision Transformer that is known here (it has {some}).')
-    width = own['patch_embed.proj.weight'].shape[:1]
-    if 'base_encoder' in prefix and width == MOCO_SMALL['width']:
-        stated = {'heads': MOCO_SMALL['heads']} | stated
-    if 'head.1.weight' in own and 'head.0.running_mean' in own and not prefix:
-        own.pop('head.0.num_batches_tracked', None)  # counts, and is used for nothing
-        return Foreign('official_probe', own, stated, left_out)
-    projector = ('head.',) if 'head.weight' not in own else ()  # of more layers than one
-    found = _leaving_out('official', own, projector, stated)
-    return found._replace(left_out=left_out + found.left_out)
-
-
 def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str], str]:
     """(the encoder's tensors under their own names, names of other networks, prefix)."""
     for prefix in PREFIXES:
@@ -170,5 +179,5 @@ def _leaving_out(
     spelling: str, tensors: Tensors, prefixes: tuple[str, ...], stated: dict[str, Any]
 ) -> Foreign:
     left_out = [name for name in tensors if name.startswith(prefixes)]
-    kept = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    kept = {name: x for name, x in tensors.items() if not name.startswith(prefixes)}
     return Foreign(spelling, kept, stated, left_out)

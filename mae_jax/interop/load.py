@@ -130,11 +130,15 @@ def read_module(path: str | os.PathLike, dtype: str = 'float32') -> tuple[nn.Mod
     """
     trained = read_trained(path)
     config = trained.config.copy_and_resolve_references()
-    config.model.dtype = dtype
     tensors = flat(trained)
     kind = kind_of(tensors)
+    try:
+        config.model.dtype = dtype
+        wanted = shapes_of(config, kind)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f'{path} is damaged: its config is not that of a model.') from error
     found = {name: tensor.shape for name, tensor in tensors.items()}
-    if problems := differences(found, shapes_of(config, kind)):
+    if problems := differences(found, wanted):
         raise UserError(f'{path} holds another model than its config says: {some(problems)}.')
     return make_module(config, kind), trained._replace(config=config)
 

@@ -48,15 +48,23 @@ def make_module(config: ConfigDict, kind: Kind) -> nn.Module:
 
 def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
     """Name -> shape of every tensor that the model has, running statistics included."""
-    module = make_module(config, kind)
+    depths = {'encoder': build_task.make_architecture(config.model)['depth']}
+    config = config.copy_and_resolve_references()
+    config.model.depth = 1  # blocks are alike: one is enough to trace
+    if kind.name == 'mae':
+        depths['decoder'] = config.model.decoder_depth
+        config.model.decoder_depth = 1
     images = jnp.zeros((1, *build_task.image_size(config), config.dataset.channels))
     rngs = {'params': jax.random.key(0), 'mask': jax.random.key(0)}
-    variables = dict(jax.eval_shape(module.init, rngs, images))
+    variables = dict(jax.eval_shape(make_module(config, kind).init, rngs, images))
     params = variables.pop('params')
-    flat = traverse_util.flatten_dict(
-        ({'encoder': params} if kind.name == 'encoder' else params) | variables, sep='/'
-    )
-    return {name: tuple(array.shape) for name, array in flat.items()}
+    tree = ({'encoder': params} if kind.name == 'encoder' else params) | variables
+    shapes = {}
+    for name, array in traverse_util.flatten_dict(tree, sep='/').items():
+        blocks = depths[name.split('/')[0]] if 'block_0/' in name else 1
+        for i in range(blocks):
+            shapes[name.replace('block_0/', f'block_{i}/')] = tuple(array.shape)
+    return shapes
 
 
 def differences(found: Shapes, wanted: Shapes) -> list[str]:

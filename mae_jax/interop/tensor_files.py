@@ -110,11 +110,12 @@ def import_torch(reason: str) -> Any:
 
 
 def _pickle_problem(error: Exception) -> str:
+    """In our words: PyTorch's own recommend to try again without the protection."""
     text = str(error)
     if 'GLOBAL ' in text:  # "Unsupported global: GLOBAL os.system was not an allowed global ..."
         name = text.split('GLOBAL ', 1)[1].split()[0]
         return f'it would run {name}, which is never done; have its author save the tensors alone'
-    return next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    return 'it is cut off or damaged, or never was one; get it again'
 
 
 def damaged(path: str | os.PathLike, kind: str, reason: Any) -> UserError:

@@ -104,7 +104,7 @@ def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]
             )
         config = workdir_lib.from_json(header['config'])
         return {'step': header['step'], 'config': config}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path} is damaged: its header is not what mae_jax writes.') from error
 
 

@@ -45,6 +45,10 @@ def to_ours(
         raise UserError(
             f'it is no model that is known here ({foreign.spelling}): {some(problems)}.'
         )
+    if odd := [name for name in wanted if foreign.tensors[name].dtype != np.float32]:
+        raise UserError(
+            f'{some(odd)}: numbers of type {foreign.tensors[odd[0]].dtype}, not floats.'
+        )
     if assumed:
         say(f'assumed, as the file does not say: {", ".join(assumed)}')
     if foreign.left_out:

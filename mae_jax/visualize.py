@@ -1,0 +1,221 @@
+"""What a trained model makes of images, as one picture: `mae-jax visualize`.
+
+Images are float32 [B,H,W,C], normalised. What is to be drawn is title -> uint8 [B,H,W,3], a column
+of `mae_jax.pictures.grid` each.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from mae_jax.build_task import image_size, statistics
+from mae_jax.data.sources import FolderSource
+from mae_jax.data.transforms import eval_transform
+from mae_jax.errors import UserError
+from mae_jax.find_checkpoint import absolute
+from mae_jax.interop.load import load, load_encoder
+from mae_jax.interop.tensor_files import replacing
+from mae_jax.interop.trained import read_config
+from mae_jax.models.mae import MAE
+from mae_jax.models.vit import Encoder
+from mae_jax.patches import grid_size
+from mae_jax.pictures import enlarge, grid, heat, to_pixels
+from mae_jax.reconstruct import Columns, in_batches, mask_noise, sweep_columns
+from mae_jax.tasks.preprocess import normalize
+
+PERCENTILES = (1, 99)
+"""Of a principal component over all patches: shown as darkest and brightest."""
+SUFFIXES = ('.png', '.jpg', '.jpeg')
+
+
+def visualize(
+    checkpoint: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    show: str = 'reconstruction',
+    mask_ratios: Sequence[float] = (),
+    strategy: str | None = None,
+    seed: int = 0,
+    block: int = -1,
+    overwrite: bool = False,
+) -> None:
+    """Writes a picture with a row for each image.
+
+    Args:
+      checkpoint: a work directory, one of its checkpoints, or a file that `mae-jax convert` wrote.
+      images: image files; they are resized and cropped as for evaluation.
+      out: the file to write, PNG or JPEG; PNG keeps every pixel.
+      show: 'reconstruction', 'attention' of the cls token, or 'pca' of the patch features.
+      mask_ratios: shares to hide; of several, what one hides the next larger one hides too. None
+        given: the one of the model's config.
+      strategy: of masking; None is that of the config.
+      seed: of the masks.
+      block: whose attention or features: 0 the first, -1 the last.
+      overwrite: whether `out` may exist.
+
+    Raises:
+      UserError: something that does not work, by name; nothing is written then.
+    """
+    check_out(out, overwrite)
+    config = read_config(checkpoint)
+    data = config.dataset
+    pixels = read_images(
+        images,
+        image_size=image_size(config),
+        channels=data.channels,
+        apply_exif=data.get('apply_exif', False),
+        crop_share=data.get('eval_crop_share'),
+    )
+    inputs = np.asarray(normalize(pixels, **statistics(config)))
+    undo = dict(mean=data.mean, std=data.std)
+    if show == 'reconstruction':
+        model, params = _load_mae(checkpoint)
+        rows, columns = grid_size(inputs.shape[1:3], model.patch_size)
+        strategy = strategy or model.mask_strategy
+        noise = mask_noise(seed, len(inputs), rows * columns, strategy)
+        ratios = mask_ratios or (model.mask_ratio,)
+        drawn = sweep_columns(model, params, inputs, noise, ratios, **undo)
+    elif show in FEATURES:
+        encoder, params = load_encoder(checkpoint)
+        drawn = {'original': to_pixels(inputs, **undo)}
+        drawn |= FEATURES[show](encoder, params, inputs, block)
+    else:
+        shows = ' | '.join(('reconstruction', *FEATURES))
+        raise UserError(f'show={show!r} is unknown: choose {shows}.')
+    with replacing(out) as fresh:
+        Image.fromarray(grid(drawn)).save(fresh, quality=95)
+
+
+def check_out(out: str | os.PathLike, overwrite: bool) -> None:
+    """Refuses, before anything is computed, a file that should not be written in the end."""
+    path = absolute(out)
+    if path.is_dir():
+        raise UserError(f'--out={out} is a directory: choose another name.')
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f'--out={out} must end in {", ".join(SUFFIXES)}.')
+    if path.exists() and not overwrite:
+        raise UserError(f'--out={out} exists and is kept: choose another name, or add --overwrite.')
+
+
+def _load_mae(checkpoint: str | os.PathLike) -> tuple[MAE, Any]:
+    model, params = load(checkpoint)
+    if not isinstance(model, MAE):
+        raise UserError(
+            f'{checkpoint} is a classifier and has no decoder: name the pretraining run it came '
+            'from, or look at its encoder with --show=attention or --show=pca.'
+        )
+    return model, params
+
+
+def read_images(paths: Sequence[str | os.PathLike], **options: Any) -> np.ndarray:
+    """[B,H,W,C], of the files' dtype: as evaluation sees them.
+
+    Args:
+      paths: of image files.
+      **options: of `eval_transform`: image_size, channels, apply_exif, crop_share.
+
+    Raises:
+      UserError: there are none, or one cannot be read as an image; the message names it.
+    """
+    if not paths:
+        raise UserError('there is no image to look at: name one or more image files.')
+    source = FolderSource('', [os.fspath(path) for path in paths], None, [])
+    return np.stack([eval_transform(source[i], **options) for i in range(len(source))])
+
+
+def cls_attention(encoder: Encoder, params: Any, images: np.ndarray, block: int = -1) -> np.ndarray:
+    """How much the cls token looks at each patch, in one block.
+
+    Args:
+      block: 0 the first, -1 the last.
+
+    Returns:
+      float32 [B, heads, H/P, W/P]. What the cls token has left for itself is missing to a sum of 1.
+
+    Raises:
+      UserError: there is no such block.
+    """
+    if not -encoder.depth <= block < encoder.depth:
+        raise UserError(
+            f'--block={block} is not there: this encoder has blocks 0 to {encoder.depth - 1}.'
+        )
+    name = f'block_{range(encoder.depth)[block]}'
+    encoder = encoder.clone(scan=False, remat='none')  # either would keep the weights to itself
+    rows = images.shape[1] // encoder.patch_size
+
+    @jax.jit
+    def run(params, images):
+        _, sown = encoder.apply({'params': params}, images, mutable='intermediates')
+        (weights,) = sown['intermediates']['blocks'][name]['attention']['weights']
+        return weights[:, :, 0, 1:].reshape(len(images), encoder.heads, rows, -1)
+
+    return in_batches(run, params, images)
+
+
+def attention_columns(
+    encoder: Encoder, params: Any, images: np.ndarray, block: int = -1
+) -> Columns:
+    """`cls_attention` as heat maps: the mean of all heads, then each head."""
+    weights = cls_attention(encoder, params, images, block)
+    maps = {'mean of all heads': weights.mean(axis=1)}
+    maps |= {f'head {head}': weights[:, head] for head in range(encoder.heads)}
+    return {title: heat(values, encoder.patch_size) for title, values in maps.items()}
+
+
+def principal_components(features: np.ndarray, count: int = 3) -> np.ndarray:
+    """Features [B,rows,columns,D] -> float64 [B,rows,columns,count].
+
+    The components are those of the patches of all images together, the one of most variance first.
+
+    Raises:
+      UserError: there are fewer patches than components.
+    """
+    from sklearn.decomposition import PCA  # takes a second to import
+
+    vectors = np.asarray(features, np.float64).reshape(-1, features.shape[-1])
+    if len(vectors) < count:
+        raise UserError(
+            f'{count} principal components need {count} patches or more, and there are '
+            f'{len(vectors)}: give more images.'
+        )
+    found = PCA(count, svd_solver='full').fit_transform(vectors)
+    return found.reshape(*features.shape[:-1], count)
+
+
+def pca_columns(encoder: Encoder, params: Any, images: np.ndarray, block: int = -1) -> Columns:
+    """The first three principal components of patch features as red, green and blue.
+
+    Patches of one colour look alike to the encoder, in one image as in another. What varies most
+    in the features of an MAE is often where a patch lies: the second column has the components of
+    what is left when the features of a blank image, of the mean colour, are subtracted.
+    """
+
+    @jax.jit
+    def run(params, images):
+        (found,) = encoder.apply(
+            {'params': params}, images, output='map', blocks=(block,), method='features'
+        )
+        return found.astype(jnp.float32)
+
+    def drawn(features: np.ndarray) -> np.ndarray:
+        components = principal_components(features)
+        low, high = np.percentile(components, PERCENTILES, axis=(0, 1, 2))
+        shares = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+        return enlarge(np.rint(255 * shares).astype(np.uint8), encoder.patch_size)
+
+    features = in_batches(run, params, images)
+    blank = np.asarray(run(params, np.zeros_like(images[:1])))
+    return {
+        'principal components': drawn(features),
+        'less a blank image': drawn(features - blank),
+    }
+
+
+FEATURES = {'attention': attention_columns, 'pca': pca_columns}
+"""What can be shown of an encoder."""
