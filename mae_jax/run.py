@@ -24,6 +24,7 @@ from mae_jax.errors import UserError
 from mae_jax.frozen import encoder_accuracies, evaluate_knn, make_online_probe, with_features
 from mae_jax.hooks import evaluation_hook, make_evaluate, picture_hook
 from mae_jax.initialize import has_begun, inherit, load_weights
+from mae_jax.model_card import write_model_card
 from mae_jax.processes import say
 from mae_jax.tasks import probe
 from mae_jax.training import mesh as mesh_lib
@@ -261,9 +262,10 @@ def write_classes(path: epath.Path, names: Sequence[str], sums: dict[str, np.nda
 
 
 def conclude(parts: Run, checkpoints: Checkpoints, state: TrainState) -> None:
-    """Says that the run is finished, what it is worth if asked, and where things are."""
+    """Says that the run is finished, what it is worth if asked, and where things are; the card."""
     step = int(state.step)
     say(f'finished at step {step} of {parts.length.num_steps}')
+    results = []
     if parts.config.get('probe_at_end'):
         untrained = create_state(parts.task, parts.tx, parts.mesh, parts.config.seed)
         results = [encoder_accuracies(parts, s.params) for s in (untrained, state)]
@@ -282,3 +284,4 @@ def conclude(parts: Run, checkpoints: Checkpoints, state: TrainState) -> None:
             say(f'top-1 {meta[SCORE]:.4f}, top-5 {meta["eval/top5"]:.4f}')
         say(f'best checkpoint: {folder / str(best[0])} (top-1 {best[1]:.4f})')
     say(f'last checkpoint: {folder / str(step)}')
+    write_model_card(parts, state, accuracies=results, best=best)
