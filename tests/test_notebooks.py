@@ -1,0 +1,82 @@
+"""The notebooks run from a clean kernel, in an empty folder, without a network."""
+
+import os
+import re
+
+import pytest
+from commands import ROOT
+
+nbformat = pytest.importorskip('nbformat')
+nbclient = pytest.importorskip('nbclient')
+pytest.importorskip('ipykernel')
+pytest.importorskip('matplotlib')
+
+NAMES = sorted(path.stem for path in (ROOT / 'notebooks').glob('*.ipynb'))
+
+
+def read(name):
+    return nbformat.read(ROOT / 'notebooks' / f'{name}.ipynb', as_version=4)
+
+
+def run(name, folder, monkeypatch):
+    """Executes a notebook: (everything it printed, the number of pictures it showed).
+
+    Raises:
+      CellExecutionError: a cell failed.
+    """
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]).rstrip(os.pathsep)
+    for variable, value in {'PYTHONPATH': path, 'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}.items():
+        monkeypatch.setenv(variable, value)  # what the kernel starts with
+    notebook = read(name)
+    where = {'metadata': {'path': str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=900, kernel_name='python3', resources=where).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get('outputs', ())]
+    printed = ''.join(output.text for output in outputs if output.output_type == 'stream')
+    shown = [output for output in outputs if 'image/png' in output.get('data', {})]
+    assert 'mae_jax_checkout' not in os.listdir(folder)  # nothing was installed
+    return printed, len(shown)
+
+
+def numbers(pattern, text):
+    """What the groups of a pattern that occurs once match, as floats."""
+    (found,) = re.findall(pattern, text)
+    return [float(number) for number in ((found,) if isinstance(found, str) else found)]
+
+
+def test_there_are_three():
+    assert NAMES == ['pretrain_on_a_folder', 'reconstruct', 'use_the_encoder']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_notebook_is_stored_without_outputs_and_begins_with_its_installation(name):
+    code = [cell for cell in read(name).cells if cell.cell_type == 'code']
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert "if importlib.util.find_spec('mae_jax') is None:" in code[0].source
+
+
+@pytest.mark.slow
+def test_reconstruct_shows_pictures_better_than_the_average(tmp_path, monkeypatch):
+    printed, pictures = run('reconstruct', tmp_path, monkeypatch)
+    assert pictures == 2
+    model, average = numbers(r'model (\d\.\d+)\naverage (\d\.\d+)', printed)
+    assert model < 0.8 * average
+
+
+@pytest.mark.slow
+def test_pretrain_on_a_folder_ends_with_a_better_encoder_and_its_card(tmp_path, monkeypatch):
+    printed, pictures = run('pretrain_on_a_folder', tmp_path, monkeypatch)
+    assert pictures > 2  # some of the digits, the curve, the reconstructions
+    assert (tmp_path / 'runs' / 'folder' / 'model_card.md').exists()
+    untrained, pretrained = numbers(r'k-NN +(0\.\d+) +(0\.\d+)', printed)
+    assert pretrained > untrained + 0.1
+
+
+@pytest.mark.slow
+def test_use_the_encoder_trains_heads_that_pretraining_helped(tmp_path, monkeypatch):
+    printed, pictures = run('use_the_encoder', tmp_path, monkeypatch)
+    assert pictures == 2
+    (untrained,) = numbers(r'untrained encoder: accuracy (0\.\d+)', printed)
+    (pretrained,) = numbers(r'pretrained encoder: accuracy (0\.\d+)', printed)
+    (whole,) = numbers(r'as a whole: accuracy (0\.\d+)', printed)
+    assert 0.1 < untrained < pretrained - 0.05
+    assert whole > 0.9
