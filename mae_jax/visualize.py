@@ -66,6 +66,8 @@ def visualize(
     check_out(out, overwrite)
     if absolute(out) in [absolute(image) for image in images]:
         raise UserError(f'--out={out} is one of the images: choose another name.')
+    if not 0 <= seed < 2**32:
+        raise UserError(f'--seed={seed} must be from 0 to {2**32 - 1}.')
     config = read_config(checkpoint)
     data = config.dataset
     pixels = read_images(

@@ -184,3 +184,26 @@ def test_overwriting_is_done_when_asked_for(workdir, photographs, tmp_path):
     out.write_bytes(b'old')
     draw(workdir, photographs[0], '--out', out, '--overwrite')
     assert Image.open(out).format == 'JPEG'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        (('--show', 'pca', '--seed', 1), '--seed has no part in --show=pca'),
+        (('--show', 'attention', '--mask_ratio', 0.5), '--mask_ratio has no part'),
+        (('--block', 0), '--block has no part in --show=reconstruction'),
+        (('--seed', 2**70), '--seed'),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    workdir, photographs, tmp_path, arguments, told
+):
+    with pytest.raises(UserError, match=told):
+        draw(workdir, *photographs, '--out', tmp_path / 'x.png', *arguments)
+
+
+def test_a_picture_never_replaces_an_image_it_is_of(workdir, photographs):
+    before = photographs[0].read_bytes()
+    with pytest.raises(UserError, match='one of the images'):
+        draw(workdir, photographs[0], '--out', photographs[0], '--overwrite')
+    assert photographs[0].read_bytes() == before

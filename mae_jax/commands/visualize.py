@@ -11,6 +11,8 @@ components of patch features need an encoder alone.
 
 import argparse
 
+from mae_jax.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
@@ -31,17 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--mask_ratio', type=float, nargs='+', help="share to hide, or several; unset: the model's"
     )
     masks.add_argument('--strategy', help="how masks are drawn; unset: the model's")
-    masks.add_argument('--seed', type=int, default=0, help='of the masks; unset: 0')
+    masks.add_argument('--seed', type=int, help='of the masks; unset: 0')
     features = parser.add_argument_group('attention and pca')
-    features.add_argument(
-        '--block', type=int, default=-1, help='0 the first, -1 the last; unset: the last'
-    )
+    features.add_argument('--block', type=int, help='0 the first, -1 the last; unset: the last')
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command."""
     from mae_jax.visualize import visualize
 
+    of_masks = {name: getattr(arguments, name) for name in ('mask_ratio', 'strategy', 'seed')}
+    of_features = {'block': arguments.block}
+    unused = of_features if arguments.show == 'reconstruction' else of_masks
+    for name, value in unused.items():
+        if value is not None:
+            raise UserError(f'--{name} has no part in --show={arguments.show}: leave it out.')
     visualize(
         arguments.checkpoint,
         arguments.images,
@@ -49,8 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
         show=arguments.show,
         mask_ratios=arguments.mask_ratio or (),
         strategy=arguments.strategy,
-        seed=arguments.seed,
-        block=arguments.block,
+        seed=arguments.seed or 0,
+        block=-1 if arguments.block is None else arguments.block,
         overwrite=arguments.overwrite,
     )
     print(f'{arguments.show} of {len(arguments.images)} image(s): {arguments.out}')

@@ -9,6 +9,7 @@ ratio and target.
 
 import json
 import os
+import shlex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,10 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mae_jax import workdir as workdir_lib
-from mae_jax.build_task import image_size, make_architecture, statistics
 from mae_jax.checkpoint import restore_weights
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute, locate
+from mae_jax.interop.describe import check_facts, facts
 from mae_jax.interop.tensor_files import (
     read_safetensors,
     read_safetensors_metadata,
@@ -108,7 +109,7 @@ def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]
                 'format): upgrade.'
             )
         config = workdir_lib.from_json(header['config'])
-        statistics(config), image_size(config), make_architecture(config.model)
+        check_facts(facts(config))
         return {'step': header['step'] and int(header['step']), 'config': config}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path} is damaged: its header is not what mae_jax writes.') from error
@@ -117,5 +118,5 @@ def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]
 def _not_ours(path: str | os.PathLike) -> UserError:
     return UserError(
         f'{path} is not in the format of mae_jax: convert it first, by\n'
-        f'    mae-jax convert {path} <name>.safetensors'
+        f'    mae-jax convert {shlex.quote(os.fspath(path))} <name>.safetensors'
     )

@@ -242,6 +242,12 @@ def test_attention_weights_are_given_where_asked_for(write):
         (lambda t, m: m.update(mae_jax='[' * 100_000), 'damaged'),
         (lambda t, m: m.update(mae_jax='{"version": 99}'), 'upgrade'),
         (lambda t, m: m.update(mae_jax='{"version": 1, "step": 0, "config": "{}"}'), 'damaged'),
+        (lambda t, m: m.update(mae_jax=m['mae_jax'].replace('7', '"seven"')), 'damaged'),
+        (lambda t, m: m.update(mae_jax=m['mae_jax'].replace('0.25', 'null')), 'std='),
+        (lambda t, m: m.update(mae_jax=m['mae_jax'].replace('pixel', 'hog')), 'hog'),
+        (lambda t, m: t.update(encoder=t['encoder/cls_token']), 'damaged'),
+        (lambda t, m: t.update({'head/kernel': t['encoder/cls_token']}), 'head/kernel is unknown'),
+        (lambda t, m: [t.pop(name) for name in list(t) if 'encoder' in name], 'damaged'),
     ],
 )
 def test_a_damaged_file_ends_in_a_sentence(write, damage, told):
@@ -253,6 +259,42 @@ def test_a_damaged_file_ends_in_a_sentence(write, damage, told):
     safetensors.numpy.save_file(tensors, path, metadata or None)
     with pytest.raises(UserError, match=told):
         mae_jax.load(path)
+
+
+@pytest.mark.parametrize(
+    ('options', 'told'),
+    [
+        ({'image_size': 0}, 'image_size'),
+        ({'image_size': (1, 2, 3)}, 'image_size'),
+        ({'image_size': 10}, 'patches of 4'),
+        ({'channels': 0}, 'at least 1'),
+        ({'new_channels': 'avrage'}, 'avrage'),
+        ({'dtype': 'float16'}, 'float16'),
+    ],
+)
+def test_what_an_encoder_cannot_be_loaded_as_ends_in_a_sentence(write, options, told):
+    with pytest.raises(UserError, match=told):
+        mae_jax.load_encoder(write(vitmae.CASES['square_rgb_pixel']), **options)
+
+
+def test_sizes_and_types_are_given_in_any_usual_way(write):
+    path = write(vitmae.CASES['square_rgb_pixel'])
+    for size in ((24,), (24, 24), np.int64(24), 24):
+        assert mae_jax.load_encoder(path, image_size=size)[1]['pos_embed'].shape[1] == 37
+    for dtype in (jnp.bfloat16, 'bfloat16'):
+        assert mae_jax.load_encoder(path, dtype=dtype)[0].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ('shape', 'told'), [((1, 24, 24, 3), r'image_size=\(24, 24\)'), ((1, 16, 16, 4), 'channels=4')]
+)
+def test_images_that_do_not_fit_say_how_to_load_for_them(write, shape, told):
+    encoder, params = mae_jax.load_encoder(write(vitmae.CASES['square_rgb_pixel']))
+    with pytest.raises(UserError, match=told):
+        encoder.apply({'params': params}, jnp.zeros(shape), method='features')
+    with pytest.raises(UserError, match=r'such as \(1,\)'):
+        images = jnp.zeros((1, 16, 16, 3))
+        encoder.apply({'params': params}, images, method='features', blocks=1)
 
 
 def test_what_is_no_model_ends_in_a_sentence(tmp_path):
