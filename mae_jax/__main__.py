@@ -6,6 +6,7 @@ Exit status: 0 done; 1 a mistake that the message says how to mend.
 import argparse
 import importlib
 import logging
+import signal
 import sys
 import traceback
 
@@ -21,6 +22,7 @@ def main() -> None:
     """Runs the command that the arguments name."""
     arguments = parse_arguments(sys.argv[1:])
     logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)  # backends not found
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves no half-written file behind
     try:
         _module(arguments.command).run(arguments)
     except UserError as error:
@@ -28,6 +30,8 @@ def main() -> None:
             traceback.print_exc()
         print(f'error: {error}', file=sys.stderr)
         sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell says it
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:

@@ -13,7 +13,7 @@ EXIT_PREEMPTED = 75
 class UserError(Exception):
     """A sentence for the user: what was wrong, in which field or file, and what to do.
 
-    `main.py` prints it without a traceback and exits with `exit_status`.
+    `main.py` and `mae-jax` print it without a traceback and exit with `exit_status`.
     """
 
     exit_status = EXIT_USER_ERROR

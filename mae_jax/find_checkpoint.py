@@ -22,11 +22,14 @@ def locate(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
       UserError: it is neither.
     """
     path = absolute(path)
-    if path.name.isdecimal() and path.exists():
+    if path.name.isdecimal() and path.parent.name == 'checkpoints' and path.exists():
         return path.parent, int(path.name)
     if (path / 'checkpoints').exists():
         return path / 'checkpoints', None
-    raise UserError(f'{path} is neither a work directory nor one of its checkpoints.')
+    told = f'{path} is neither a work directory nor one of its checkpoints, nor a file of a model'
+    if (path / 'config.json').exists():  # Hugging Face's directories have one too
+        told += ': convert it first, with mae-jax convert'
+    raise UserError(f'{told}.')
 
 
 def steps(directory: str | os.PathLike) -> list[int]:

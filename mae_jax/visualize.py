@@ -19,7 +19,7 @@ from mae_jax.data.transforms import eval_transform
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute
 from mae_jax.interop.load import load, load_encoder
-from mae_jax.interop.tensor_files import replacing
+from mae_jax.interop.tensor_files import replacing, writing
 from mae_jax.interop.trained import read_config
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import Encoder
@@ -31,6 +31,7 @@ from mae_jax.tasks.preprocess import normalize
 PERCENTILES = (1, 99)
 """Of a principal component over all patches: shown as darkest and brightest."""
 SUFFIXES = ('.png', '.jpg', '.jpeg')
+JPEG_SIDE = 65_500
 
 
 def visualize(
@@ -63,13 +64,15 @@ def visualize(
       UserError: something that does not work, by name; nothing is written then.
     """
     check_out(out, overwrite)
+    if absolute(out) in [absolute(image) for image in images]:
+        raise UserError(f'--out={out} is one of the images: choose another name.')
     config = read_config(checkpoint)
     data = config.dataset
     pixels = read_images(
         images,
         image_size=image_size(config),
         channels=data.channels,
-        apply_exif=data.get('apply_exif', False),
+        apply_exif=data.get('apply_exif', True),
         crop_share=data.get('eval_crop_share'),
     )
     inputs = np.asarray(normalize(pixels, **statistics(config)))
@@ -88,8 +91,14 @@ def visualize(
     else:
         shows = ' | '.join(('reconstruction', *FEATURES))
         raise UserError(f'show={show!r} is unknown: choose {shows}.')
-    with replacing(out) as fresh:
-        Image.fromarray(grid(drawn)).save(fresh, quality=95)
+    picture = grid(drawn)
+    if max(picture.shape) > JPEG_SIDE and absolute(out).suffix.lower() != '.png':
+        raise UserError(
+            f'A JPEG has at most {JPEG_SIDE:,} pixels a side, and this picture has '
+            f'{max(picture.shape):,}: end --out in .png, or look at fewer images.'
+        )
+    with replacing(out) as fresh, writing(out):
+        Image.fromarray(picture).save(fresh, quality=95)
 
 
 def check_out(out: str | os.PathLike, overwrite: bool) -> None:

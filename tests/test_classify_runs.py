@@ -136,7 +136,12 @@ def test_a_finished_run_says_so_and_changes_nothing(fine_tuned, copy, capsys):
 
 
 @pytest.mark.parametrize(
-    'made', ['fine_tuned', 'probed', pytest.param('restless', marks=pytest.mark.slow)]
+    'made',
+    [
+        pytest.param('fine_tuned', marks=pytest.mark.slow),
+        'probed',
+        pytest.param('restless', marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_ends_as_if_it_had_not_been(made, request, copy, capsys):
     made = request.getfixturevalue(made)

@@ -98,6 +98,7 @@ def test_images_without_labels_cannot_be_probed(pretrained, tmp_path):
         run(pretraining(**fields, **watched), tmp_path / 'watched')
 
 
+@pytest.mark.slow
 def test_watching_a_pretraining_run_leaves_no_trace_in_it(pretrained, tmp_path):
     watched = {'online_probe.every_epochs': 2 / 90, 'online_probe.share': 0.3}
     state = run(pretraining(**watched), tmp_path)

@@ -12,6 +12,7 @@ from configs import finetune, linprobe
 from mae_jax.checkpoint import restore_weights
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import locate
+from mae_jax.interop.convert import convert
 from mae_jax.run import run
 
 
@@ -71,6 +72,29 @@ def test_a_checkpoint_may_be_named_instead_of_a_directory(pretrained, tmp_path, 
     np.testing.assert_array_equal(found[name], expected[name])
     assert not np.array_equal(found[name], flat(pretrained[1].params)[name])
     assert 'step 2;' in capsys.readouterr().out
+
+
+def test_a_converted_file_may_be_named_with_data_of_ones_own(pretrained, tmp_path, capsys):
+    workdir, state = pretrained
+    convert(workdir, tmp_path / 'encoder.safetensors', encoder_only=True)
+    config = classifying(finetune.get_config, tmp_path / 'encoder.safetensors')
+    config.dataset.name = 'digits'
+    found = flat(start(config, tmp_path / 'run').params)
+    expected = encoder_of(flat(state.params))
+    del expected['encoder/norm/scale'], expected['encoder/norm/bias']
+    assert encoder_of(found).keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    told = capsys.readouterr().out
+    assert 'encoder.safetensors, step 4; loaded: encoder\n' in told
+    assert re.findall('ignored: (.*)', told) == ['encoder/norm']
+
+
+def test_a_file_of_another_library_is_to_be_converted_first(tmp_path):
+    (tmp_path / 'mae_pretrain_vit_base.pth').write_bytes(b'')
+    config = classifying(finetune.get_config, tmp_path / 'mae_pretrain_vit_base.pth')
+    with pytest.raises(UserError, match='mae-jax convert'):
+        start(config, tmp_path / 'run')
 
 
 def test_positions_are_resized_for_another_image_size(pretrained, tmp_path, capsys):

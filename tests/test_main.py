@@ -66,6 +66,7 @@ def test_verbose_shows_the_traceback(command, tmp_path):
     assert 'Traceback' in output and 'batch_size=0' in output
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_with_its_own_status_and_a_second_run_is_refused(command, tmp_path):
     arguments = (*TINY, '--config.num_steps=100000', '--config.checkpoint_every_steps=50000')
     process = start(*arguments, f'--workdir={tmp_path}')

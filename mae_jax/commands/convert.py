@@ -1,15 +1,16 @@
 """Converts weights between formats, number by number the same.
 
     mae-jax convert mae_pretrain_vit_base.pth mae.safetensors    official -> ours
-    mae-jax convert facebook/vit-mae-base mae.safetensors        a Hugging Face directory -> ours
+    mae-jax convert downloads/vit-mae-base mae.safetensors       a Hugging Face directory -> ours
     mae-jax convert runs/vit_base vit_base                       a run -> Hugging Face directory
     mae-jax convert runs/vit_base vit_base.safetensors           a run -> one file
     mae-jax convert runs/vit_base vit_base.pth                   a run -> official names
 
 Read are runs and their checkpoints, our own file, and the ViTs of the official MAE (encoder, with
 decoder, fine-tuned), Hugging Face (ViTMAE, ViT), timm, DeiT, MoCo v3, DINO, vision_transformer and
-big_vision. What is written is read again and compared; where timm and transformers are installed,
-a batch goes through their model and ours.
+big_vision (these two with the exact GELU in place of its approximation). What is written is read
+again and compared; where timm and transformers are installed, a batch goes through their model and
+ours. The official mae_visualize_* were trained on --target pixel.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     facts.add_argument('--decoder_heads', type=int, help='unset: 16, if it is 512 wide')
     facts.add_argument('--mask_ratio', type=float, help='unset: 0.75')
     facts.add_argument('--target', choices=sorted(TARGETS), help='unset: normalized_pixel')
+    facts.add_argument('--scale', type=float, help='pixel / scale, less mean, by std; unset: 255')
     facts.add_argument('--mean', type=float, nargs='+', help='of each channel; unset: ImageNet')
     facts.add_argument('--std', type=float, nargs='+', help='of each channel; unset: ImageNet')
     facts.add_argument(
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs the command."""
     from mae_jax.interop.convert import convert
 
-    facts = ('heads', 'decoder_heads', 'mask_ratio', 'target', 'mean', 'std', 'image_size')
+    facts = ('heads', 'decoder_heads', 'mask_ratio', 'target', 'scale', 'mean', 'std', 'image_size')
     given = {name: getattr(arguments, name) for name in facts}
     convert(
         arguments.source,

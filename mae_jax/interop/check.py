@@ -1,5 +1,7 @@
 """A batch through a model of ours and through another library's, where that is installed."""
 
+import importlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,54 +13,63 @@ from mae_jax.build_task import image_size, make_architecture
 from mae_jax.errors import UserError
 from mae_jax.interop import huggingface
 from mae_jax.interop.foreign import Foreign
-from mae_jax.interop.modules import kind_of, make_module
+from mae_jax.interop.modules import Kind, kind_of, make_module
 from mae_jax.interop.tensor_files import Tensors
 from mae_jax.interop.trained import Trained, flat
 from mae_jax.interop.translate import to_theirs
 
 BATCH = 2
-TOLERANCE = 1e-4
+TOLERANCE = 3e-5
 """Largest difference of an output, in units of the largest output."""
 
 
-def check(foreign: Foreign, trained: Trained) -> str:
+def check(path: str | os.PathLike, foreign: Foreign, trained: Trained) -> str:
     """Runs both on random images, and says how far apart they are, or why neither was run.
 
     An autoencoder and Hugging Face's own are run by transformers; the others by timm. Tensors that
     are in another spelling are brought into that library's by way of ours.
 
+    Args:
+      path: where `foreign` was read; transformers opens its own directories itself.
+      foreign: what was read there.
+      trained: the same, as a model of ours.
+
     Raises:
       UserError: the outputs differ by more than `TOLERANCE`.
     """
-    kind = kind_of(flat(trained)).name
-    library = 'transformers' if kind == 'mae' or foreign.spelling == 'huggingface' else 'timm'
+    kind, (height, width) = kind_of(flat(trained)), image_size(trained.config)
+    by_transformers = kind.name == 'mae' or foreign.spelling == 'huggingface'
+    library = 'transformers' if by_transformers else 'timm'
     try:
         import torch
 
-        module = __import__(library)
+        version = importlib.import_module(library).__version__
     except ImportError:
         return f'not run beside {library}, which is not installed'
-    height, width = image_size(trained.config)
-    if kind == 'mae' and height != width:
+    if kind.name == 'mae' and height != width:
         return 'not run beside transformers, whose ViTMAE takes squares alone'
     rng = np.random.default_rng(0)
     images = rng.normal(size=(BATCH, height, width, trained.config.dataset.channels))
     images = images.astype(np.float32)
     patches = (height * width) // make_architecture(trained.config.model)['patch_size'] ** 2
     noise = rng.random((BATCH, patches), np.float32)
-    run = _run_transformers if library == 'transformers' else _run_timm
     with torch.no_grad():
-        theirs = run(foreign, trained, torch.from_numpy(images.transpose(0, 3, 1, 2)), noise)
-    ours = run_ours(trained, images, noise)
-    difference = np.abs(ours - theirs).max()
-    if not difference <= TOLERANCE * np.abs(theirs).max():
+        inputs = torch.from_numpy(images.transpose(0, 3, 1, 2))
+        if by_transformers:
+            theirs = _run_transformers(path, trained, kind, inputs, torch.from_numpy(noise))
+        else:
+            official = foreign.spelling.startswith('official')
+            tensors = foreign.tensors if official else to_theirs(trained, 'official')
+            theirs = _run_timm(tensors, trained, kind, inputs)
+    largest, apart = np.abs(theirs).max(), np.abs(run_ours(trained, images, noise) - theirs).max()
+    if not apart <= TOLERANCE * largest:
         raise UserError(
-            f'The model gives other outputs than {library} {module.__version__}: they differ by up '
-            f'to {difference:.2g}, where the largest is {np.abs(theirs).max():.2g}.'
+            f'The model gives other outputs than {library} {version}: they differ by up to '
+            f'{apart:.2g}, where the largest is {largest:.2g}.'
         )
     return (
-        f'run beside {library} {module.__version__}: the largest difference of an output is '
-        f'{difference:.1e} ({np.abs(theirs).max():.1f} is the largest output)'
+        f'run beside {library} {version}: the largest difference of an output is {apart:.1e} '
+        f'({largest:.1f} is the largest output)'
     )
 
 
@@ -73,35 +84,32 @@ def run_ours(trained: Trained, images: np.ndarray, noise: np.ndarray) -> np.ndar
     return np.asarray(jax.jit(module.apply)(variables, images, noise=noise).prediction)
 
 
-def _run_transformers(foreign: Foreign, trained: Trained, images: Any, noise: np.ndarray) -> Any:
-    import torch
+def _run_transformers(
+    path: str | os.PathLike, trained: Trained, kind: Kind, images: Any, noise: Any
+) -> np.ndarray:
     import transformers
 
-    kind = kind_of(flat(trained))
-    tensors = foreign.tensors
-    if foreign.spelling != 'huggingface':
-        tensors = to_theirs(trained, 'huggingface')
-    elif kind.name == 'encoder':
-        tensors = {name.removeprefix('vit.'): tensor for name, tensor in tensors.items()}
     transformers.utils.logging.disable_progress_bar()
+    name = huggingface.ARCHITECTURES[kind.name]
     options = dict(add_pooling_layer=False) if kind.name == 'encoder' else {}
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.write(Path(folder) / 'model', tensors, trained.config, kind)
-        architecture = getattr(transformers, huggingface.ARCHITECTURES[kind.name])
-        model = architecture.from_pretrained(Path(folder) / 'model', **options).eval()
+        if not huggingface.is_of(path, name):
+            path = Path(folder) / 'model'
+            tensors = to_theirs(trained, 'huggingface')
+            huggingface.write(path, tensors, trained.config, kind)
+        model = getattr(transformers, name).from_pretrained(path, **options).float().eval()
     if kind.name == 'mae':
-        return model(images, noise=torch.from_numpy(noise)).logits.numpy()
+        return model(images, noise=noise).logits.numpy()
     outputs = model(images)
     return (outputs.logits if kind.name == 'classifier' else outputs.last_hidden_state).numpy()
 
 
-def _run_timm(foreign: Foreign, trained: Trained, images: Any, noise: np.ndarray) -> Any:
-    import timm.models.vision_transformer as timm_vit
+def _run_timm(tensors: Tensors, trained: Trained, kind: Kind, images: Any) -> np.ndarray:
     import torch
+    from timm.models.vision_transformer import VisionTransformer
 
-    config, kind = trained.config, kind_of(flat(trained))
-    sizes = make_architecture(config.model)
-    model = timm_vit.VisionTransformer(
+    config, sizes = trained.config, make_architecture(trained.config.model)
+    model = VisionTransformer(
         img_size=image_size(config),
         patch_size=sizes['patch_size'],
         in_chans=config.dataset.channels,
@@ -114,13 +122,10 @@ def _run_timm(foreign: Foreign, trained: Trained, images: Any, noise: np.ndarray
     if trained.model_state:
         norm = torch.nn.BatchNorm1d(sizes['width'], affine=False, eps=1e-6)
         model.head = torch.nn.Sequential(norm, model.head)
-    tensors: Tensors = foreign.tensors
-    if not foreign.spelling.startswith('official'):
-        tensors = to_theirs(trained, 'official')
-    state = {n: torch.from_numpy(np.ascontiguousarray(x)) for n, x in tensors.items()}
+    state = {name: torch.from_numpy(np.array(x)) for name, x in tensors.items()}
     problems = model.load_state_dict(state, strict=False)
-    counts = [name for name in problems.missing_keys if not name.endswith('num_batches_tracked')]
-    if counts or problems.unexpected_keys:
-        raise UserError(f'timm does not know this model: {counts + problems.unexpected_keys}.')
+    missing = [name for name in problems.missing_keys if not name.endswith('num_batches_tracked')]
+    if missing or problems.unexpected_keys:
+        raise UserError(f'timm does not know this model: {missing + problems.unexpected_keys}.')
     model.eval()
     return (model(images) if kind.classes else model.forward_features(images)).numpy()

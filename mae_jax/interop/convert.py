@@ -6,22 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from mae_jax.build_task import image_size, make_architecture
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute
 from mae_jax.interop import huggingface
 from mae_jax.interop.check import check
+from mae_jax.interop.describe import facts
 from mae_jax.interop.foreign import read_foreign
-from mae_jax.interop.modules import kind_of
+from mae_jax.interop.load import read_module
+from mae_jax.interop.modules import kind_of, some
 from mae_jax.interop.tensor_files import (
     read_safetensors_metadata,
     replacing,
     write_npz,
     write_pth,
     write_safetensors,
+    writing,
 )
-from mae_jax.interop.trained import HEADER, Trained, flat, read_trained, write_trained
+from mae_jax.interop.trained import HEADER, Trained, flat, write_trained
 from mae_jax.interop.translate import to_ours, to_theirs
 
 FORMATS = {
@@ -32,6 +36,10 @@ FORMATS = {
     'big_vision': ('.npz',),
 }
 """What can be written, and how such names end ('' is a directory's); the first is meant by them."""
+
+
+FILES = {'config.json', 'preprocessor_config.json', 'model.safetensors'}
+"""Of a directory that is written."""
 
 
 def convert(
@@ -65,8 +73,7 @@ def convert(
         exists. Nothing is written then.
     """
     to = _format_of(destination, to)
-    if absolute(destination).exists() and not overwrite:
-        raise UserError(f'{destination} exists: give --overwrite to replace it, or another name.')
+    _check_destination(source, absolute(destination), to, overwrite)
     trained, checked = _read(source, given or {}, run, say)
     if encoder_only:
         trained = trained._replace(params={'encoder': trained.params['encoder']}, model_state={})
@@ -77,13 +84,28 @@ def convert(
         )
     say(summary(trained))
     with replacing(destination) as fresh:
-        write(fresh, trained, to)
-        again, rechecked = _read(fresh, _facts(trained), run)
-        _check_same(fresh, trained, again)
+        with writing(destination):
+            write(fresh, trained, to)
+        known = facts(trained.config) if to != 'mae_jax' else {}
+        again, rechecked = _read(fresh, known, run)
+        _check_same(destination, trained, again)
     for when, told in (('as read', checked), ('as written', rechecked)):
         if told:
             say(f'{when}: {told}')
     say(f'{destination} is written.')
+
+
+def _check_destination(
+    source: str | os.PathLike, path: epath.Path, to: str, overwrite: bool
+) -> None:
+    """Refuses to replace what is there, unless told; what is no model, in any case."""
+    if not path.exists():
+        return
+    if not overwrite:
+        raise UserError(f'{path} exists: give --overwrite to replace it, or another name.')
+    whole = path.is_dir() and (to != 'huggingface' or {p.name for p in path.iterdir()} - FILES)
+    if whole or not path.is_dir() and to == 'huggingface' or path == absolute(source):
+        raise UserError(f'{path} is not such a model as would be written: choose another name.')
 
 
 def write(path: str | os.PathLike, trained: Trained, to: str) -> None:
@@ -98,7 +120,7 @@ def write(path: str | os.PathLike, trained: Trained, to: str) -> None:
         write_npz(path, tensors)
     elif to == 'big_vision':
         write_npz(path, {f'params/{name}': tensor for name, tensor in tensors.items()})
-    elif os.fspath(path).endswith('.pth'):
+    elif os.fspath(path).lower().endswith('.pth'):
         write_pth(path, tensors)
     else:
         write_safetensors(path, tensors, {'format': 'pt'})
@@ -110,8 +132,8 @@ def is_ours(path: str | os.PathLike) -> bool:
     if not path.exists():
         raise UserError(f'{path} does not exist.')
     if path.is_dir():
-        return path.name.isdecimal() or (path / 'checkpoints').exists()
-    return path.suffix == '.safetensors' and HEADER in read_safetensors_metadata(path)
+        return path.parent.name == 'checkpoints' or (path / 'checkpoints').exists()
+    return path.suffix.lower() == '.safetensors' and HEADER in read_safetensors_metadata(path)
 
 
 def summary(trained: Trained) -> str:
@@ -130,13 +152,19 @@ def summary(trained: Trained) -> str:
 
 
 def _format_of(destination: str | os.PathLike, to: str | None) -> str:
-    suffix = Path(destination).suffix
-    fitting = [name for name, suffixes in FORMATS.items() if suffix in suffixes]
+    endings = {ending for endings in FORMATS.values() for ending in endings}
+    suffix = Path(destination).suffix.lower()
+    if to == 'huggingface' and suffix not in endings:
+        suffix = ''  # a directory's name may have a dot in it
+    fitting = [name for name, endings in FORMATS.items() if suffix in endings]
     if to is None and fitting:
         return fitting[0]
     if to not in fitting:
-        ways = '; '.join(f'{n}: {" or ".join(s) or "a directory"}' for n, s in FORMATS.items())
-        raise UserError(f'{destination} does not name what is to be written ({ways}).')
+        ways = '; '.join(
+            f'{name}: {" or ".join(filter(None, endings)) or "a directory"}'
+            for name, endings in FORMATS.items()
+        )
+        raise UserError(f'{destination} does not name what is to be written: give --to ({ways}).')
     return to
 
 
@@ -148,43 +176,34 @@ def _read(
 ) -> tuple[Trained, str | None]:
     """(model, what running it beside the other library's showed)."""
     if is_ours(path):
-        return read_trained(path), None
+        _, trained = read_module(path, given=given)
+        return trained, None
     foreign = read_foreign(path)
     try:
         trained = to_ours(foreign, given, say)
+        return trained, check(path, foreign, trained) if run else None
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
-    return trained, check(foreign, trained) if run else None
 
 
-def _facts(trained: Trained) -> dict[str, Any]:
-    """What a file of another library may not state, so that nothing is assumed in reading it."""
-    config = trained.config
-    facts = dict(
-        heads=make_architecture(config.model)['heads'],
-        image_size=image_size(config),
-        mean=config.dataset.mean,
-        std=config.dataset.std,
-    )
-    if 'decoder' in trained.params:
-        facts |= dict(
-            decoder_heads=config.model.decoder_heads,
-            mask_ratio=config.mask.ratio,
-            target=config.target.name,
-        )
-    return facts
-
-
-def _check_same(path: str, trained: Trained, again: Trained) -> None:
-    before, after = flat(trained), flat(again)
+def _check_same(path: str | os.PathLike, trained: Trained, again: Trained) -> None:
+    """Holds what was read again to what was written: every number, and what is known beside."""
+    before, after = (flat(t) | facts(t.config) for t in (trained, again))
+    optional = {'decoder_heads', 'mask_ratio', 'target'}  # of an encoder alone nobody tells them
     differing = [
         name
         for name in before.keys() | after.keys()
-        if name not in before
-        or name not in after
-        or not np.array_equal(before[name], after[name], equal_nan=True)
+        if (name not in optional or name in before and name in after)
+        and not (name in before and name in after and _same(before[name], after[name]))
     ]
     if differing:
         raise UserError(
-            f'{path} does not read as it was written ({differing[0]}): is the disk full?'
+            f'{path} would not read as the model it is made of: {some(sorted(differing))} would '
+            'differ. Nothing is written.'
         )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other, equal_nan=True)
+    return one == other

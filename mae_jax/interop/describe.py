@@ -1,7 +1,7 @@
 """The config of a converted model: from shapes, from what the file states, from what is usual.
 
-What is stated or given has these names: heads, decoder_heads, image_size, mean, std, mask_ratio,
-target.
+What is stated or given has these names: heads, decoder_heads, image_size, scale, mean, std,
+mask_ratio, target.
 """
 
 import math
@@ -11,15 +11,31 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from mae_jax.build_task import image_size, make_architecture, statistics
 from mae_jax.errors import UserError
 from mae_jax.interop.foreign import IMAGENET, Foreign
+from mae_jax.interop.modules import some
 from mae_jax.interop.spellings import CONV, SPELLINGS, Rule
 from mae_jax.models.vit import VARIANTS
+from mae_jax.pretext.targets import TARGETS
 
 HEADS = {sizes['width']: sizes['heads'] for sizes in VARIANTS.values()}
 DECODER_HEADS = {512: 16}
 USUAL = {'mask_ratio': 0.75, 'target': 'normalized_pixel'}
 """Of the official checkpoints, which state neither."""
+
+
+FIELDS = {
+    'heads': 'model.heads',
+    'decoder_heads': 'model.decoder_heads',
+    'image_size': 'image_size',
+    'scale': 'dataset.scale',
+    'mean': 'dataset.mean',
+    'std': 'dataset.std',
+    'mask_ratio': 'mask.ratio',
+    'target': 'target.name',
+}
+"""What can be stated or given, and which field of a config it is."""
 
 
 def describe(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, list[str]]:
@@ -32,10 +48,9 @@ def describe(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, list[
     Raises:
       UserError: something essential is missing, or cannot be known from the file.
     """
+    _check_names(foreign)
     known, assumed = _heads_of_shapes(foreign) | foreign.stated | given, []
-    for name, value in known.items():
-        if not _is_sensible(name, value):
-            raise UserError(f'{name}={value!r} cannot be: give --{name}.')
+    check_facts(known)
 
     def fact(name: str, usual: Any) -> Any:
         if name in known:
@@ -45,64 +60,127 @@ def describe(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, list[
         assumed.append(f'{name}={usual}')
         return usual
 
-    kernel = _raw(foreign, 'encoder/patch_embed/kernel')
-    if kernel.ndim != 4 or 0 in kernel.shape:
-        raise UserError(f'The patch embedding has shape {kernel.shape}: not a Vision Transformer.')
-    conv = _rule(foreign, 'encoder/patch_embed/kernel').layout is CONV
-    width, channels, patch_size = kernel.shape[:3] if conv else kernel.shape[:0:-1]
+    config = ConfigDict({'task': 'pretrain', 'init_from': None, 'model': _sizes(foreign)})
+    model, kernel = config.model, _kernel(foreign)
+    channels = kernel.shape[1] if _is_conv(foreign) else kernel.shape[2]
+    config.image_size = _image_size(foreign, model.patch_size, known)
+    model.heads = fact('heads', HEADS.get(model.width))
     rgb = IMAGENET if channels == 3 else dict(mean=None, std=None)
-    config = ConfigDict(
-        {
-            'task': 'pretrain',
-            'init_from': None,
-            'image_size': _image_size(foreign, patch_size, known),
-            'model': {
-                'variant': _variant(width),
-                'patch_size': patch_size,
-                'width': width,
-                'depth': _depth(foreign, 'encoder'),
-                'heads': fact('heads', HEADS.get(width)),
-                'dtype': 'float32',
-                'remat': 'none',
-                'scan': False,
-            },
-            'dataset': {
-                'name': None,
-                'path': None,
-                'channels': channels,
-                'scale': 255.0,
-                'mean': tuple(fact('mean', rgb['mean'])),
-                'std': tuple(fact('std', rgb['std'])),
-            },
-        },
-        convert_dict=True,
+    config.dataset = dict(
+        name=None,
+        path=None,
+        channels=channels,
+        scale=float(known.get('scale', 255.0)),
+        mean=tuple(fact('mean', rgb['mean'])),
+        std=tuple(fact('std', rgb['std'])),
     )
     if _has(foreign, 'decoder/'):
-        decoder_width = _raw(foreign, 'decoder/mask_token').shape[-1]
-        config.model.decoder_width = decoder_width
-        config.model.decoder_depth = _depth(foreign, 'decoder')
-        config.model.decoder_heads = fact('decoder_heads', DECODER_HEADS.get(decoder_width))
+        model.decoder_width = _raw(foreign, 'decoder/mask_token').shape[-1]
+        model.decoder_depth = _depth(foreign, 'decoder')
+        model.decoder_heads = fact('decoder_heads', DECODER_HEADS.get(model.decoder_width))
         config.mask = {'ratio': fact('mask_ratio', USUAL['mask_ratio']), 'strategy': 'random'}
         config.target = {'name': fact('target', USUAL['target'])}
     elif _has(foreign, 'head/'):
         config.task = 'classify'
         config.num_classes = _raw(foreign, 'head/bias').shape[0]
-        config.model.pool = 'mean' if _has(foreign, 'fc_norm/') else 'cls'
-        config.model.batch_norm = _has(foreign, 'batch_stats/')
-        config.model.update(drop_path=0.0, head_std=2e-5)
+        model.pool = 'mean' if _has(foreign, 'fc_norm/') else 'cls'
+        model.batch_norm = _has(foreign, 'batch_stats/')
+        model.update(drop_path=0.0, head_std=2e-5)
+    statistics(config)  # says so where there are not as many as channels
     return config, assumed
 
 
-def _is_sensible(name: str, value: Any) -> bool:
-    """Whether a value that a file states is at all of the right type."""
-    if name == 'target':
-        return isinstance(value, str)
-    several = isinstance(value, list | tuple)
-    types = int | float if name in ('mean', 'std', 'mask_ratio') else int
-    numbers = value if several else [value]
-    return (several or name not in ('mean', 'std')) and all(
-        isinstance(number, types) and not isinstance(number, bool) for number in numbers
+def restate(config: ConfigDict, given: dict[str, Any]) -> ConfigDict:
+    """A copy of the config of a model of ours, with what its user knows better."""
+    check_facts(given)
+    config = config.copy_and_resolve_references()
+    fields = {FIELDS[name]: value for name, value in given.items()}
+    lacking = [name for name in given if FIELDS[name].split('.')[0] not in config]
+    if lacking:
+        raise UserError(f'--{lacking[0]} is given, and this model has no such thing.')
+    for field, value in fields.items():
+        *group, name = field.split('.')
+        node = config[group[0]] if group else config
+        with node.unlocked(), node.ignore_type():
+            node[name] = tuple(value) if isinstance(value, list | tuple) else value
+    statistics(config)
+    return config
+
+
+def facts(config: ConfigDict) -> dict[str, Any]:
+    """What a file of another library may not state of a model, by name."""
+    known = {
+        'heads': make_architecture(config.model)['heads'],
+        'image_size': image_size(config),
+        **{name: config.dataset[name] for name in ('scale', 'mean', 'std')},
+    }
+    if 'mask' in config:
+        known['decoder_heads'] = config.model.decoder_heads
+        known |= {'mask_ratio': config.mask.ratio, 'target': config.target.name}
+    return known
+
+
+def check_facts(known: dict[str, Any]) -> None:
+    """Raises a UserError for what is of the wrong type, or cannot be."""
+    for name, value in known.items():
+        several = isinstance(value, list | tuple)
+        numbers = list(value) if several else [value]
+        if name == 'target':
+            sensible = value in TARGETS
+        elif name in ('heads', 'decoder_heads', 'image_size'):
+            sensible = all(type(n) is int and n > 0 for n in numbers)
+            sensible = sensible and (not several or name == 'image_size')
+        else:
+            sensible = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+            sensible = sensible and several == (name in ('mean', 'std'))
+            sensible = sensible and (name not in ('std', 'scale') or min(numbers) > 0)
+        if not sensible:
+            raise UserError(f'{name}={value!r} cannot be: give --{name}.')
+
+
+def _check_names(foreign: Foreign) -> None:
+    """Names that no such model has come first: shapes would not fit for want of them."""
+    theirs = {name for rule in SPELLINGS[foreign.spelling] for name in rule.theirs}
+    unknown = sorted(
+        name
+        for name in foreign.tensors
+        if name not in theirs
+        and re.sub(r'(?<=[._])\d+(?=[./])', '{i}', name, count=1) not in theirs
     )
+    if unknown:
+        raise UserError(
+            f'it is no model that is known here ({foreign.spelling}): {some(unknown)} '
+            f'{"is" if len(unknown) == 1 else "are"} unknown.'
+        )
+
+
+def _is_conv(foreign: Foreign) -> bool:
+    """Whether the patch kernel is [D, C, P, P]; otherwise it is [P, P, C, D]."""
+    return _rule(foreign, 'encoder/patch_embed/kernel').layout is CONV
+
+
+def _kernel(foreign: Foreign) -> np.ndarray:
+    kernel = _raw(foreign, 'encoder/patch_embed/kernel')
+    if kernel.ndim != 4 or 0 in kernel.shape:
+        raise UserError(f'The patch embedding has shape {kernel.shape}: not a Vision Transformer.')
+    return kernel
+
+
+def _sizes(foreign: Foreign) -> dict[str, Any]:
+    """config.model, as far as shapes tell."""
+    shape = _kernel(foreign).shape
+    width, patch_size = (shape[0], shape[2]) if _is_conv(foreign) else (shape[3], shape[0])
+    # All sizes are given beside the variant, so that it is but a name.
+    named = [name for name, sizes in VARIANTS.items() if sizes['width'] == width]
+    return {
+        'variant': named[0] if named else 'vit_base',
+        'patch_size': patch_size,
+        'width': width,
+        'depth': _depth(foreign, 'encoder'),
+        'dtype': 'float32',
+        'remat': 'none',
+        'scan': False,
+    }
 
 
 def _rule(foreign: Foreign, ours: str) -> Rule:
@@ -131,9 +209,12 @@ def _has(foreign: Foreign, prefix: str) -> bool:
 
 def _depth(foreign: Foreign, part: str) -> int:
     """Blocks are counted from 0 without a gap; one that is missing is found out later."""
-    pattern = re.escape(_rule(foreign, f'{part}/blocks/block_{{i}}/norm1/scale').theirs[0])
-    found = [re.fullmatch(pattern.replace(r'\{i\}', r'(\d{1,4})'), n) for n in foreign.tensors]
-    return max((int(match[1]) + 1 for match in found if match), default=0)
+    name = _rule(foreign, f'{part}/blocks/block_{{i}}/norm1/scale').theirs[0]
+    pattern = re.escape(name).replace(r'\{i\}', r'(\d{1,4})')
+    found = [re.fullmatch(pattern, name) for name in foreign.tensors]
+    if not any(found):
+        raise UserError(f'{name.replace("{i}", "0")} is missing, and so are all blocks.')
+    return max(int(match[1]) + 1 for match in found if match)
 
 
 def _image_size(foreign: Foreign, patch_size: int, known: dict[str, Any]) -> tuple[int, int]:
@@ -158,8 +239,3 @@ def _heads_of_shapes(foreign: Foreign) -> dict[str, int]:
     rule = _rule(foreign, 'encoder/blocks/block_{i}/attention/qkv/kernel')
     first = foreign.tensors.get(rule.theirs[0].replace('{i}', '0'))
     return {} if first is None or first.ndim != 3 else {'heads': first.shape[1]}
-
-
-def _variant(width: int) -> str:
-    """The one of that width; depth and heads are given beside it, so that any would do."""
-    return next((name for name, sizes in VARIANTS.items() if sizes['width'] == width), 'vit_base')

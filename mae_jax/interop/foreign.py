@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute
@@ -21,8 +22,12 @@ from mae_jax.interop.tensor_files import (
     read_safetensors,
 )
 
-SUFFIXES = ('.pth', '.pt', '.bin', '.tar', '.safetensors', '.npz')
-WEIGHTS_OF_A_DIRECTORY = ('model.safetensors', 'pytorch_model.bin')
+PTH_SUFFIXES = ('.pth', '.pt', '.bin', '.tar')
+WEIGHTS_OF_A_DIRECTORY = (
+    'model.safetensors',
+    'model.safetensors.index.json',
+    'pytorch_model.bin',
+)
 WRAPPERS = ('model', 'state_dict', 'teacher')
 """Under which key a training checkpoint holds its tensors: MAE and DeiT, MoCo v3, DINO."""
 PREFIXES = ('module.base_encoder.', 'module.backbone.', 'base_encoder.', 'backbone.', 'module.')
@@ -52,28 +57,92 @@ def read_foreign(path: str | os.PathLike) -> Foreign:
     Raises:
       UserError: it is missing, damaged, of an unknown kind, or would run code.
     """
-    path, stated = absolute(path), {}
+    path = absolute(path)
+    directory = path if path.is_dir() else path.parent
     if path.is_dir():
-        stated = _read_configs(path)
         found = [path / name for name in WEIGHTS_OF_A_DIRECTORY if (path / name).exists()]
         if not found:
             names = ' or '.join(WEIGHTS_OF_A_DIRECTORY)
             raise UserError(f'{path} is a directory without {names}: give a file of weights.')
         path = found[0]
-    if path.suffix not in SUFFIXES:
-        raise UserError(f'{path} is of an unknown kind: a name ends in {", ".join(SUFFIXES)}.')
-    if path.suffix == '.safetensors':
+    stated = _read_configs(directory) if path.name in WEIGHTS_OF_A_DIRECTORY else {}
+    kind = path.suffix.lower()
+    if path.name.endswith('.index.json'):
+        tensors = _read_shards(path)
+    elif kind == '.safetensors':
         tensors = read_safetensors(path)[0]
-    elif path.suffix == '.npz':
+    elif kind == '.npz':
         tensors = read_npz(path)
-    else:
+    elif kind in PTH_SUFFIXES:
         tensors, said = _unwrap(path, read_pth(path))
         stated = said | stated
+    else:
+        known = ', '.join((*PTH_SUFFIXES, '.safetensors', '.npz'))
+        raise UserError(f'{path} is of an unknown kind: a name ends in {known}.')
     tensors = {name: _float32(path, name, tensor) for name, tensor in tensors.items()}
     try:
         return recognise(tensors, stated)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
+
+
+def _read_shards(path: epath.Path) -> Tensors:
+    """The tensors of all files that an index names."""
+    try:
+        names = sorted(set(json.loads(path.read_text())['weight_map'].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, 'index', error) from error
+    tensors = {}
+    for name in names:
+        if os.path.basename(name) != name:  # another directory's files are none of its business
+            raise damaged(path, 'index', f'{name!r} is no name of a file beside it')
+        tensors |= read_safetensors(path.parent / name)[0]
+    return tensors
+
+
+def _unwrap(path: epath.Path, content: Any) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a PyTorch checkpoint, and what it says beside them."""
+    if not isinstance(content, Mapping):
+        told = 'tensor' if isinstance(content, np.ndarray) else type(content).__name__
+        raise damaged(path, 'PyTorch', f'it holds a {told}, not named tensors')
+    inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), content)
+    tensors = {name: x for name, x in inner.items() if isinstance(x, np.ndarray)}
+    if not tensors:
+        raise damaged(path, 'PyTorch', 'it holds no named tensors')
+    return tensors, _said(content.get('args'))
+
+
+def _said(args: Any) -> dict[str, Any]:
+    """What the command line of an official training run tells of the model."""
+    said = vars(args) if isinstance(args, argparse.Namespace) else {}
+    stated = {}
+    if isinstance(said.get('norm_pix_loss'), bool):
+        stated['target'] = 'normalized_pixel' if said['norm_pix_loss'] else 'pixel'
+    if isinstance(said.get('mask_ratio'), float) and 0 < said['mask_ratio'] < 1:
+        stated['mask_ratio'] = said['mask_ratio']
+    return stated
+
+
+def _read_configs(path: epath.Path) -> dict[str, Any]:
+    """What the JSON files beside Hugging Face's or timm's weights state."""
+    stated = {}
+    for name, read in (
+        ('config.json', huggingface.read_config),
+        ('preprocessor_config.json', huggingface.read_preprocessor),
+    ):
+        if (path / name).exists():
+            try:
+                stated |= read(json.loads((path / name).read_text()))
+            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+                raise damaged(path / name, 'configuration', error) from error
+    return stated
+
+
+def _float32(path: epath.Path, name: str, tensor: np.ndarray) -> np.ndarray:
+    """Parameters are float32 here: shorter ones lose nothing, longer ones are refused."""
+    if tensor.dtype == np.float64:
+        raise UserError(f'{path}: {name} is float64, and would be rounded: save it as float32.')
+    return np.asarray(tensor, np.float32) if tensor.dtype.kind in 'fV' else tensor
 
 
 def recognise(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
@@ -95,63 +164,12 @@ def recognise(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
     if 'base_encoder' in prefix and width == MOCO_SMALL['width']:
         stated = {'heads': MOCO_SMALL['heads']} | stated
     if 'head.0.running_mean' in own and 'head.1.weight' in own and prefix in ('', 'module.'):
-        count = 'head.0.num_batches_tracked'  # is used for nothing
-        return _leaving_out('official_probe', own, (count,), stated)
+        own = {n: x for n, x in own.items() if n != 'head.0.num_batches_tracked'}  # a mere count
+        return Foreign('official_probe', own, stated, left_out)
     layers = any(re.match(r'head\.\w+\.', name) for name in own)
     projector = ('head.',) if layers else ()  # of self-supervision, not a classifier
     found = _leaving_out('official', own, projector, stated)
     return found._replace(left_out=left_out + found.left_out)
-
-
-def _unwrap(path: os.PathLike, content: Any) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors of a PyTorch checkpoint, and what it says beside them."""
-    import torch
-
-    if not isinstance(content, Mapping):
-        raise damaged(path, 'PyTorch', f'it holds a {type(content).__name__}, not named tensors')
-    inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), content)
-    tensors = {str(name): x for name, x in inner.items() if isinstance(x, torch.Tensor)}
-    if not tensors:
-        raise damaged(path, 'PyTorch', 'it holds no named tensors')
-    arrays = {}
-    for name, tensor in tensors.items():
-        if tensor.dtype == torch.bfloat16:  # NumPy has none
-            tensor = tensor.float()
-        arrays[name] = tensor.detach().numpy()
-    return arrays, _said(content.get('args'))
-
-
-def _said(args: Any) -> dict[str, Any]:
-    """What the command line of an official training run tells of the model."""
-    said = vars(args) if isinstance(args, argparse.Namespace) else {}
-    stated = {}
-    if isinstance(said.get('norm_pix_loss'), bool):
-        stated['target'] = 'normalized_pixel' if said['norm_pix_loss'] else 'pixel'
-    if isinstance(said.get('mask_ratio'), float) and 0 < said['mask_ratio'] < 1:
-        stated['mask_ratio'] = said['mask_ratio']
-    return stated
-
-
-def _read_configs(path: os.PathLike) -> dict[str, Any]:
-    """What the JSON files beside Hugging Face's or timm's weights state."""
-    stated = {}
-    for name, read in (
-        ('config.json', huggingface.read_config),
-        ('preprocessor_config.json', huggingface.read_preprocessor),
-    ):
-        if (path / name).exists():
-            try:
-                stated |= read(json.loads((path / name).read_text()))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise damaged(path / name, 'configuration', error) from error
-    return stated
-
-
-def _float32(path: os.PathLike, name: str, tensor: np.ndarray) -> np.ndarray:
-    """Parameters are float32 here: shorter ones lose nothing, longer ones are refused."""
-    if tensor.dtype == np.float64:
-        raise UserError(f'{path}: {name} is float64, and would be rounded: save it as float32.')
-    return np.asarray(tensor, np.float32) if tensor.dtype.kind in 'fV' else tensor
 
 
 def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str], str]:

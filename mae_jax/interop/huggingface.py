@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.build_task import image_size, make_architecture
 from mae_jax.errors import UserError
+from mae_jax.find_checkpoint import absolute
 from mae_jax.interop.modules import Kind
 from mae_jax.interop.tensor_files import write_safetensors
 
@@ -30,6 +31,11 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     """
     if 'architecture' in config:  # timm's
         return read_timm(config)
+    if config.get('layer_norm_eps', 1e-6) > 2e-6:  # transformers' own 1e-12 makes no difference
+        raise UserError(
+            f'config.json says layer_norm_eps={config["layer_norm_eps"]}, and the ViT of MAE has '
+            '1e-6: it would compute something else here.'
+        )
     expected = {'hidden_act': 'gelu', 'qkv_bias': True}
     for field, value in expected.items():
         if config.get(field, value) != value:
@@ -58,9 +64,25 @@ def read_timm(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
-    """Mean and standard deviation of preprocessor_config.json."""
-    names = {'image_mean': 'mean', 'image_std': 'std'}
-    return {ours: tuple(config[theirs]) for theirs, ours in names.items() if theirs in config}
+    """How preprocessor_config.json has images normalised."""
+    stated = {'scale': 1.0}
+    if config.get('do_rescale', True):
+        stated['scale'] = round(1 / config.get('rescale_factor', 1 / 255), 6)
+    if config.get('do_normalize', True):
+        names = {'image_mean': 'mean', 'image_std': 'std'}
+        stated |= {our: tuple(config[their]) for their, our in names.items() if their in config}
+    else:
+        channels = len(config.get('image_mean', (0, 0, 0)))
+        stated |= {'mean': (0.0,) * channels, 'std': (1.0,) * channels}
+    return stated
+
+
+def is_of(path: str | os.PathLike, architecture: str) -> bool:
+    """Whether it is a directory of that class of transformers."""
+    file = absolute(path) / 'config.json'
+    if not file.exists():
+        return False
+    return architecture in (json.loads(file.read_text()).get('architectures') or ())
 
 
 def write(
@@ -81,6 +103,11 @@ def write(
 def make_config(config: ConfigDict, kind: Kind) -> dict[str, Any]:
     """config.json for a model of ours."""
     model, sizes, size = config.model, make_architecture(config.model), image_size(config)
+    if kind.name == 'mae' and size[0] != size[1]:
+        raise UserError(
+            f"Hugging Face's ViTMAE takes squares alone, and this model {size[0]} x {size[1]}: "
+            "give --encoder_only, or convert to 'official'."
+        )
     made = {
         'architectures': [ARCHITECTURES[kind.name]],
         'model_type': 'vit_mae' if kind.name == 'mae' else 'vit',

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from ml_collections import ConfigDict
 
 from mae_jax import build_task
 from mae_jax.errors import UserError
+from mae_jax.interop.describe import restate
 from mae_jax.interop.modules import Kind, differences, kind_of, make_module, shapes_of, some
 from mae_jax.interop.trained import Trained, flat, read_config, read_trained
 from mae_jax.models.classifier import BatchNorm, Classifier
@@ -20,6 +22,9 @@ from mae_jax.models.positions import resize_positions
 from mae_jax.models.vit import Encoder
 from mae_jax.patches import grid_size
 from mae_jax.tasks.preprocess import normalize
+
+NEW_CHANNELS = ('average', 'repeat')
+"""How a patch kernel is made for another number of channels."""
 
 
 def load(path: str | os.PathLike, *, dtype: str = 'float32') -> tuple[MAE | Classifier, Any]:
@@ -37,7 +42,7 @@ def load(path: str | os.PathLike, *, dtype: str = 'float32') -> tuple[MAE | Clas
     Raises:
       UserError: there is no such model, it is damaged, or it is an encoder without decoder or head.
     """
-    module, trained = read_module(path, dtype)
+    module, trained = read_module(path, _dtype(dtype))
     if isinstance(module, Encoder):
         raise UserError(
             f'{path} has no decoder: it holds an encoder alone, which predicts no patches. Use '
@@ -78,11 +83,16 @@ def load_encoder(
     Raises:
       UserError: there is no such model, it is damaged, or it does not fit what is asked.
     """
-    _, trained = read_module(path, dtype)
+    if new_channels not in (None, *NEW_CHANNELS):
+        raise UserError(f'new_channels={new_channels!r}: choose {" or ".join(NEW_CHANNELS)}.')
+    if channels is not None and channels < 1:
+        raise UserError(f'channels={channels} must be at least 1.')
+    _, trained = read_module(path, _dtype(dtype))
     config, params = trained.config, dict(trained.params['encoder'])
     module = make_module(config, Kind('encoder', has_norm='norm' in params))
     if image_size is not None:
-        wanted = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        sides = (image_size,) if np.ndim(image_size) == 0 else tuple(image_size)
+        wanted = build_task.image_size(ConfigDict({'image_size': sides}))
         old = grid_size(build_task.image_size(config), module.patch_size)
         new = grid_size(wanted, module.patch_size)
         params['pos_embed'] = resize_positions(params['pos_embed'], old, new)
@@ -97,10 +107,22 @@ def load_encoder(
 def load_normalize(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
     """How the images of a model were normalised: [B, H, W, C] as loaded, uint8 say -> float32.
 
+    They have the channels it was trained on; for others, `(images / scale - mean) / std` is yours.
+
     Args:
       path: as of `load`.
     """
     return partial(normalize, **build_task.statistics(read_config(path)))
+
+
+def _dtype(dtype: Any) -> str:
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in ('float32', 'bfloat16'):
+        raise UserError(f"dtype={name!r}: choose 'float32' or 'bfloat16'.")
+    return name
 
 
 def adapt_channels(kernel: np.ndarray, old: int, new: int, how: str | None) -> np.ndarray:
@@ -122,20 +144,24 @@ def adapt_channels(kernel: np.ndarray, old: int, new: int, how: str | None) -> n
     return (cells * (old / new)).reshape(-1, kernel.shape[-1]).astype(np.float32)
 
 
-def read_module(path: str | os.PathLike, dtype: str = 'float32') -> tuple[nn.Module, Trained]:
+def read_module(
+    path: str | os.PathLike, dtype: str | None = None, given: dict[str, Any] | None = None
+) -> tuple[nn.Module, Trained]:
     """A trained model and its module, an `Encoder` where there is no more; one fits the other.
+
+    `given` replaces what its config says: see `describe.py`. `dtype` is of activations.
 
     Raises:
       UserError: as of `load`.
     """
     trained = read_trained(path)
-    config = trained.config.copy_and_resolve_references()
+    config = restate(trained.config, given or {})
     tensors = flat(trained)
-    kind = kind_of(tensors)
     try:
-        config.model.dtype = dtype
+        config.model.dtype = dtype or config.model.dtype
+        kind = kind_of(tensors)
         wanted = shapes_of(config, kind)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f'{path} is damaged: its config is not that of a model.') from error
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if problems := differences(found, wanted):

@@ -1,6 +1,6 @@
 """Which module parameters are of, and what names and shapes it wants them to have."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -81,7 +81,7 @@ def differences(found: Shapes, wanted: Shapes) -> list[str]:
     return [words(name) for name in names if found.get(name) != wanted.get(name)]
 
 
-def some(words: list[str], count: int = 8) -> str:
+def some(words: Sequence[str], count: int = 12) -> str:
     """The first few, and how many more there are."""
     more = len(words) - count
     return '; '.join(words[:count]) + (f'; and {more} more' if more > 0 else '')

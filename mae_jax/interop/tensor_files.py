@@ -27,59 +27,47 @@ Tensors = dict[str, np.ndarray]
 
 def read_safetensors(path: str | os.PathLike) -> tuple[Tensors, dict[str, str]]:
     """(tensors, metadata) of a safetensors file."""
-    with _open_safetensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    with local(path) as file, _reading(path, 'safetensors'), safe_open(file, 'numpy') as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return tensors, opened.metadata() or {}
 
 
 def read_safetensors_metadata(path: str | os.PathLike) -> dict[str, str]:
     """What its header says beside the tensors; these are not read."""
-    with _open_safetensors(path) as file:
-        return file.metadata() or {}
-
-
-@contextlib.contextmanager
-def _open_safetensors(path: str | os.PathLike) -> Iterator[safe_open]:
-    with local(path) as file:
-        try:
-            with safe_open(file, 'numpy') as opened:
-                yield opened
-        except (SafetensorError, OSError, TypeError) as error:
-            raise damaged(path, 'safetensors', error) from error
+    with local(path) as file, _reading(path, 'safetensors'), safe_open(file, 'numpy') as opened:
+        return opened.metadata() or {}
 
 
 def write_safetensors(
     path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    """Writes one file, whole or not at all."""
+    """Writes a local file."""
     # The library writes an array's memory as it lies: a transposed view would come out wrong.
     dense = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    with replacing(path) as fresh:
-        Path(fresh).touch()
-        mode = os.stat(fresh).st_mode
-        save_file(dense, fresh, metadata=metadata)
-        os.chmod(fresh, mode)  # the library's own are for nobody else to read
+    Path(path).touch()
+    mode = os.stat(path).st_mode
+    save_file(dense, path, metadata=metadata)
+    os.chmod(path, mode)  # the library's own are for nobody else to read
 
 
 def read_npz(path: str | os.PathLike) -> Tensors:
     """Tensors of a NumPy archive; one that holds pickled objects is refused."""
-    with local(path) as file:
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            if 'allow_pickle' in str(error):
-                error = ValueError('it holds pickled objects, which are never read')
-            raise damaged(path, 'npz', error) from error
+    with (
+        local(path) as file,
+        _reading(path, 'npz'),
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        return {name: archive[name] for name in archive.files}
 
 
 def write_npz(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes one file, whole or not at all."""
-    with replacing(path) as fresh, open(fresh, 'wb') as file:
+    """Writes a local file."""
+    with open(path, 'wb') as file:
         np.savez(file, **tensors)
 
 
 def read_pth(path: str | os.PathLike) -> Any:
-    """What a PyTorch checkpoint holds: nested dicts, with PyTorch's tensors on the CPU.
+    """What a PyTorch checkpoint holds: nested dicts with numpy arrays for tensors.
 
     Read with `weights_only=True`, so that nothing in it is run. `argparse.Namespace`, which
     official training checkpoints hold, is the only class allowed besides PyTorch's own.
@@ -87,17 +75,34 @@ def read_pth(path: str | os.PathLike) -> Any:
     torch = import_torch(f'{path} is a PyTorch file')
     with local(path) as file, torch.serialization.safe_globals([argparse.Namespace]):
         try:
-            return torch.load(file, map_location='cpu', weights_only=True)
+            content = torch.load(file, map_location='cpu', weights_only=True)
         except Exception as error:  # a damaged file meets every kind of exception
             raise damaged(path, 'PyTorch', _pickle_problem(error)) from error
 
+    def as_numpy(node: Any, name: str = 'it') -> Any:
+        if isinstance(node, Mapping):
+            return {str(key): as_numpy(value, str(key)) for key, value in node.items()}
+        if not isinstance(node, torch.Tensor):
+            return node
+        if node.dtype == torch.bfloat16:  # NumPy has none
+            node = node.float()
+        try:
+            return node.detach().numpy()
+        except (TypeError, RuntimeError) as error:
+            told = f'{name} is {node.layout} of {node.dtype}, which NumPy does not have'
+            raise damaged(path, 'PyTorch', told) from error
+
+    return as_numpy(content)
+
 
 def write_pth(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes {'model': tensors}, as the official checkpoints are."""
-    torch = import_torch(f'{path} is to be a PyTorch file')
-    state = {n: torch.from_numpy(np.ascontiguousarray(x)) for n, x in tensors.items()}
-    with replacing(path) as fresh:
-        torch.save({'model': state}, fresh)
+    """Writes a local file with {'model': tensors}, as the official checkpoints are."""
+    torch = import_torch(f'{Path(path).name} is to be a PyTorch file')
+    state = {n: torch.from_numpy(np.array(x)) for n, x in tensors.items()}
+    try:
+        torch.save({'model': state}, path)
+    except RuntimeError as error:  # what PyTorch makes of a full disk
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def import_torch(reason: str) -> Any:
@@ -105,7 +110,7 @@ def import_torch(reason: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{reason}, which needs PyTorch: pip install 'mae_jax[torch]'.") from error
+        raise UserError(f'{reason}, which needs PyTorch: pip install torch.') from error
     return torch
 
 
@@ -116,6 +121,25 @@ def _pickle_problem(error: Exception) -> str:
         name = text.split('GLOBAL ', 1)[1].split()[0]
         return f'it would run {name}, which is never done; have its author save the tensors alone'
     return 'it is cut off or damaged, or never was one; get it again'
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        SafetensorError,
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,  # of a type that NumPy does not have
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        if 'allow_pickle' in str(error):
+            error = ValueError('it holds pickled objects, which are never read')
+        raise damaged(path, kind, error) from error
 
 
 def damaged(path: str | os.PathLike, kind: str, reason: Any) -> UserError:
@@ -138,26 +162,35 @@ def local(path: str | os.PathLike) -> Iterator[str]:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[str]:
-    """A path to write to, which takes the place of `path` when all is written.
+    """A local path to write to, which takes the place of `path` when the block ends well.
 
     Raises:
-      UserError: it cannot be written there.
+      UserError: nothing can be written there. (Write in a block of `writing`.)
     """
     path = absolute(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remote = '://' in os.fspath(path)
-        with tempfile.TemporaryDirectory(
-            dir=None if remote else path.parent, prefix='.writing_'
-        ) as folder:
-            fresh = Path(folder) / path.name
-            yield os.fspath(fresh)
+    remote = '://' in os.fspath(path)
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(
+                dir=None if remote else path.parent, prefix='.writing_'
+            )
+            fresh = Path(stack.enter_context(folder)) / path.name
+        yield os.fspath(fresh)
+        with writing(path):
             if path.is_dir():
                 path.rmtree()
             if remote:
                 _upload(epath.Path(fresh), path)
             else:
                 fresh.replace(path)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """What goes wrong in the block is that `path` cannot be written."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise UserError(

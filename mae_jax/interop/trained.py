@@ -16,6 +16,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mae_jax import workdir as workdir_lib
+from mae_jax.build_task import image_size, make_architecture, statistics
 from mae_jax.checkpoint import restore_weights
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute, locate
@@ -60,7 +61,11 @@ def read_trained(path: str | os.PathLike) -> Trained:
         weights = restore_weights(*locate(path))
         return Trained(weights.params, weights.model_state, weights.step, config)
     tensors, metadata = read_safetensors(path)
-    tree = traverse_util.unflatten_dict(tensors, sep='/')
+    try:
+        tree = traverse_util.unflatten_dict(tensors, sep='/')
+        tree['encoder']['cls_token']
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(f'{path} is damaged: its tensors are not those of a model.') from error
     state = {name: tree.pop(name) for name in COLLECTIONS if name in tree}
     return Trained(tree, state, _header(path, metadata)['step'], config)
 
@@ -103,7 +108,8 @@ def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]
                 'format): upgrade.'
             )
         config = workdir_lib.from_json(header['config'])
-        return {'step': header['step'], 'config': config}
+        statistics(config), image_size(config), make_architecture(config.model)
+        return {'step': header['step'] and int(header['step']), 'config': config}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path} is damaged: its header is not what mae_jax writes.') from error
 

@@ -1,6 +1,6 @@
 """Tensors under another library's names <-> a model of ours. Nothing is read or written here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,10 @@ def to_ours(
         )
     if assumed:
         say(f'assumed, as the file does not say: {", ".join(assumed)}')
+    if foreign.spelling in ('augreg', 'big_vision'):
+        say('these were trained with an approximation of GELU, which is exact here')
     if foreign.left_out:
-        say(f'left out, as no part of the model: {some(groups(foreign.left_out))}')
+        say(f'left out, as no part of the model: {some(groups(foreign.left_out, parts=2))}')
     tensors = {
         rule.ours: rule.layout.to_ours(*(foreign.tensors[name] for name in rule.theirs))
         for rule in rules
@@ -89,9 +91,9 @@ def to_theirs(trained: Trained, spelling: str) -> Tensors:
     return named
 
 
-def groups(names: Any) -> list[str]:
-    """The first part of each name, once."""
-    return sorted({name.replace('/', '.').split('.')[0] for name in names})
+def groups(names: Iterable[str], parts: int = 1) -> list[str]:
+    """The first parts of each name, once."""
+    return sorted({'.'.join(name.replace('/', '.').split('.')[:parts]) for name in names})
 
 
 def _their_shapes(rules: list[Rule], config: ConfigDict, shapes: Shapes) -> Shapes:

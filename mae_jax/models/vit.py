@@ -105,7 +105,8 @@ class Encoder(nn.Module):
             its own.
           branch_scale: float32 [B, depth, 2], what each block's attention and MLP branch is
             multiplied by before it is added; None multiplies nothing.
-          blocks: give the tokens after each of these, -1 being the last, rather than after all.
+          blocks: give the tokens after each of these, -1 being the last, rather than after all;
+            the final norm is applied to each.
 
         Returns:
           Tokens [B, 1 + K, D] of `dtype`, the cls token first; with `blocks`, a list of them.
@@ -167,7 +168,29 @@ class Encoder(nn.Module):
         if output not in OUTPUTS:
             raise UserError(f'output={output!r} is unknown: choose {" | ".join(OUTPUTS)}.')
         grid = grid_size(images.shape[1:3], self.patch_size)
+        self._check_fit(images, grid)
+        if isinstance(blocks, int):
+            raise UserError(f'blocks={blocks} must be several, such as ({blocks},).')
         return jax.tree.map(lambda x: OUTPUTS[output](x, grid), self(images, blocks=blocks))
+
+    def _check_fit(self, images: jax.Array, grid: tuple[int, int]) -> None:
+        """Says what to do about images that the parameters are not made for."""
+        if self.is_initializing() or not self.has_variable('params', 'pos_embed'):
+            return
+        params = self.variables['params']
+        patches = params['pos_embed'].shape[1] - 1
+        channels = params['patch_embed']['kernel'].shape[0] // self.patch_size**2
+        if grid[0] * grid[1] != patches:
+            raise UserError(
+                f'Images of {images.shape[1]} x {images.shape[2]} pixels are {grid[0] * grid[1]} '
+                f'patches, and this encoder takes {patches}: give mae_jax.load_encoder '
+                f'image_size={tuple(images.shape[1:3])}.'
+            )
+        if images.shape[3] != channels:
+            raise UserError(
+                f'Images of {images.shape[3]} channels, where this encoder takes {channels}: give '
+                f'mae_jax.load_encoder channels={images.shape[3]}.'
+            )
 
 
 OUTPUTS = {

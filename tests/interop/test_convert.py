@@ -34,6 +34,7 @@ def run(monkeypatch, capsys):
 
 CASE = vitmae.Case((8, 24), 3, 4, 0.75, normalized=True)
 """A rectangle of 2 x 6 patches."""
+SQUARE = vitmae.Case((8, 8), 3, 4, 0.75, normalized=True)
 FACTS = ('--heads', 3, '--decoder_heads', 2, '--image_size', 8, 24, '--no_run')
 
 
@@ -62,13 +63,25 @@ def official_names(tensors):
     return official
 
 
+def save_official(path, case):
+    tensors = official_names(vitmae.weights(case))
+    safetensors.numpy.save_file(tensors, path, {'format': 'pt'})
+    return path, tensors
+
+
 @pytest.fixture
 def official(tmp_path):
     """A safetensors file of official names that needs no PyTorch, and its tensors."""
-    tensors = official_names(vitmae.weights(CASE))
-    path = tmp_path / 'official.safetensors'
-    safetensors.numpy.save_file(tensors, path, {'format': 'pt'})
-    return path, tensors
+    return save_official(tmp_path / 'official.safetensors', CASE)
+
+
+@pytest.fixture
+def square(tmp_path):
+    """The same of square images, which Hugging Face wants."""
+    return save_official(tmp_path / 'square.safetensors', SQUARE)
+
+
+SQUARE_FACTS = ('--heads', 3, '--decoder_heads', 2, '--no_run')
 
 
 def test_official_to_ours_is_the_golden_tree(run, official, tmp_path):
@@ -83,11 +96,11 @@ def test_official_to_ours_is_the_golden_tree(run, official, tmp_path):
 
 
 @pytest.mark.parametrize('middle', [('ours.safetensors',), ('hub',), ('ours.safetensors', 'hub')])
-def test_round_trips_through_files_lose_nothing(run, official, tmp_path, middle):
-    path, tensors = official
+def test_round_trips_through_files_lose_nothing(run, square, tmp_path, middle):
+    path, tensors = square
     for place in (*middle, 'back.safetensors'):
         to = ('--to', 'official') if place == 'back.safetensors' else ()
-        status, output = run('convert', path, tmp_path / place, *to, *FACTS)
+        status, output = run('convert', path, tmp_path / place, *to, *SQUARE_FACTS)
         assert status == 0, output
         path = tmp_path / place
     back = safetensors.numpy.load_file(path)
@@ -138,6 +151,13 @@ def test_encoder_without_norm_is_told_where_it_cannot_go(run, fine_tuned, tmp_pa
     assert set(read_trained(tmp_path / 'x.safetensors').params) == {'encoder'}
 
 
+def test_a_file_tells_no_paths_of_the_machine_it_was_made_on(run, fine_tuned, tmp_path):
+    assert fine_tuned[2].init_from  # the config that was run holds one
+    assert run('convert', fine_tuned[0], tmp_path / 'x.safetensors')[0] == 0
+    header = (tmp_path / 'x.safetensors').read_bytes()[:20_000]
+    assert b'dataset' in header and str(fine_tuned[0].parent).encode() not in header
+
+
 def test_classifier_keeps_its_averaged_weights(run, fine_tuned, tmp_path):
     path = tmp_path / 'x.safetensors'
     assert run('convert', fine_tuned[0], path, '--to', 'timm', '--no_run')[0] == 0
@@ -184,20 +204,115 @@ def test_what_no_shape_tells_is_asked_for(run, official, tmp_path):
     ('field', 'value'),
     [('num_attention_heads', 'twelve'), ('image_size', [[8], 24]), ('mask_ratio', 2.0)],
 )
-def test_a_config_that_states_nonsense_is_refused(run, official, tmp_path, field, value):
-    assert run('convert', official[0], tmp_path / 'hub', *FACTS)[0] == 0
+def test_a_config_that_states_nonsense_is_refused(run, square, tmp_path, field, value):
+    assert run('convert', square[0], tmp_path / 'hub', *SQUARE_FACTS)[0] == 0
     file = tmp_path / 'hub' / 'config.json'
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
     status, output = run('convert', tmp_path / 'hub', tmp_path / 'x.safetensors')
     assert status == 1 and str(value) in output and 'Traceback' not in output
 
 
-def test_other_activations_are_refused(run, official, tmp_path):
-    assert run('convert', official[0], tmp_path / 'hub', *FACTS)[0] == 0
+def test_other_activations_are_refused(run, square, tmp_path):
+    assert run('convert', square[0], tmp_path / 'hub', *SQUARE_FACTS)[0] == 0
     file = tmp_path / 'hub' / 'config.json'
     file.write_text(json.dumps(json.loads(file.read_text()) | {'hidden_act': 'relu'}))
     status, output = run('convert', tmp_path / 'hub', tmp_path / 'x.safetensors')
     assert status == 1 and "hidden_act='relu'" in output
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'told'),
+    [
+        ('layer_norm_eps', 1e-5, 'layer_norm_eps=1e-05'),
+        ('layer_norm_eps', 1e-12, None),  # what transformers writes unless told otherwise
+        ('architectures', None, None),
+    ],
+)
+def test_a_norm_of_another_epsilon_is_refused(run, square, tmp_path, field, value, told):
+    assert run('convert', square[0], tmp_path / 'hub', *SQUARE_FACTS)[0] == 0
+    file = tmp_path / 'hub' / 'config.json'
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    status, output = run('convert', tmp_path / 'hub', tmp_path / 'x.safetensors')
+    assert (status, told or '') == (1, told) or status == 0 and told is None, output
+    assert 'Traceback' not in output and (told or '') in output
+
+
+@pytest.mark.parametrize(
+    ('preprocessor', 'wanted'),
+    [
+        ({'rescale_factor': 1 / 65535}, (65535.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+        ({'do_rescale': False}, (1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+        ({'do_normalize': False}, (255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
+        ({'image_mean': [0.5] * 3}, (255.0, (0.5, 0.5, 0.5), (0.229, 0.224, 0.225))),
+    ],
+)
+def test_how_images_are_normalised_is_read_and_written(run, square, tmp_path, preprocessor, wanted):
+    assert run('convert', square[0], tmp_path / 'hub', *SQUARE_FACTS)[0] == 0
+    file = tmp_path / 'hub' / 'preprocessor_config.json'
+    file.write_text(json.dumps(json.loads(file.read_text()) | preprocessor))
+    path = tmp_path / 'hub'
+    for place in ('x.safetensors', 'hub2', 'y.safetensors'):
+        status, output = run('convert', path, tmp_path / place, *SQUARE_FACTS)
+        assert status == 0 and 'mean' not in output, output
+        path = tmp_path / place
+    data = read_trained(path).config.dataset
+    assert (data.scale, data.mean, data.std) == wanted
+
+
+def test_a_sharded_directory_is_read_whole_and_nothing_beside_it(run, square, tmp_path):
+    assert run('convert', square[0], tmp_path / 'hub', *SQUARE_FACTS)[0] == 0
+    tensors = safetensors.numpy.load_file(tmp_path / 'hub' / 'model.safetensors')
+    shards = {name: f'model-{n % 2}.safetensors' for n, name in enumerate(tensors)}
+    for shard in set(shards.values()):
+        part = {name: tensors[name] for name in tensors if shards[name] == shard}
+        safetensors.numpy.save_file(part, tmp_path / 'hub' / shard)
+    (tmp_path / 'hub' / 'model.safetensors').unlink()
+    index = tmp_path / 'hub' / 'model.safetensors.index.json'
+    index.write_text(json.dumps({'weight_map': shards}))
+    status, output = run('convert', tmp_path / 'hub', tmp_path / 'x.safetensors', '--no_run')
+    assert status == 0 and 'assumed' not in output, output
+    wanted = vitmae.to_tree(SQUARE, vitmae.weights(SQUARE))
+    found = read_trained(tmp_path / 'x.safetensors').params
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, wanted))
+    index.write_text(json.dumps({'weight_map': dict.fromkeys(shards, '../official.safetensors')}))
+    status, output = run('convert', tmp_path / 'hub', tmp_path / 'y.safetensors', '--no_run')
+    assert status == 1 and 'official.safetensors' in output
+
+
+def test_hugging_faces_autoencoder_takes_no_rectangles(run, official, tmp_path):
+    status, output = run('convert', official[0], tmp_path / 'hub', *FACTS)
+    assert status == 1 and 'squares' in output and not (tmp_path / 'hub').exists()
+    assert run('convert', official[0], tmp_path / 'hub', *FACTS, '--encoder_only')[0] == 0
+
+
+def test_what_is_known_better_is_said_of_a_file_of_ours_too(run, square, tmp_path):
+    first, second = tmp_path / 'x.safetensors', tmp_path / 'y.safetensors'
+    assert run('convert', square[0], first, *SQUARE_FACTS)[0] == 0
+    better = ('--target', 'pixel', '--mask_ratio', 0.5, '--mean', 0.5, 0.5, 0.5, '--heads', 2)
+    status, output = run('convert', first, second, *better)
+    assert status == 0, output
+    config = read_trained(second).config
+    assert config.target.name == 'pixel' and config.mask.ratio == 0.5
+    assert config.dataset.mean == (0.5, 0.5, 0.5) and config.model.heads == 2
+
+
+@pytest.mark.parametrize(
+    'facts',
+    [('--mean', 0.5), ('--std', 0, 0, 0), ('--heads', 0), ('--heads', 5), ('--mask_ratio', 1.0)],
+)
+def test_facts_that_cannot_be_are_refused(run, square, tmp_path, facts):
+    status, output = run('convert', square[0], tmp_path / 'x.safetensors', *SQUARE_FACTS, *facts)
+    assert status == 1 and facts[0][2:].replace('_', '.').split('.')[0] in output, output
+    assert 'Traceback' not in output
+
+
+def test_tensors_of_a_distilled_model_are_named(run, square, tmp_path):
+    path, tensors = square
+    tensors['dist_token'] = tensors['cls_token']
+    tensors['pos_embed'] = np.concatenate([tensors['pos_embed'][:, :1], tensors['pos_embed']], 1)
+    safetensors.numpy.save_file(tensors, path)
+    status, output = run('convert', path, tmp_path / 'x.safetensors', *SQUARE_FACTS)
+    assert status == 1 and 'dist_token is unknown' in output
 
 
 @pytest.mark.parametrize('make', hostile_files.PTH + hostile_files.OTHERS)
@@ -235,6 +350,24 @@ def test_an_existing_destination_is_kept_unless_told(run, official, tmp_path):
 def test_a_mistaken_command_ends_in_a_sentence(run, arguments, told):
     status, output = run('convert', *arguments)
     assert status == 1 and told in output and 'Traceback' not in output
+
+
+def test_a_directory_that_is_no_model_is_never_replaced(run, square, pretrained, tmp_path):
+    mine = tmp_path / 'mine'
+    mine.mkdir()
+    (mine / 'thesis.txt').write_text('years of work')
+    for arguments in (
+        (square[0], mine),
+        (square[0], tmp_path / 'mine', '--to', 'huggingface'),
+        (pretrained[0], pretrained[0]),
+        (square[0], square[0]),
+    ):
+        before = arguments[1].exists()
+        status, output = run('convert', *arguments, *SQUARE_FACTS, '--overwrite')
+        assert status == 1 and 'choose another name' in output and before, output
+    assert (mine / 'thesis.txt').exists() and (pretrained[0] / 'checkpoints').exists()
+    assert run('convert', square[0], tmp_path / 'hub', *SQUARE_FACTS)[0] == 0
+    assert run('convert', square[0], tmp_path / 'hub', *SQUARE_FACTS, '--overwrite')[0] == 0
 
 
 def test_a_destination_that_cannot_be_written_ends_in_a_sentence(run, official, tmp_path):
