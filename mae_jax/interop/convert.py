@@ -13,7 +13,7 @@ from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute
 from mae_jax.interop import huggingface
 from mae_jax.interop.check import check
-from mae_jax.interop.describe import facts
+from mae_jax.interop.facts import facts
 from mae_jax.interop.foreign import read_foreign
 from mae_jax.interop.load import read_module
 from mae_jax.interop.modules import kind_of, some
@@ -36,8 +36,6 @@ FORMATS = {
     'big_vision': ('.npz',),
 }
 """What can be written, and how such names end ('' is a directory's); the first is meant by them."""
-
-
 FILES = {'config.json', 'preprocessor_config.json', 'model.safetensors'}
 """Of a directory that is written."""
 
@@ -65,7 +63,7 @@ def convert(
       encoder_only: leave decoder and head out.
       overwrite: replace `destination` where it exists.
       run: False does not run the models.
-      given: what the source does not state, see `describe.py`.
+      given: what the source does not state, see `facts.py`.
       say: is told what was read, assumed, left out and checked.
 
     Raises:
@@ -86,7 +84,8 @@ def convert(
     with replacing(destination) as fresh:
         with writing(destination):
             write(fresh, trained, to)
-        known = facts(trained.config) if to != 'mae_jax' else {}
+        # What the others do not state is not to be guessed in reading them again.
+        known = {} if to in ('mae_jax', 'huggingface') else facts(trained.config)
         again, rechecked = _read(fresh, known, run)
         _check_same(destination, trained, again)
     for when, told in (('as read', checked), ('as written', rechecked)):
@@ -103,8 +102,11 @@ def _check_destination(
         return
     if not overwrite:
         raise UserError(f'{path} exists: give --overwrite to replace it, or another name.')
-    whole = path.is_dir() and (to != 'huggingface' or {p.name for p in path.iterdir()} - FILES)
-    if whole or not path.is_dir() and to == 'huggingface' or path == absolute(source):
+    if path.is_dir():
+        alike = to == 'huggingface' and {child.name for child in path.iterdir()} <= FILES
+    else:
+        alike = to != 'huggingface'
+    if not alike or path == absolute(source):
         raise UserError(f'{path} is not such a model as would be written: choose another name.')
 
 

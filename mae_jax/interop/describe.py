@@ -1,8 +1,4 @@
-"""The config of a converted model: from shapes, from what the file states, from what is usual.
-
-What is stated or given has these names: heads, decoder_heads, image_size, scale, mean, std,
-mask_ratio, target.
-"""
+"""The config of a converted model: from shapes, from what the file states, from what is usual."""
 
 import math
 import re
@@ -11,31 +7,19 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mae_jax.build_task import image_size, make_architecture, statistics
+from mae_jax.build_task import statistics
 from mae_jax.errors import UserError
+from mae_jax.interop.facts import check_facts
 from mae_jax.interop.foreign import IMAGENET, Foreign
 from mae_jax.interop.modules import some
 from mae_jax.interop.spellings import CONV, SPELLINGS, Rule
 from mae_jax.models.vit import VARIANTS
-from mae_jax.pretext.targets import TARGETS
 
 HEADS = {sizes['width']: sizes['heads'] for sizes in VARIANTS.values()}
 DECODER_HEADS = {512: 16}
+"""Both by width."""
 USUAL = {'mask_ratio': 0.75, 'target': 'normalized_pixel'}
 """Of the official checkpoints, which state neither."""
-
-
-FIELDS = {
-    'heads': 'model.heads',
-    'decoder_heads': 'model.decoder_heads',
-    'image_size': 'image_size',
-    'scale': 'dataset.scale',
-    'mean': 'dataset.mean',
-    'std': 'dataset.std',
-    'mask_ratio': 'mask.ratio',
-    'target': 'target.name',
-}
-"""What can be stated or given, and which field of a config it is."""
 
 
 def describe(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, list[str]]:
@@ -43,7 +27,7 @@ def describe(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, list[
 
     Args:
       foreign: the checkpoint.
-      given: by the user; comes before what the file states.
+      given: facts that the user knows better than the file.
 
     Raises:
       UserError: something essential is missing, or cannot be known from the file.
@@ -88,54 +72,6 @@ def describe(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, list[
         model.update(drop_path=0.0, head_std=2e-5)
     statistics(config)  # says so where there are not as many as channels
     return config, assumed
-
-
-def restate(config: ConfigDict, given: dict[str, Any]) -> ConfigDict:
-    """A copy of the config of a model of ours, with what its user knows better."""
-    check_facts(given)
-    config = config.copy_and_resolve_references()
-    fields = {FIELDS[name]: value for name, value in given.items()}
-    lacking = [name for name in given if FIELDS[name].split('.')[0] not in config]
-    if lacking:
-        raise UserError(f'--{lacking[0]} is given, and this model has no such thing.')
-    for field, value in fields.items():
-        *group, name = field.split('.')
-        node = config[group[0]] if group else config
-        with node.unlocked(), node.ignore_type():
-            node[name] = tuple(value) if isinstance(value, list | tuple) else value
-    statistics(config)
-    return config
-
-
-def facts(config: ConfigDict) -> dict[str, Any]:
-    """What a file of another library may not state of a model, by name."""
-    known = {
-        'heads': make_architecture(config.model)['heads'],
-        'image_size': image_size(config),
-        **{name: config.dataset[name] for name in ('scale', 'mean', 'std')},
-    }
-    if 'mask' in config:
-        known['decoder_heads'] = config.model.decoder_heads
-        known |= {'mask_ratio': config.mask.ratio, 'target': config.target.name}
-    return known
-
-
-def check_facts(known: dict[str, Any]) -> None:
-    """Raises a UserError for what is of the wrong type, or cannot be."""
-    for name, value in known.items():
-        several = isinstance(value, list | tuple)
-        numbers = list(value) if several else [value]
-        if name == 'target':
-            sensible = value in TARGETS
-        elif name in ('heads', 'decoder_heads', 'image_size'):
-            sensible = all(type(n) is int and n > 0 for n in numbers)
-            sensible = sensible and (not several or name == 'image_size')
-        else:
-            sensible = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
-            sensible = sensible and several == (name in ('mean', 'std'))
-            sensible = sensible and (name not in ('std', 'scale') or min(numbers) > 0)
-        if not sensible:
-            raise UserError(f'{name}={value!r} cannot be: give --{name}.')
 
 
 def _check_names(foreign: Foreign) -> None:

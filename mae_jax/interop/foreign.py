@@ -46,7 +46,7 @@ class Foreign(NamedTuple):
     """A key of `spellings.SPELLINGS`."""
     tensors: Tensors
     stated: dict[str, Any]
-    """What the file says, or what is known of its kind, beside the tensors; see `describe.py`."""
+    """What the file says, or what is known of its kind, beside the tensors; see `facts.py`."""
     left_out: list[str]
     """Names of tensors that have no part in the model, such as a projector."""
 

@@ -24,7 +24,7 @@ ARCHITECTURES = {
 
 
 def read_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What config.json states, in the words of `describe.py`.
+    """What config.json states, in the words of `facts.py`.
 
     Raises:
       UserError: it is that of a model which is computed in another way than ours.
@@ -67,7 +67,7 @@ def read_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
     """How preprocessor_config.json has images normalised."""
     stated = {'scale': 1.0}
     if config.get('do_rescale', True):
-        stated['scale'] = round(1 / config.get('rescale_factor', 1 / 255), 6)
+        stated['scale'] = float(f'{1 / config.get("rescale_factor", 1 / 255):.12g}')
     if config.get('do_normalize', True):
         names = {'image_mean': 'mean', 'image_std': 'std'}
         stated |= {our: tuple(config[their]) for their, our in names.items() if their in config}

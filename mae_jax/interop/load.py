@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mae_jax import build_task
 from mae_jax.errors import UserError
-from mae_jax.interop.describe import restate
+from mae_jax.interop.facts import restate
 from mae_jax.interop.modules import Kind, differences, kind_of, make_module, shapes_of, some
 from mae_jax.interop.trained import Trained, flat, read_config, read_trained
 from mae_jax.models.classifier import BatchNorm, Classifier
@@ -149,7 +149,7 @@ def read_module(
 ) -> tuple[nn.Module, Trained]:
     """A trained model and its module, an `Encoder` where there is no more; one fits the other.
 
-    `given` replaces what its config says: see `describe.py`. `dtype` is of activations.
+    `given` replaces what its config says: see `facts.py`. `dtype` is of activations.
 
     Raises:
       UserError: as of `load`.

@@ -20,7 +20,7 @@ from mae_jax import workdir as workdir_lib
 from mae_jax.checkpoint import restore_weights
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute, locate
-from mae_jax.interop.describe import check_facts, facts
+from mae_jax.interop.facts import check_facts, facts
 from mae_jax.interop.tensor_files import (
     read_safetensors,
     read_safetensors_metadata,

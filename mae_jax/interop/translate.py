@@ -24,7 +24,7 @@ def to_ours(
 
     Args:
       foreign: the checkpoint.
-      given: what it does not state, or states wrongly: see `describe.py`.
+      given: what it does not state, or states wrongly: see `facts.py`.
       say: is told what was assumed and left out.
 
     Raises:
