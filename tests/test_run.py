@@ -90,6 +90,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny
     assert all(np.isfinite(json.loads(line).get('loss', 0)) for line in lines)
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_weights_and_nothing_else(tiny_config, tmp_path, finished):
     tiny_config.init_from, first = str(finished[0]), finished[1]
     tiny_config.optimizer.warmup_epochs = 100.0  # so slow that nothing moves in one step
@@ -103,6 +104,7 @@ def test_init_from_takes_the_weights_and_nothing_else(tiny_config, tmp_path, fin
         run(tiny_config, tmp_path / 'third')
 
 
+@pytest.mark.slow
 def test_the_newest_damaged_checkpoint_is_passed_over(
     tiny_config, finished, finished_copy, capsys, caplog
 ):

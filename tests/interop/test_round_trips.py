@@ -48,7 +48,13 @@ def as_bits(tensor):
     return np.ascontiguousarray(tensor).view(np.uint8)
 
 
-@pytest.mark.parametrize('name', keys.names())
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.endswith('huge') else ())
+        for name in keys.names()
+    ],
+)
 def test_every_tensor_comes_back_to_the_bit(name):
     tensors = keys.tensors(keys.read(name))
     foreign = recognise(tensors, {'heads': 12} if name.endswith('base') else {})

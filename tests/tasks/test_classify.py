@@ -301,7 +301,8 @@ def one_update(accumulate: int):
     return flat(after.params), float(metrics['loss'])
 
 
-@pytest.mark.parametrize('accumulate', [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize('accumulate', [2, 4])
 def test_accumulation_changes_nothing_of_what_is_drawn(accumulate):
     (params, loss), (expected, whole) = one_update(accumulate), one_update(1)
     assert loss == pytest.approx(whole, rel=1e-6)
