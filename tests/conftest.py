@@ -1,11 +1,20 @@
 """What every test shares: eight virtual CPU devices, and a run of the real command."""
 
+import atexit
 import os
 import shutil
+import tempfile
 
 import pytest
 
-# Both are read when JAX is imported. Most of a test's time is compilation, hence the level.
+# All are read when JAX is imported. Most of a test's time is compilation, hence the level, and a
+# cache in which the tests, and the commands they start, find what another has compiled.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    cache = tempfile.mkdtemp(prefix='mae_jax_tests_')
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault(
     'XLA_FLAGS',
