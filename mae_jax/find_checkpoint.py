@@ -22,7 +22,7 @@ def locate(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
       UserError: it is neither.
     """
     path = absolute(path)
-    if path.name.isdecimal() and path.parent.name == 'checkpoints' and path.exists():
+    if is_checkpoint(path):
         return path.parent, int(path.name)
     if (path / 'checkpoints').exists():
         return path / 'checkpoints', None
@@ -30,6 +30,11 @@ def locate(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
     if (path / 'config.json').exists():  # Hugging Face's directories have one too
         told += ': convert it first, with mae-jax convert'
     raise UserError(f'{told}.')
+
+
+def is_checkpoint(path: epath.Path) -> bool:
+    """Whether a path is that of one checkpoint in a work directory."""
+    return path.name.isdecimal() and path.parent.name == 'checkpoints' and path.exists()
 
 
 def steps(directory: str | os.PathLike) -> list[int]:

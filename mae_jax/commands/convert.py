@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command."""
     from mae_jax.interop.convert import convert
+    from mae_jax.interop.facts import FIELDS
 
-    facts = ('heads', 'decoder_heads', 'mask_ratio', 'target', 'scale', 'mean', 'std', 'image_size')
-    given = {name: getattr(arguments, name) for name in facts}
+    given = {name: getattr(arguments, name) for name in FIELDS}
     convert(
         arguments.source,
         arguments.destination,

@@ -10,7 +10,7 @@ from etils import epath
 
 from mae_jax.build_task import image_size, make_architecture
 from mae_jax.errors import UserError
-from mae_jax.find_checkpoint import absolute
+from mae_jax.find_checkpoint import absolute, is_checkpoint
 from mae_jax.interop import huggingface
 from mae_jax.interop.check import check
 from mae_jax.interop.facts import facts
@@ -134,7 +134,7 @@ def is_ours(path: str | os.PathLike) -> bool:
     if not path.exists():
         raise UserError(f'{path} does not exist.')
     if path.is_dir():
-        return path.parent.name == 'checkpoints' or (path / 'checkpoints').exists()
+        return is_checkpoint(path) or (path / 'checkpoints').exists()
     return path.suffix.lower() == '.safetensors' and HEADER in read_safetensors_metadata(path)
 
 

@@ -57,18 +57,20 @@ def read_trained(path: str | os.PathLike) -> Trained:
     Raises:
       UserError: it is none of these, or damaged.
     """
-    config = read_config(path)
     if not is_file(path):
+        config = read_config(path)
         weights = restore_weights(*locate(path))
         return Trained(weights.params, weights.model_state, weights.step, config)
+    if absolute(path).suffix != '.safetensors':
+        raise _not_ours(path)
     tensors, metadata = read_safetensors(path)
+    header = _header(path, metadata)
     try:
-        tree = traverse_util.unflatten_dict(tensors, sep='/')
-        tree['encoder']['cls_token']
+        params, model_state = unflat(tensors)
+        params['encoder']['cls_token']
     except (KeyError, IndexError, TypeError) as error:
         raise UserError(f'{path} is damaged: its tensors are not those of a model.') from error
-    state = {name: tree.pop(name) for name in COLLECTIONS if name in tree}
-    return Trained(tree, state, _header(path, metadata)['step'], config)
+    return Trained(params, model_state, **header)
 
 
 def read_config(path: str | os.PathLike) -> ConfigDict:
@@ -96,6 +98,13 @@ def write_trained(path: str | os.PathLike, trained: Trained) -> None:
 def flat(trained: Trained) -> dict[str, np.ndarray]:
     """The tensors by the names they have in a file."""
     return traverse_util.flatten_dict(trained.params | trained.model_state, sep='/')
+
+
+def unflat(tensors: dict[str, np.ndarray]) -> tuple[Any, Any]:
+    """Undoes `flat`: (params, model_state)."""
+    tree = traverse_util.unflatten_dict(tensors, sep='/')
+    state = {name: tree.pop(name) for name in COLLECTIONS if name in tree}
+    return tree, state
 
 
 def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mae_jax.build_task import make_architecture
@@ -14,7 +13,7 @@ from mae_jax.interop.foreign import Foreign
 from mae_jax.interop.modules import Kind, Shapes, differences, kind_of, shapes_of, some
 from mae_jax.interop.spellings import SPELLINGS, Rule, Sizes, number_blocks
 from mae_jax.interop.tensor_files import Tensors
-from mae_jax.interop.trained import COLLECTIONS, Trained, flat
+from mae_jax.interop.trained import Trained, flat, unflat
 
 
 def to_ours(
@@ -59,9 +58,7 @@ def to_ours(
         rule.ours: rule.layout.to_ours(*(foreign.tensors[name] for name in rule.theirs))
         for rule in rules
     }
-    tree = traverse_util.unflatten_dict(tensors, sep='/')
-    state = {name: tree.pop(name) for name in COLLECTIONS if name in tree}
-    return Trained(tree, state, None, config)
+    return Trained(*unflat(tensors), None, config)
 
 
 def to_theirs(trained: Trained, spelling: str) -> Tensors:
