@@ -163,10 +163,9 @@ def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh, examples: int
 
 
 def make_train_loader(
-    config: ml_collections.ConfigDict, source: Any, mesh: Mesh
+    config: ml_collections.ConfigDict, source: Any, rows: np.ndarray
 ) -> Loader | memory.MemoryLoader:
-    """The training batches of this process."""
-    rows = mesh_lib.local_rows(mesh, config.batch_size)
+    """Training batches: these rows of each."""
     if config.get('cache_features'):
         return memory.MemoryLoader(
             source, batch_size=config.batch_size, rows=rows, seed=config.seed
