@@ -102,7 +102,7 @@ def train_crop(
         'retry': torchvision's RandomResizedCrop; see `random_resized_crop_box`.
         'clamp': that of the original linear probe; see `clamped_crop_box`.
         'fixed': a crop of one size at a random place; see `fixed_size_crop`.
-        'center': what evaluation sees by default; see `center_crop`.
+        'center': what evaluation sees if its crop share is not set; see `center_crop`.
       scale, ratio: of the crops that are resized.
     """
     match crop:
