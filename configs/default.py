@@ -61,9 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.std = (0.229, 0.224, 0.225)
     dataset.crop_scale = (0.2, 1.0)  # RandomResizedCrop: share of the area ...
     dataset.crop_ratio = (3 / 4, 4 / 3)  # ... and aspect ratio
-    dataset.crop = 'retry'  # until it fits, as torchvision | clamp: once, cut to the image
+    dataset.crop = 'retry'  # until it fits | clamp: to the image | fixed: of one size | center
     dataset.flip = True
-    dataset.augment = ''  # RandAugment as timm writes it (rand-m9-mstd0.5-inc1); '': none
+    dataset.augment = ''  # rand-m9-mstd0.5-inc1 (RandAugment) | jitter-b0.4-c0.4-s0.4-h0.1
     dataset.eval_crop_share = placeholder(float)  # unset: .875 up to 224 pixels, 1 above
     dataset.apply_exif = False  # the original ignores EXIF orientation
     dataset.threads = 8  # decoding threads in each process
