@@ -14,6 +14,7 @@ from mae_jax.errors import UserError
 from mae_jax.initialize import inherit
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / 'configs').glob('*.py'))
+CONFIGS.remove('ablation_suite')  # a list of runs, not a run's config
 INHERITING = {'finetune', 'knn', 'linprobe', 'partial', 'transfer'}
 """Those that take their model from `init_from`."""
 
