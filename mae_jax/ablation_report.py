@@ -108,8 +108,11 @@ def plot(plan: 'Plan', out: Path, results: Results) -> str:
     figure, panels = pyplot.subplots(1, 2, figsize=size, sharey=not field, layout='constrained')
     for panel, (score, title) in zip(panels, SCORES.items(), strict=True):
         panel.set_title(title)
-        draw = _draw_sweep if field else _draw_rows
-        draw(panel, plan, {n: percents(results[r], score) for n, r in plan.run_of.items()}, score)
+        ours = {name: percents(results[run], score) for name, run in plan.run_of.items()}
+        if field:
+            _draw_sweep(panel, plan, ours, field)
+        else:
+            _draw_rows(panel, plan, ours, score)
     figure.savefig(out / 'plot.png', dpi=120)
     pyplot.close(figure)
     return f'{told}; plot: {out / "plot.png"}'
@@ -147,10 +150,9 @@ def _draw_rows(
 
 
 def _draw_sweep(
-    panel: Any, plan: 'Plan', ours: Mapping[str, Mapping[int, float]], score: str
+    panel: Any, plan: 'Plan', ours: Mapping[str, Mapping[int, float]], field: str
 ) -> None:
-    """A line over the field that is swept; the paper's at the default alone, which it states."""
-    field = swept(plan)
+    """A line over the field that is swept; ours alone, for the paper states no figures of its own."""
     value = {n: _value(plan.configs[plan.run_of[n]]['pretrain'], field) for n in plan.rows}
     names = sorted((name for name in plan.rows if ours[name]), key=value.get)
     places = [value[name] for name in names]

@@ -57,7 +57,7 @@ def start(suite: Path, out: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, '-m', 'mae_jax', 'ablate', f'--suite={suite}', f'--out={out}', *arguments],
         cwd=ROOT,
-        env=os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'},
+        env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
