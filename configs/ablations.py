@@ -8,8 +8,8 @@ list of them (configs/ablation_suite.py), probes and fine-tunes each as `FROM_PR
 
 Six rows of Table 1, one of each part, are the base itself. What the paper leaves open, and how it
 is here: a decoder of any width has 16 heads; colours are jittered by 0.4 (brightness, contrast,
-saturation) and 0.1 (hue). The row target_dvae wants a tokenizer: --config.target.tokenizer=<a file
-that scripts/convert_dvae.py wrote>.
+saturation) and 0.1 (hue). The row target_dvae wants a file that scripts/convert_dvae.py wrote:
+--config.target.tokenizer=dvae.safetensors, in a suite --set target_dvae.target.tokenizer=... .
 """
 
 from collections.abc import Mapping

@@ -65,8 +65,9 @@ def make_plan(suite: str, settings: Sequence[str] = ()) -> Plan:
 
     Args:
       suite: a file with a `get_suite`, and its argument: 'configs/ablation_suite.py:small'.
-      settings: 'field=value' for the stages that have the field, 'finetune.field=value' for one.
-        They override the suite's fields, and a row's changes override them.
+      settings: 'field=value' for the stages that have the field, 'finetune.field=value' for one,
+        'target_pca.field=value' for the pretraining of a row. They override what the suite says of
+        all rows, or of that one; what makes a row itself overrides those for all.
 
     Raises:
       UserError: the file, a row, a field or a value does not work.
@@ -84,18 +85,19 @@ def make_plan(suite: str, settings: Sequence[str] = ()) -> Plan:
 
     base = {'pretrain': ablations.get_config()}
     base |= {stage: make() for stage, make in ablations.FROM_PRETRAINED.items()}
-    common = {stage: dict(found[stage]) for stage in STAGES}
+    changes = {stage: dict(found[stage]) for stage in STAGES}
+    changes |= {row: dict(found.changes.get(row, {})) for row in found.rows}
     for setting in settings:
-        _read_setting(setting, base, common)
+        _read_setting(setting, base, changes)
     for stage, config in base.items():
-        _apply(config, common[stage], f'{suite}: {stage}')
+        _apply(config, changes[stage], f'{suite}: {stage}')
 
     rows, run_of, configs = {}, {}, {}
     known = {workdir.to_json(base['pretrain']): 'default'}
     for name in found.rows:
-        row, here = ablations.ROWS[name], found.changes.get(name, {})
+        row, here = ablations.ROWS[name], changes[name]
         config = ablations.get_config(name)
-        _apply(config, {**common['pretrain'], **row.changes, **here}, f'{suite}: {name}')
+        _apply(config, {**changes['pretrain'], **row.changes, **here}, f'{suite}: {name}')
         run_of[name] = known.setdefault(workdir.to_json(config), name)
         configs[run_of[name]] = base | {'pretrain': config}
         told = ''.join(f' (here {field}={value})' for field, value in here.items())
@@ -197,23 +199,24 @@ def _load(path: str) -> tuple[ModuleType, ModuleType]:
     return module, ablations
 
 
-def _read_setting(text: str, base: Mapping[str, ConfigDict], common: dict[str, dict]) -> None:
-    """Adds 'field=value' or 'stage.field=value' to what the stages have in common."""
+def _read_setting(text: str, base: Mapping[str, ConfigDict], changes: dict[str, dict]) -> None:
+    """Adds 'field=value', '<stage>.field=value' or '<row>.field=value' to the changes of those."""
     field, equals, value = text.partition('=')
-    stage, _, rest = field.partition('.')
-    chosen, field = ([stage], rest) if stage in STAGES else (STAGES, field)
-    chosen = [stage for stage in chosen if _group(base[stage], field) is not None]
+    first, _, rest = field.partition('.')
+    chosen, field = ((first,), rest) if first in changes else (STAGES, field)
+    group = {name: _group(base.get(name, base['pretrain']), field) for name in chosen}
+    chosen = [name for name in chosen if group[name] is not None]
     if not equals or not chosen:
         raise UserError(
             f'--set {text}: there is no config field {field!r} to set (configs/default.py and '
             'configs/finetune.py list them; write e.g. --set dataset.path=/data/images).'
         )
-    for stage in chosen:
-        if _group(base[stage], field).get_type(field.rpartition('.')[2]) is str:
-            common[stage][field] = value
+    for name in chosen:
+        if group[name].get_type(field.rpartition('.')[2]) is str:
+            changes[name][field] = value
             continue
         try:
-            common[stage][field] = ast.literal_eval(value)
+            changes[name][field] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             raise UserError(
                 f'--set {text}: {value!r} is no number, tuple, True or False.'

@@ -152,7 +152,7 @@ def _draw_rows(
 def _draw_sweep(
     panel: Any, plan: 'Plan', ours: Mapping[str, Mapping[int, float]], field: str
 ) -> None:
-    """A line over the field that is swept; ours alone, for the paper states no figures of its own."""
+    """A line over the field that is swept; ours alone: the paper states no figures of its own."""
     value = {n: _value(plan.configs[plan.run_of[n]]['pretrain'], field) for n in plan.rows}
     names = sorted((name for name in plan.rows if ours[name]), key=value.get)
     places = [value[name] for name in names]

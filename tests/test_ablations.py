@@ -126,6 +126,13 @@ def test_rows_are_fine_tuned_and_probed_as_the_papers_vit_large(stage, large):
     assert {'model.variant', 'image_size'} < differing
 
 
+def darkest(images):
+    """A tokenizer: where in its patch of 8 x 8 the darkest pixel is."""
+    b, h, w, _ = images.shape
+    patches = images.mean(-1).reshape(b, h // 8, 8, w // 8, 8).transpose(0, 1, 3, 2, 4)
+    return patches.reshape(b, h // 8, w // 8, 64).argmin(-1)
+
+
 SMALL = ablation_suite.get_suite('small')
 QUICK = ('decoder_depth_0', 'encoder_with_mask_tokens', 'target_pca', 'mask_grid_75', 'loss_all')
 
@@ -138,6 +145,7 @@ def test_every_row_builds_a_task_at_small_size(name):
     changes = {**SMALL.pretrain, **ablations.ROWS[name].changes, **SMALL.changes.get(name, {})}
     config.update_from_flattened_dict(changes)
     config.model.depth = 1
+    config.target.tokenizer = 'test_ablations:darkest'
     build.check_fields(config)
     make_task(config, None)  # traces the model
     build.make_augment(config)

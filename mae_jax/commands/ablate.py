@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=[],
         action='extend',
-        metavar='[STAGE.]FIELD=VALUE',
-        help='a config field of all runs, or of one stage: finetune.num_epochs=5',
+        metavar='[STAGE.|ROW.]FIELD=VALUE',
+        help='a config field of all runs, or of a stage or row alone: finetune.num_epochs=5',
     )
 
 
