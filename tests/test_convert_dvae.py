@@ -1,7 +1,6 @@
-import io
+import importlib
 import os
 import pickle
-import struct
 import subprocess
 import sys
 import types
@@ -16,6 +15,7 @@ import pytest
 from commands import ROOT
 from flax import traverse_util
 
+from mae_jax.errors import UserError
 from mae_jax.models.dvae import DVAE
 from mae_jax.pretext.tokenizers import make_tokenizer
 
@@ -38,6 +38,13 @@ def convert(*arguments: str | Path) -> tuple[int, str]:
         timeout=300,
     )
     return process.returncode, process.stdout
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Its functions, in this process."""
+    monkeypatch.syspath_prepend(ROOT / 'scripts')
+    return importlib.import_module('convert_dvae')
 
 
 @pytest.fixture
@@ -120,3 +127,126 @@ def test_the_published_module_is_converted_to_its_own_logits(legacy, tmp_path):
     logits = jax.jit(DVAE(**make_dvae.SMALL).apply)({'params': params}, images)
     expected = make_dvae.published_logits(module, images)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.marker}',)
+
+
+def zipped(path: Path, payload: bytes) -> None:
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('encoder/data.pkl', payload)
+
+
+def legacy(path: Path, payload: bytes) -> None:
+    head = (0x1950A86A20F9469CFC6C, 1001, {'little_endian': True})
+    path.write_bytes(b''.join(pickle.dumps(x, protocol=2) for x in head) + payload)
+
+
+def bare(path: Path, payload: bytes) -> None:
+    path.write_bytes(payload)
+
+
+@pytest.mark.parametrize('write', [zipped, legacy, bare])
+def test_code_in_the_file_is_named_and_never_run(write, tmp_path):
+    marker = tmp_path / 'ran'
+    payload = pickle.dumps(Bomb(marker), protocol=2)
+    write(tmp_path / 'encoder.pkl', payload)
+    status, output = convert(tmp_path / 'encoder.pkl', tmp_path / 'dvae.safetensors')
+    assert status == 1
+    *_, sentence = output.splitlines()
+    assert sentence.startswith(f'error: {tmp_path}/encoder.pkl cannot be read')
+    assert 'would run posix.system, which is never done' in sentence
+    assert not marker.exists()
+    assert not (tmp_path / 'dvae.safetensors').exists()
+    pickle.loads(payload)
+    assert marker.exists()  # whoever trusts the file is harmed
+
+
+@pytest.mark.parametrize('make', hostile_files.PTH)
+def test_files_that_are_not_what_they_say_are_refused(make, script, tmp_path):
+    path = make(tmp_path)
+    with pytest.raises(UserError, match=f'{path.name} (cannot be read|is not DALL-E)'):
+        script.convert(path, tmp_path / 'dvae.safetensors')
+    assert not (tmp_path / 'ran').exists()
+    assert not (tmp_path / 'dvae.safetensors').exists()
+
+
+def test_no_attribute_of_what_is_allowed_can_be_reached(script, tmp_path):
+    """Dotted names, which later protocols look up attribute by attribute."""
+    for module, name in [
+        ('collections', 'OrderedDict.fromkeys'),
+        ('torch._utils', '_rebuild_tensor_v2.__globals__'),
+        ('dall_e.encoder', 'Encoder.__setstate__'),
+        ('dall_e.decoder', 'Decoder'),
+        ('torch', 'load'),
+        ('builtins', 'getattr'),
+    ]:
+        strings = [b'\x8c' + bytes([len(x)]) + x.encode() for x in (module, name)]
+        zipped(tmp_path / 'encoder.pkl', b'\x80\x04' + b''.join(strings) + b'\x93.')
+        with pytest.raises(UserError, match=f'would run {module}.{name}, which is never done'):
+            script.convert(tmp_path / 'encoder.pkl', tmp_path / 'dvae.safetensors')
+
+
+def rewritten(path: Path, change) -> None:
+    """The archive with each member's bytes put through change(name, bytes)."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, content in members.items():
+            archive.writestr(name, change(name, content))
+
+
+def test_a_tensor_that_reaches_past_its_numbers_is_refused(script, look_alike, tmp_path):
+    torch = pytest.importorskip('torch')
+    path = tmp_path / 'encoder.pkl'
+    torch.save(look_alike(make_dvae.weights(**SMALL)), path)
+    rewritten(path, lambda name, content: content[:-4] if '/data/' in name else content)
+    with pytest.raises(UserError, match=r'encoder\.pkl cannot be read .* damaged'):
+        script.convert(path, tmp_path / 'dvae.safetensors')
+
+
+def test_tensors_are_read_however_they_lie(script, look_alike, tmp_path):
+    """Parts of a common storage, channels last, and one of which only part is meant."""
+    torch = pytest.importorskip('torch')
+    tensors = make_dvae.weights(**SMALL)
+    module = look_alike(tensors)
+    conv = module.blocks.input
+    conv.w.data = conv.w.data.to(memory_format=torch.channels_last)
+    conv.b.data = torch.arange(100, dtype=torch.float32)[7 : 7 + 3 * 8 : 3]
+    torch.save(module, tmp_path / 'encoder.pkl')
+    found, _ = script.read_module(tmp_path / 'encoder.pkl')
+    np.testing.assert_array_equal(found['blocks.input.w'], tensors['blocks.input.w'])
+    np.testing.assert_array_equal(found['blocks.input.b'], np.arange(7, 31, 3))
+
+
+@pytest.mark.parametrize('change', ['missing', 'extra', 'shape'])
+def test_another_module_is_refused_and_nothing_written(change, script, look_alike, tmp_path):
+    torch = pytest.importorskip('torch')
+    tensors = make_dvae.weights(**SMALL)
+    if change == 'missing':
+        del tensors['blocks.group_3.block_1.res_path.conv_2.b']
+    elif change == 'extra':
+        tensors['blocks.group_3.block_1.res_path.conv_5.b'] = np.ones(3, np.float32)
+    else:
+        tensors['blocks.group_3.block_1.res_path.conv_2.b'] = np.ones(3, np.float32)
+    torch.save(look_alike(tensors), tmp_path / 'encoder.pkl')
+    with pytest.raises(UserError, match=r'encoder\.pkl is not .* group_3_block_1/conv_[25]/bias'):
+        script.convert(tmp_path / 'encoder.pkl', tmp_path / 'dvae.safetensors')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['encoder.pkl']
+
+
+def test_places_that_cannot_be_written_are_named_before_reading(script, tmp_path):
+    with pytest.raises(UserError, match=r'out\.npz must end in \.safetensors'):
+        script.convert('missing.pkl', tmp_path / 'out.npz')
+    (tmp_path / 'out.safetensors').touch()
+    with pytest.raises(UserError, match=r'out\.safetensors exists: give --overwrite'):
+        script.convert('missing.pkl', tmp_path / 'out.safetensors')
+    with pytest.raises(UserError, match=r'missing\.pkl does not exist'):
+        script.convert('missing.pkl', tmp_path / 'out.safetensors', overwrite=True)

@@ -75,9 +75,9 @@ def make_tokenizer(
     if spec and ':' in spec:
         return function_tokenizer(spec, codes, grid)
     raise UserError(
-        f'target.tokenizer={spec!r} does not say what makes the tokens of target.name=token: give a '
-        "file that scripts/convert_dvae.py wrote, or 'module:function', a function of images that "
-        'returns integer ids.'
+        f'target.tokenizer={spec!r} does not say what makes the tokens of target.name=token: give '
+        "a file that scripts/convert_dvae.py wrote, or 'module:function', a function of images "
+        'that returns integer ids.'
     )
 
 
