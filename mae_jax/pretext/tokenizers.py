@@ -151,17 +151,7 @@ def dvae_tokenizer(path: str | os.PathLike, grid: tuple[int, int]) -> Tokenizer:
 
 
 def save_dvae(path: str | os.PathLike, dvae: DVAE, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a dVAE to a local file.
-
-    Args:
-      path: of the file.
-      dvae: what the tensors are of.
-      tensors: float32, by the names of `parameter_shapes`.
-
-    Raises:
-      UserError: names or shapes are not those of the dVAE.
-    """
-    check_dvae(path, dvae, tensors)
+    """Writes a local file of the dVAE's tensors, float32, which `check_dvae` has passed."""
     fields = {name: getattr(dvae, name) for name in FIELDS}
     write_safetensors(path, tensors, {HEADER: json.dumps(fields)})
 
