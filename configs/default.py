@@ -33,16 +33,22 @@ def get_config() -> ml_collections.ConfigDict:
     model.decoder_width = 512
     model.decoder_depth = 8
     model.decoder_heads = 16
+    model.encoder_mask_tokens = False  # hidden patches go through the encoder too (Table 1c)
     model.dtype = 'bfloat16'  # of activations; parameters, statistics, softmax and loss: float32
     model.remat = 'none'  # none | block | dots: what the backward pass computes again
     model.scan = False  # one compiled block instead of `depth` copies
 
     config.mask = mask = ml_collections.ConfigDict()
     mask.ratio = 0.75
-    mask.strategy = 'random'
+    mask.strategy = 'random'  # random | block: as BEiT | grid: one of every 2 x 2 is kept
 
     config.target = target = ml_collections.ConfigDict()
-    target.name = 'normalized_pixel'  # pixel | normalized_pixel
+    target.name = 'normalized_pixel'  # pixel | normalized_pixel | pca | token
+    target.loss_on = 'hidden'  # hidden | all: which patches count
+    target.components = 96  # pca: how many of the largest coefficients ...
+    target.sample = 4096  # ... of a basis fitted to the run's first so many training crops
+    target.tokenizer = placeholder(str)  # token: scripts/convert_dvae.py's file, module:function
+    target.codes = 8192  # token: how many there are
 
     config.dataset = dataset = ml_collections.ConfigDict()
     dataset.name = 'imagenet2012'  # digits | folder | synthetic | any TFDS image data set
@@ -55,9 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.std = (0.229, 0.224, 0.225)
     dataset.crop_scale = (0.2, 1.0)  # RandomResizedCrop: share of the area ...
     dataset.crop_ratio = (3 / 4, 4 / 3)  # ... and aspect ratio
-    dataset.crop = 'retry'  # until it fits, as torchvision | clamp: once, cut to the image
+    dataset.crop = 'retry'  # until it fits | clamp: to the image | fixed: of one size | center
     dataset.flip = True
-    dataset.augment = ''  # RandAugment as timm writes it (rand-m9-mstd0.5-inc1); '': none
+    dataset.augment = ''  # rand-m9-mstd0.5-inc1 (RandAugment) | jitter-b0.4-c0.4-s0.4-h0.1
     dataset.eval_crop_share = placeholder(float)  # unset: .875 up to 224 pixels, 1 above
     dataset.apply_exif = False  # the original ignores EXIF orientation
     dataset.threads = 8  # decoding threads in each process

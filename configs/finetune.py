@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.per_class = False  # write the accuracy of every class when the run ends
 
     model = config.model
-    for field in ('decoder_width', 'decoder_depth', 'decoder_heads'):
+    for field in ('decoder_width', 'decoder_depth', 'decoder_heads', 'encoder_mask_tokens'):
         del model[field]
     model.variant = placeholder(str)
     model.pool = 'mean'  # mean of the patch tokens, with a norm of its own | cls token

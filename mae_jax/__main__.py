@@ -13,6 +13,7 @@ import traceback
 from mae_jax.errors import UserError
 
 COMMANDS = {
+    'ablate': "rows of an ablation, trained and put beside the paper's figures",
     'convert': 'weights of another library into ours, and ours into theirs',
     'visualize': 'what a model reconstructs of images, attends to and tells apart, as a picture',
 }

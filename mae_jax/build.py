@@ -12,9 +12,11 @@ from jax.sharding import Mesh
 
 from mae_jax.build_task import image_size, make_architecture, make_task
 from mae_jax.data import memory
+from mae_jax.data.color_jitter import parse_color_jitter
 from mae_jax.data.loader import Loader, eval_batches, make_loader
-from mae_jax.data.randaugment import RandAugment, parse_randaugment
+from mae_jax.data.randaugment import parse_randaugment
 from mae_jax.data.sources import make_source
+from mae_jax.data.transforms import Augment
 from mae_jax.data.workers import Stream
 from mae_jax.errors import UserError
 from mae_jax.tasks.task import Task
@@ -148,12 +150,21 @@ def step_accumulate(config: ml_collections.ConfigDict) -> int:
     return 1 if config.get('trained') == 'head' else config.optimizer.accumulate
 
 
-def make_augment(config: ml_collections.ConfigDict) -> RandAugment | None:
+def make_augment(config: ml_collections.ConfigDict) -> Augment | None:
     """`dataset.augment`, which takes 8-bit grey or RGB images alone."""
     dataset = config.dataset
     if not dataset.augment:
         return None
-    return parse_randaugment(dataset.augment, dataset.mean, dataset.scale)
+    match dataset.augment.split('-')[0]:
+        case 'rand':
+            return parse_randaugment(dataset.augment, dataset.mean, dataset.scale)
+        case 'jitter':
+            return parse_color_jitter(dataset.augment)
+    raise UserError(
+        f"dataset.augment={dataset.augment!r} must start with 'rand' (RandAugment, e.g. "
+        "'rand-m9-mstd0.5-inc1') or 'jitter' (colours, e.g. 'jitter-b0.4-c0.4-s0.4-h0.1'), or be "
+        "'' for none."
+    )
 
 
 def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh, examples: int) -> int:
@@ -163,10 +174,9 @@ def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh, examples: int
 
 
 def make_train_loader(
-    config: ml_collections.ConfigDict, source: Any, mesh: Mesh
+    config: ml_collections.ConfigDict, source: Any, rows: np.ndarray
 ) -> Loader | memory.MemoryLoader:
-    """The training batches of this process."""
-    rows = mesh_lib.local_rows(mesh, config.batch_size)
+    """Training batches: these rows of each."""
     if config.get('cache_features'):
         return memory.MemoryLoader(
             source, batch_size=config.batch_size, rows=rows, seed=config.seed

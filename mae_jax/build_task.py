@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from mae_jax.errors import UserError
+from mae_jax.interop.tokenizers import Tokenizer, make_tokenizer
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import Encoder, architecture
@@ -42,7 +43,12 @@ def make_task(config: ml_collections.ConfigDict, source: Any) -> Pretrain | Clas
       UserError: a field that does not work, by name.
     """
     if config.task == 'pretrain':
-        task = Pretrain(make_mae(config), image_size(config), **statistics(config))
+        task = Pretrain(
+            make_mae(config),
+            image_size(config),
+            tokenizer=make_tokenizer_of(config),
+            **statistics(config),
+        )
     elif config.task == 'classify':
         task = _classify(config, num_classes(config, source))
     else:
@@ -75,16 +81,29 @@ def num_classes(config: ml_collections.ConfigDict, source: Any) -> int:
 
 
 def make_mae(config: ml_collections.ConfigDict) -> MAE:
-    """The autoencoder of a config."""
-    model = config.model
+    """The autoencoder of a config; a converted model's states less than that of a run."""
+    model, target = config.model, config.target
     return MAE(
         decoder_width=model.decoder_width,
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
         mask_ratio=config.mask.ratio,
         mask_strategy=config.mask.strategy,
-        target=config.target.name,
+        encoder_mask_tokens=model.get('encoder_mask_tokens', False),
+        target=target.name,
+        **{name: target[name] for name in ('components', 'codes', 'loss_on') if name in target},
         **_encoder(config),
+    )
+
+
+def make_tokenizer_of(config: ml_collections.ConfigDict) -> Tokenizer | None:
+    """What makes the tokens that a config's model predicts; None for other targets."""
+    target = config.target
+    if target.name != 'token':
+        return None
+    grid = grid_size(image_size(config), make_architecture(config.model)['patch_size'])
+    return make_tokenizer(
+        target.tokenizer, codes=target.codes, grid=grid, channels=config.dataset.channels
     )
 
 

@@ -73,17 +73,22 @@ def picture_hook(
 ) -> Hook:
     """Shows `reconstruction_columns` for the images of `batch`, the same each time."""
     whole = mesh_lib.replicated(mesh)
-    reconstruct = jax.jit(task.reconstruct, out_shardings=whole)
     images = normalize(batch['image'], scale=task.scale, mean=task.mean, std=task.std)
 
+    def reconstruct(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        output = task.reconstruct(params, batch)
+        variables = {'params': params}
+        return task.model.apply(variables, output.prediction, images, method='pixels'), output.mask
+
+    reconstruct = jax.jit(reconstruct, out_shardings=whole)
+
     def run(step: int, state: TrainState) -> dict[str, float]:
-        output = reconstruct(state.params, jax.device_put(batch, whole))
+        pixels, mask = reconstruct(state.params, jax.device_put(batch, whole))
         columns = reconstruction_columns(
             np.asarray(images),
-            np.asarray(output.prediction),
-            np.asarray(output.mask),
+            np.asarray(pixels),
+            np.asarray(mask),
             patch_size=task.model.patch_size,
-            normalized_target=task.model.target == 'normalized_pixel',
             mean=task.mean,
             std=task.std,
         )

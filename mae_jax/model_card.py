@@ -146,8 +146,9 @@ def _model(config: ConfigDict, sizes: Mapping[str, int], classes: int | None) ->
         rows |= {
             'decoder': f'width {model.decoder_width}, depth {model.decoder_depth}, '
             f'{model.decoder_heads} heads',
-            'masking': f'{config.mask.strategy}, {100 * config.mask.ratio:g}% hidden',
-            'target': f'`{config.target.name}`',
+            'masking': f'{config.mask.strategy}, {100 * config.mask.ratio:g}% hidden'
+            + (', as mask tokens in the encoder' if model.encoder_mask_tokens else ''),
+            'target': _target(config.target),
         }
     else:
         rows |= {'pooling': model.pool, 'classes': classes and f'{classes:,}'}
@@ -159,6 +160,12 @@ def _model(config: ConfigDict, sizes: Mapping[str, int], classes: int | None) ->
         'normalisation': f'(image / {data.scale:g} - mean) / std, mean {_numbers(data.mean)}, '
         f'std {_numbers(data.std)}',
     }
+
+
+def _target(target: ConfigDict) -> str:
+    more = {'pca': f', the largest {target.components}', 'token': f' by `{target.tokenizer}`'}
+    everywhere = ', of all patches' if target.loss_on == 'all' else ''
+    return f'`{target.name}`' + more.get(target.name, '') + everywhere
 
 
 def _training(config: ConfigDict, step: int, examples: tuple[int, int], warmup_steps: int) -> Rows:

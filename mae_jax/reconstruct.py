@@ -8,10 +8,9 @@ import numpy as np
 
 from mae_jax.keys import key_for
 from mae_jax.models.mae import MAE
-from mae_jax.patches import patchify, unpatchify
+from mae_jax.patches import grid_size, patchify, unpatchify
 from mae_jax.pictures import hide, to_pixels
 from mae_jax.pretext.masking import draw_noise
-from mae_jax.pretext.targets import patch_statistics
 
 BATCH = 16
 """Images that go through a model at once."""
@@ -20,56 +19,41 @@ Columns = dict[str, np.ndarray]
 
 
 def reconstruct(
-    images: np.ndarray,
-    prediction: np.ndarray,
-    mask: np.ndarray,
-    *,
-    patch_size: int,
-    normalized_target: bool,
+    images: np.ndarray, pixels: np.ndarray, mask: np.ndarray, patch_size: int
 ) -> np.ndarray:
     """Hidden patches as predicted, visible ones as they are; an all-True mask shows all predicted.
 
-    A model of normalised pixels predicts each patch up to its mean and standard deviation; those
-    of the original patch are put back, without which its pictures would look like noise.
-
     Args:
       images: float32 [B,H,W,C], as the model was given them.
-      prediction: float32 [B,N,P*P*C].
+      pixels: float32 [B,N,P*P*C], as `MAE.pixels` makes them of a prediction.
       mask: bool [B,N], True where hidden.
       patch_size: P.
-      normalized_target: whether the target was `normalized_pixel`.
 
     Returns:
       float32 [B,H,W,C], normalised as `images` are.
     """
-    patches = patchify(images, patch_size)
-    if normalized_target:
-        mean, std = (np.asarray(x) for x in patch_statistics(patches))
-        prediction = prediction * std + mean
-    mixed = np.where(mask[..., None], prediction, patches)
+    mixed = np.where(mask[..., None], pixels, patchify(images, patch_size))
     return unpatchify(mixed, patch_size, images.shape[1:3])
 
 
 def reconstruction_columns(
     images: np.ndarray,
-    prediction: np.ndarray,
+    pixels: np.ndarray,
     mask: np.ndarray,
     *,
     patch_size: int,
-    normalized_target: bool,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Columns:
     """Original | masked | reconstruction | reconstruction + visible.
 
     Args:
-      images, prediction, mask, patch_size, normalized_target: see `reconstruct`.
+      images, pixels, mask, patch_size: see `reconstruct`.
       mean, std: of `normalize`, to be undone by `to_pixels`.
     """
 
     def filled(shown: np.ndarray) -> np.ndarray:
-        options = dict(patch_size=patch_size, normalized_target=normalized_target)
-        return to_pixels(reconstruct(images, prediction, shown, **options), mean, std)
+        return to_pixels(reconstruct(images, pixels, shown, patch_size), mean, std)
 
     original = to_pixels(images, mean, std)
     return {
@@ -80,32 +64,35 @@ def reconstruction_columns(
     }
 
 
-def mask_noise(seed: int, images: int, num_patches: int, strategy: str = 'random') -> np.ndarray:
-    """Float32 [B,N] for `MAE`: a draw for each place, however many images there are.
+def mask_noise(seed: int, images: np.ndarray, model: MAE) -> np.ndarray:
+    """Float32 [B,N] for `model`: a draw for each place, however many images there are.
 
-    The same noise at a larger mask ratio hides the same patches, and more.
+    A larger mask ratio hides the same patches, and more, where they are hidden at random; blocks
+    it draws larger.
     """
-    keys = [key_for(seed, 'visualize', place) for place in range(images)]
-    return np.concatenate([draw_noise(key, 1, num_patches, strategy) for key in keys])
+    grid = grid_size(images.shape[1:3], model.patch_size)
+    kept = model.num_kept(grid[0] * grid[1])
+    keys = [key_for(seed, 'visualize', place) for place in range(len(images))]
+    return np.concatenate([draw_noise(key, 1, grid, kept, model.mask_strategy) for key in keys])
 
 
 def predict(
-    model: MAE, params: Any, images: np.ndarray, noise: np.ndarray, mask_ratio: float
+    model: MAE, params: Any, images: np.ndarray, noise: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the model makes of images of which `mask_ratio` is hidden.
+    """What the model makes of images under these masks.
 
     Returns:
-      prediction float32 [B,N,P*P*C], in the space of the target, and mask bool [B,N].
+      The prediction as pixels, float32 [B,N,P*P*C], and the mask, bool [B,N].
 
     Raises:
-      UserError: the ratio hides nothing, or everything.
+      UserError: the model's ratio hides nothing, or everything; or it predicts no pixels.
     """
-    model = model.clone(mask_ratio=mask_ratio)
 
     @jax.jit
     def run(params, images, noise):
         output = model.apply({'params': params}, images, noise=noise)
-        return output.prediction, output.mask
+        pixels = model.apply({'params': params}, output.prediction, images, method='pixels')
+        return pixels, output.mask
 
     return in_batches(run, params, images, noise)
 
@@ -114,23 +101,23 @@ def sweep_columns(
     model: MAE,
     params: Any,
     images: np.ndarray,
-    noise: np.ndarray,
     ratios: Sequence[float],
     *,
+    seed: int,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Columns:
     """Original, then for each mask ratio what was left of it, and what the model made of that.
 
-    A single ratio has the four columns of `reconstruction_columns`.
+    A single ratio has the four columns of `reconstruction_columns`. The seed is of the masks.
     """
     columns = {}
     for ratio in ratios:
+        masked = model.clone(mask_ratio=ratio)
         found = reconstruction_columns(
             images,
-            *predict(model, params, images, noise, ratio),
+            *predict(masked, params, images, mask_noise(seed, images, masked)),
             patch_size=model.patch_size,
-            normalized_target=model.target == 'normalized_pixel',
             mean=mean,
             std=std,
         )

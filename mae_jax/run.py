@@ -21,6 +21,7 @@ from mae_jax import workdir as workdir_lib
 from mae_jax.build import Run
 from mae_jax.checkpoint import Checkpoints
 from mae_jax.errors import UserError
+from mae_jax.fit_target import fit_target
 from mae_jax.frozen import encoder_accuracies, evaluate_knn, make_online_probe, with_features
 from mae_jax.hooks import evaluation_hook, make_evaluate, picture_hook
 from mae_jax.initialize import has_begun, inherit, load_weights
@@ -111,7 +112,7 @@ def starting_state(parts: Run, checkpoints: Checkpoints) -> TrainState:
     if not config.init_from:
         if config.get('trained', 'all') != 'all':
             say(f'init_from is unset: trained={config.trained} on top of an untrained encoder')
-        return state
+        return fit_target(parts, state)
     loaded = load_weights(
         config.init_from, config, state.params, state.model_state, required=parts.task.is_required
     )
@@ -124,7 +125,8 @@ def starting_state(parts: Run, checkpoints: Checkpoints) -> TrainState:
         )
     if evaluating:
         state = state.replace(step=jnp.asarray(loaded.step, jnp.int32))  # to be named by
-    return replace_params(state, loaded.params).replace(model_state=loaded.model_state)
+    state = replace_params(state, loaded.params).replace(model_state=loaded.model_state)
+    return fit_target(parts, state, has_basis='pca/basis' not in loaded.initial)
 
 
 def announce(parts: Run, state: TrainState) -> None:
@@ -160,7 +162,9 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
         accumulate=build.step_accumulate(config),
         ema_decay=config.get('ema_decay'),
     )
-    loader = build.make_train_loader(config, parts.source, mesh)
+    loader = build.make_train_loader(
+        config, parts.source, mesh_lib.local_rows(mesh, config.batch_size)
+    )
     first = int(state.step)
 
     def put(batch):
@@ -216,7 +220,8 @@ def make_hooks(parts: Run, writer: MetricsWriter) -> tuple[Hook, ...]:
     hooks = []
     if every := build.interval(config, 'eval_every_steps', parts.length):
         hooks.append(evaluation_hook(make_evaluation(parts), every_steps=every))
-    if every := config.get('image_every_steps'):
+    every = config.get('image_every_steps')
+    if every and config.target.name != 'token':  # tokens are no pixels to draw
         rows = np.arange(PICTURES)
         with build.make_eval_batches(
             config, parts.held_out, batch_size=PICTURES, rows=rows, limit=PICTURES

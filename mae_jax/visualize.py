@@ -23,9 +23,8 @@ from mae_jax.interop.tensor_files import replacing, writing
 from mae_jax.interop.trained import read_config
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import Encoder
-from mae_jax.patches import grid_size
 from mae_jax.pictures import enlarge, grid, heat, to_pixels
-from mae_jax.reconstruct import Columns, in_batches, mask_noise, sweep_columns
+from mae_jax.reconstruct import Columns, in_batches, sweep_columns
 from mae_jax.tasks.preprocess import normalize
 
 PERCENTILES = (1, 99)
@@ -53,9 +52,9 @@ def visualize(
       images: image files; they are resized and cropped as for evaluation.
       out: the file to write, PNG or JPEG; PNG keeps every pixel.
       show: 'reconstruction', 'attention' of the cls token, or 'pca' of the patch features.
-      mask_ratios: shares to hide; of several, what one hides the next larger one hides too. None
-        given: the one of the model's config.
-      strategy: of masking; None is that of the config.
+      mask_ratios: shares to hide; of several, what one hides at random the next larger one hides
+        too. None given: the one of the model's config.
+      strategy: of masking: 'random', 'block' or 'grid'; None is that of the config.
       seed: of the masks.
       block: whose attention or features: 0 the first, -1 the last.
       overwrite: whether `out` may exist.
@@ -81,11 +80,9 @@ def visualize(
     undo = dict(mean=data.mean, std=data.std)
     if show == 'reconstruction':
         model, params = _load_mae(checkpoint)
-        rows, columns = grid_size(inputs.shape[1:3], model.patch_size)
-        strategy = strategy or model.mask_strategy
-        noise = mask_noise(seed, len(inputs), rows * columns, strategy)
+        model = model.clone(mask_strategy=strategy or model.mask_strategy)
         ratios = mask_ratios or (model.mask_ratio,)
-        drawn = sweep_columns(model, params, inputs, noise, ratios, **undo)
+        drawn = sweep_columns(model, params, inputs, ratios, seed=seed, **undo)
     elif show in FEATURES:
         encoder, params = load_encoder(checkpoint)
         drawn = {'original': to_pixels(inputs, **undo)}

@@ -14,6 +14,7 @@ from mae_jax.errors import UserError
 from mae_jax.initialize import inherit
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / 'configs').glob('*.py'))
+CONFIGS = [name for name in CONFIGS if not name.startswith('ablation')]  # test_ablations.py
 INHERITING = {'finetune', 'knn', 'linprobe', 'partial', 'transfer'}
 """Those that take their model from `init_from`."""
 

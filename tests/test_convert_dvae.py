@@ -16,8 +16,8 @@ from commands import ROOT
 from flax import traverse_util
 
 from mae_jax.errors import UserError
+from mae_jax.interop.tokenizers import make_tokenizer
 from mae_jax.models.dvae import DVAE
-from mae_jax.pretext.tokenizers import make_tokenizer
 
 SMALL = dict(codes=24, width=8, blocks=1)
 

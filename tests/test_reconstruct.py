@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from drawings import hidden_pixels
 
+from mae_jax.models.mae import MAE
 from mae_jax.pictures import HIDDEN_GREY, to_pixels
 from mae_jax.reconstruct import reconstruct, reconstruction_columns
 from mae_jax.tasks.preprocess import normalize
@@ -15,6 +16,12 @@ def make_example(batch=2, height=8, width=12, patch=4, channels=3, seed=0):
     prediction = rng.normal(size=(batch, patches, patch * patch * channels)).astype(np.float32)
     mask = np.arange(patches) % 2 == np.arange(batch)[:, None] % 2
     return images, prediction, mask
+
+
+def as_pixels(images, prediction, target):
+    """What a model of that target, with patches of 4 x 4, makes pixels of."""
+    model = MAE(patch_size=4, width=8, depth=1, heads=1, target=target)
+    return model.apply({}, prediction, images, method='pixels')
 
 
 def paste_by_hand(images, prediction, mask, patch, normalized):
@@ -38,9 +45,8 @@ def paste_by_hand(images, prediction, mask, patch, normalized):
 @pytest.mark.parametrize('channels', [1, 2, 3, 5])
 def test_hidden_patches_are_the_prediction_and_visible_ones_untouched(normalized, channels):
     images, prediction, mask = make_example(channels=channels)
-    got = np.asarray(
-        reconstruct(images, prediction, mask, patch_size=4, normalized_target=normalized)
-    )
+    pixels = as_pixels(images, prediction, 'normalized_pixel' if normalized else 'pixel')
+    got = np.asarray(reconstruct(images, pixels, mask, 4))
     expected = paste_by_hand(images, prediction, mask, 4, normalized)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     visible = ~hidden_pixels(mask, 8, 12, 4)
@@ -55,17 +61,14 @@ def test_the_true_target_of_a_normalised_model_gives_the_image_back():
     blocks = images.reshape(2, 2, 4, 3, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 6, 48)
     mean = blocks.mean(-1, keepdims=True)
     std = np.sqrt(blocks.var(-1, ddof=1, keepdims=True) + 1e-6)
-    got = reconstruct(
-        images, (blocks - mean) / std, np.ones_like(mask), patch_size=4, normalized_target=True
-    )
+    pixels = as_pixels(images, (blocks - mean) / std, 'normalized_pixel')
+    got = reconstruct(images, pixels, np.ones_like(mask), 4)
     np.testing.assert_allclose(np.asarray(got), images, atol=1e-5)
 
 
 def pixels_of(images, prediction, mask, mean, std):
     """The columns for patches of 4 x 4 raw pixels, in their order."""
-    columns = reconstruction_columns(
-        images, prediction, mask, patch_size=4, normalized_target=False, mean=mean, std=std
-    )
+    columns = reconstruction_columns(images, prediction, mask, patch_size=4, mean=mean, std=std)
     titles = ['original', 'masked', 'reconstruction', 'reconstruction + visible']
     assert list(columns) == titles
     assert {column.dtype for column in columns.values()} == {np.dtype(np.uint8)}

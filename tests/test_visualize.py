@@ -73,13 +73,12 @@ def test_a_model_that_knows_an_image_by_heart_draws_it(target):
     # Of a wrong order of patches, or of pixels in them, no two would lie where they should.
     pixels = photograph()
     model, params = know_by_heart(pixels, target)
-    noise = mask_noise(0, 1, 6)
-    columns = sweep_columns(
-        model, params, normalised(pixels)[None], noise, [0.5], mean=MEAN, std=STD
-    )
+    images = normalised(pixels)[None]
+    columns = sweep_columns(model, params, images, [0.5], seed=0, mean=MEAN, std=STD)
     for title in ('original', 'reconstruction', 'reconstruction + visible'):
         difference = columns[title][0].astype(int) - pixels
         assert np.abs(difference).max() <= (title != 'original'), title
+    noise = mask_noise(0, images, model.clone(mask_ratio=0.5))
     hidden = hidden_pixels(np.argsort(np.argsort(noise)) >= 3, *SHAPE[:2], PATCH)
     np.testing.assert_array_equal((columns['masked'] == 128).all(axis=-1), hidden)
 
@@ -88,8 +87,8 @@ def test_a_sweep_hides_more_of_the_same_and_shows_what_becomes_of_it():
     model = make_mae()
     images = np.stack([normalised(photograph(seed)) for seed in range(3)])
     params = parameters(model)
-    noise = mask_noise(0, 3, 6)
-    columns = sweep_columns(model, params, images, noise, [0.5, 0.675, 0.8], mean=MEAN, std=STD)
+    ratios = [0.5, 0.675, 0.8]
+    columns = sweep_columns(model, params, images, ratios, seed=0, mean=MEAN, std=STD)
     assert list(columns) == [
         'original',
         'masked, 50%',
@@ -101,7 +100,7 @@ def test_a_sweep_hides_more_of_the_same_and_shows_what_becomes_of_it():
     ]
     original, *rest = columns.values()
     np.testing.assert_array_equal(original, np.stack([photograph(seed) for seed in range(3)]))
-    order = np.argsort(noise, axis=1)
+    order = np.argsort(mask_noise(0, images, model), axis=1)
     for kept, masked, filled in zip((3, 1, 1), rest[::2], rest[1::2], strict=True):
         mask = np.ones((3, 6), bool)
         np.put_along_axis(mask, order[:, :kept], False, axis=1)
@@ -113,19 +112,34 @@ def test_a_sweep_hides_more_of_the_same_and_shows_what_becomes_of_it():
 
 
 def test_what_an_image_is_shown_without_depends_on_seed_and_place_alone():
-    noise = mask_noise(0, 5, 16)
-    np.testing.assert_array_equal(mask_noise(0, 3, 16), noise[:3])
+    model, images = make_mae(), np.zeros((5, *SHAPE), np.float32)
+    noise = mask_noise(0, images, model)
+    np.testing.assert_array_equal(mask_noise(0, images[:3], model), noise[:3])
     assert len(np.unique(noise)) == noise.size
-    assert not np.isin(mask_noise(1, 5, 16), noise).any()
+    assert not np.isin(mask_noise(1, images, model), noise).any()
+
+
+@pytest.mark.parametrize(('strategy', 'ratio'), [('block', 0.5), ('grid', 0.75)])
+def test_other_strategies_are_drawn_as_they_mask(strategy, ratio):
+    model = make_mae(mask_ratio=ratio, mask_strategy=strategy, patch_size=2)
+    images = np.stack([normalised(photograph()[:8, :8])])
+    params = model.init(jax.random.key(0), images, np.zeros((1, 16)))['params']
+    columns = sweep_columns(model, params, images, [ratio], seed=0, mean=MEAN, std=STD)
+    grey = (columns['masked'][0] == 128).all(axis=-1)[::2, ::2]
+    assert grey.sum() == 16 * ratio
+    if strategy == 'grid':
+        cells = ~grey.reshape(2, 2, 2, 2).transpose(0, 2, 1, 3).reshape(4, 4)
+        assert (cells == cells[0]).all() and cells[0].sum() == 1
 
 
 def test_many_images_go_through_in_parts():
     model = make_mae()
     images = np.stack([normalised(photograph(seed)) for seed in range(19)])
     params = parameters(model)
-    noise = mask_noise(0, 19, 6)
-    prediction, mask = predict(model, params, images, noise, 0.5)
-    whole = jax.jit(make_mae(mask_ratio=0.5).apply)({'params': params}, images, noise=noise)
+    model = model.clone(mask_ratio=0.5, target='pixel')
+    noise = mask_noise(0, images, model)
+    prediction, mask = predict(model, params, images, noise)
+    whole = jax.jit(model.apply)({'params': params}, images, noise=noise)
     np.testing.assert_allclose(prediction, whole.prediction, atol=1e-5)
     np.testing.assert_array_equal(mask, whole.mask)
 
@@ -134,7 +148,8 @@ def test_many_images_go_through_in_parts():
 def test_a_ratio_that_hides_nothing_or_everything_is_refused(ratio):
     model, params = know_by_heart(photograph(), 'pixel')
     with pytest.raises(UserError, match=f'mask.ratio={ratio}'):
-        predict(model, params, normalised(photograph())[None], mask_noise(0, 1, 6), ratio)
+        images = normalised(photograph())[None]
+        sweep_columns(model, params, images, [ratio], seed=0, mean=MEAN, std=STD)
 
 
 # Attention ---------------------------------------------------------------------------------------

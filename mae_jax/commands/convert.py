@@ -15,8 +15,6 @@ ours. The official mae_visualize_* were trained on --target pixel.
 
 import argparse
 
-from mae_jax.pretext.targets import TARGETS
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
@@ -35,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     facts.add_argument('--heads', type=int, help='of the encoder; unset: by its width')
     facts.add_argument('--decoder_heads', type=int, help='unset: 16, if it is 512 wide')
     facts.add_argument('--mask_ratio', type=float, help='unset: 0.75')
-    facts.add_argument('--target', choices=sorted(TARGETS), help='unset: normalized_pixel')
+    facts.add_argument(
+        '--target', choices=('normalized_pixel', 'pixel'), help='unset: normalized_pixel'
+    )
     facts.add_argument('--scale', type=float, help='pixel / scale, less mean, by std; unset: 255')
     facts.add_argument('--mean', type=float, nargs='+', help='of each channel; unset: ImageNet')
     facts.add_argument('--std', type=float, nargs='+', help='of each channel; unset: ImageNet')

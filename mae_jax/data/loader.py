@@ -16,7 +16,6 @@ from absl import flags, logging
 
 from mae_jax.data import transforms
 from mae_jax.data.decode import BadImage
-from mae_jax.data.randaugment import RandAugment
 from mae_jax.data.workers import Stream, start_worker
 from mae_jax.errors import UserError
 
@@ -114,7 +113,7 @@ def make_loader(
     crop_scale: tuple[float, float] = (0.2, 1.0),
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: bool = True,
-    augment: RandAugment | None = None,
+    augment: transforms.Augment | None = None,
     apply_exif: bool = False,
     **reading,
 ) -> Loader:

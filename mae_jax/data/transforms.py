@@ -9,15 +9,18 @@ import math
 import numpy as np
 from PIL import Image
 
+from mae_jax.data.color_jitter import ColorJitter
 from mae_jax.data.decode import decode
 from mae_jax.data.randaugment import RandAugment
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
+Augment = RandAugment | ColorJitter
 
 # The purposes of the random numbers drawn here; the order of examples has grain's.
-CROP_AND_FLIP, RANDAUGMENT = 1, 2
+CROP_AND_FLIP, AUGMENT = 1, 2
 EVAL_CROP_SHARE = 224 / 256
+CROPS = ('retry', 'clamp', 'fixed', 'center')
 
 
 def train_transform(
@@ -33,12 +36,13 @@ def train_transform(
     flip: bool,
     apply_exif: bool = False,
     crop: str = 'retry',
-    augment: RandAugment | None = None,
+    augment: Augment | None = None,
 ) -> np.ndarray:
-    """Decode, RandomResizedCrop, horizontal flip (He et al. 2021, appendix A.1), RandAugment.
+    """Decode, RandomResizedCrop, horizontal flip (He et al. 2021, appendix A.1), augmentation.
 
     Args:
-      crop: one of `CROPS`: 'retry' is torchvision's, 'clamp' that of the original linear probe.
+      crop_scale, crop_ratio: of the crops that are resized, 'retry' and 'clamp'.
+      crop: one of `CROPS`: see `train_crop`.
       augment: applied last; it draws random numbers of its own, so crops and flips stay as they are
         without it.
 
@@ -51,12 +55,11 @@ def train_transform(
     """
     image = decode(record, channels, apply_exif)
     rng = np.random.default_rng((seed, CROP_AND_FLIP, epoch, index))
-    box = CROPS[crop](*_width_height(image), rng, crop_scale, crop_ratio)
-    pixels = resize_crop(image, box, image_size)
+    pixels = train_crop(image, crop, image_size, rng, crop_scale, crop_ratio)
     if flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     if augment:
-        rng = np.random.default_rng((seed, RANDAUGMENT, epoch, index))
+        rng = np.random.default_rng((seed, AUGMENT, epoch, index))
         picture = pixels
         if isinstance(image, Image.Image):
             picture = Image.fromarray(pixels[..., 0] if image.mode == 'L' else pixels)
@@ -72,12 +75,7 @@ def eval_transform(
     apply_exif: bool = False,
     crop_share: float | None = None,
 ) -> np.ndarray:
-    """Decode, resize, centre crop.
-
-    The crop is `crop_share` of the resized image's short side; unset, it is the original's: 224/256
-    up to 224 pixels, all of it above.
-    The resized image keeps its proportions and just covers the rectangle that is `image_size`
-    over that share: for a square, torchvision's Resize(short side).
+    """Decode, resize, centre crop: see `center_crop`.
 
     Returns:
       [H,W,C], uint8 or the source's own dtype.
@@ -86,12 +84,39 @@ def eval_transform(
       BadImage: the image cannot be read.
     """
     image = decode(record, channels, apply_exif)
-    width, height = _width_height(image)
-    share = crop_share or (EVAL_CROP_SHARE if max(image_size) <= 224 else 1.0)
-    resized = _cover(height, width, [int(side / share) for side in image_size])
-    pixels = resize_crop(image, (0, 0, width, height), resized)
-    top, left = (round((a - b) / 2) for a, b in zip(resized, image_size, strict=True))
-    return np.ascontiguousarray(pixels[top : top + image_size[0], left : left + image_size[1]])
+    return np.ascontiguousarray(center_crop(image, image_size, crop_share))
+
+
+def train_crop(
+    image: Image.Image | np.ndarray,
+    crop: str,
+    size: Size,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> np.ndarray:
+    """A training image before its flip, [H,W,C].
+
+    Args:
+      crop: the first two crop and then resize, the others resize and then crop.
+        'retry': torchvision's RandomResizedCrop; see `random_resized_crop_box`.
+        'clamp': that of the original linear probe; see `clamped_crop_box`.
+        'fixed': a crop of one size at a random place; see `fixed_size_crop`.
+        'center': what evaluation sees if its crop share is not set; see `center_crop`.
+      scale, ratio: of the crops that are resized.
+    """
+    match crop:
+        case 'retry':
+            box = random_resized_crop_box(*_width_height(image), rng, scale, ratio)
+            return resize_crop(image, box, size)
+        case 'clamp':
+            box = clamped_crop_box(*_width_height(image), rng, scale, ratio)
+            return resize_crop(image, box, size)
+        case 'fixed':
+            return fixed_size_crop(image, size, rng)
+        case 'center':
+            return center_crop(image, size)
+    raise ValueError(f'{crop!r} is none of {CROPS}')
 
 
 def random_resized_crop_box(
@@ -149,7 +174,31 @@ def _draw_place(width: int, height: int, w: int, h: int, rng: np.random.Generato
     return left, top, w, h
 
 
-CROPS = {'retry': random_resized_crop_box, 'clamp': clamped_crop_box}
+def fixed_size_crop(
+    image: Image.Image | np.ndarray, size: Size, rng: np.random.Generator
+) -> np.ndarray:
+    """torchvision's Resize, then RandomCrop: every place in the resized image is as likely.
+
+    The crop is 224/256 of the resized image's short side at any `size`: it needs room to move.
+    """
+    pixels = _resize_to_cover(image, size, EVAL_CROP_SHARE)
+    height, width = pixels.shape[:2]
+    left, top, _, _ = _draw_place(width, height, size[1], size[0], rng)
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def center_crop(
+    image: Image.Image | np.ndarray, size: Size, share: float | None = None
+) -> np.ndarray:
+    """torchvision's Resize, then CenterCrop.
+
+    The crop is `share` of the resized image's short side; unset, it is the original's: 224/256
+    up to 224 pixels, all of it above.
+    """
+    share = share or (EVAL_CROP_SHARE if max(size) <= 224 else 1.0)
+    pixels = _resize_to_cover(image, size, share)
+    top, left = (round((a - b) / 2) for a, b in zip(pixels.shape[:2], size, strict=True))
+    return pixels[top : top + size[0], left : left + size[1]]
 
 
 def resize_crop(image: Image.Image | np.ndarray, box: Box, size: Size) -> np.ndarray:
@@ -177,6 +226,17 @@ def _resize_band(band: np.ndarray, size: Size) -> np.ndarray:
         limits = np.iinfo(dtype)
         resized = np.clip(np.rint(resized.astype(np.float64)), limits.min, limits.max)
     return resized.astype(dtype)
+
+
+def _resize_to_cover(image: Image.Image | np.ndarray, size: Size, share: float) -> np.ndarray:
+    """The whole image, resized so that a crop of `size` is `share` of its short side.
+
+    It keeps its proportions and just covers the rectangle that is `size` over `share`: for a
+    square, torchvision's Resize(short side).
+    """
+    width, height = _width_height(image)
+    resized = _cover(height, width, [int(side / share) for side in size])
+    return resize_crop(image, (0, 0, width, height), resized)
 
 
 def _cover(height: int, width: int, target: Size) -> Size:

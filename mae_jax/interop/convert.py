@@ -16,7 +16,7 @@ from mae_jax.interop.check import check
 from mae_jax.interop.facts import facts
 from mae_jax.interop.foreign import read_foreign
 from mae_jax.interop.load import read_module
-from mae_jax.interop.modules import kind_of, some
+from mae_jax.interop.modules import encoder_of, kind_of, some
 from mae_jax.interop.tensor_files import (
     read_safetensors_metadata,
     replacing,
@@ -74,7 +74,7 @@ def convert(
     _check_destination(source, absolute(destination), to, overwrite)
     trained, checked = _read(source, given or {}, run, say)
     if encoder_only:
-        trained = trained._replace(params={'encoder': trained.params['encoder']}, model_state={})
+        trained = trained._replace(params={'encoder': encoder_of(trained.params)}, model_state={})
     if not kind_of(flat(trained)).has_norm and to != 'mae_jax':
         raise UserError(
             f'{source} was fine-tuned with mean pooling, so that its encoder has no final norm, '

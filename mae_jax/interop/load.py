@@ -14,7 +14,15 @@ from ml_collections import ConfigDict
 from mae_jax import build_task
 from mae_jax.errors import UserError
 from mae_jax.interop.facts import restate
-from mae_jax.interop.modules import Kind, differences, kind_of, make_module, shapes_of, some
+from mae_jax.interop.modules import (
+    Kind,
+    differences,
+    encoder_of,
+    kind_of,
+    make_module,
+    shapes_of,
+    some,
+)
 from mae_jax.interop.trained import Trained, flat, read_config, read_trained
 from mae_jax.models.classifier import BatchNorm, Classifier
 from mae_jax.models.mae import MAE
@@ -88,7 +96,7 @@ def load_encoder(
     if channels is not None and channels < 1:
         raise UserError(f'channels={channels} must be at least 1.')
     _, trained = read_module(path, _dtype(dtype))
-    config, params = trained.config, dict(trained.params['encoder'])
+    config, params = trained.config, encoder_of(trained.params)
     module = make_module(config, Kind('encoder', has_norm='norm' in params))
     if image_size is not None:
         sides = (image_size,) if np.ndim(image_size) == 0 else tuple(image_size)

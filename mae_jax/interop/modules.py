@@ -35,6 +35,11 @@ def kind_of(tensors: Mapping[str, Any]) -> Kind:
     return Kind('encoder', has_norm='encoder/norm/scale' in tensors)
 
 
+def encoder_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoder's parameters, to be used by itself: nothing is masked then, by no mask token."""
+    return {name: value for name, value in params['encoder'].items() if name != 'mask_token'}
+
+
 def make_module(config: ConfigDict, kind: Kind) -> nn.Module:
     """The `MAE`, `Classifier` or `Encoder` of a config, computed in the plain way."""
     config = config.copy_and_resolve_references()

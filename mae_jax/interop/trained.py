@@ -30,7 +30,8 @@ from mae_jax.interop.tensor_files import (
 HEADER = 'mae_jax'
 VERSION = 1
 COLLECTIONS = ('batch_stats',)
-"""Names that stand for a collection of running statistics, not for a module."""
+"""Names that stand for a collection of running statistics, not for a module. What else a run may
+keep, a tokenizer, is no part of the model."""
 
 
 class Trained(NamedTuple):
@@ -60,7 +61,8 @@ def read_trained(path: str | os.PathLike) -> Trained:
     if not is_file(path):
         config = read_config(path)
         weights = restore_weights(*locate(path))
-        return Trained(weights.params, weights.model_state, weights.step, config)
+        statistics = {n: v for n, v in weights.model_state.items() if n in COLLECTIONS}
+        return Trained(weights.params, statistics, weights.step, config)
     if absolute(path).suffix != '.safetensors':
         raise _not_ours(path)
     tensors, metadata = read_safetensors(path)

@@ -15,6 +15,9 @@ from mae_jax.interop.spellings import SPELLINGS, Rule, Sizes, number_blocks
 from mae_jax.interop.tensor_files import Tensors
 from mae_jax.interop.trained import Trained, flat, unflat
 
+PIXELS = ('normalized_pixel', 'pixel')
+"""The targets that other libraries know."""
+
 
 def to_ours(
     foreign: Foreign, given: dict[str, Any], say: Callable[[str], None] = lambda line: None
@@ -70,6 +73,12 @@ def to_theirs(trained: Trained, spelling: str) -> Tensors:
     if spelling == 'official' and trained.model_state:
         spelling = 'official_probe'
     tensors = flat(trained)
+    if 'decoder' in trained.params and trained.config.target.name not in PIXELS:
+        raise UserError(
+            f"'{spelling}' knows models of pixels, and this one predicts "
+            f"target.name='{trained.config.target.name}': convert to 'mae_jax', or give "
+            '--encoder_only.'
+        )
     rules = number_blocks(SPELLINGS[spelling], tensors)
     homeless = groups(tensors.keys() - {rule.ours for rule in rules})
     if homeless:

@@ -6,35 +6,36 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
 from mae_jax.models.positions import sincos_2d
 from mae_jax.models.transformer import LayerNorm, Transformer
 from mae_jax.models.vit import Encoder, check_width
 from mae_jax.patches import grid_size, patchify
 from mae_jax.pretext.masking import draw_noise, masking_from_noise, num_kept
-from mae_jax.pretext.targets import get_target
+from mae_jax.pretext.targets import (
+    PCA,
+    check_target,
+    mean_error,
+    normalized_pixel,
+    patch_errors,
+    patch_statistics,
+    prediction_size,
+)
 
 
 class MAEOutput(NamedTuple):
     """What a forward pass gives."""
 
     loss: jax.Array
-    """float32 scalar: mean squared error over the hidden patches of the whole batch."""
+    """float32 scalar: the mean of `errors` over the hidden patches of the whole batch."""
     prediction: jax.Array
-    """float32 [B, N, P*P*C], in the space of the target."""
+    """float32 [B, N, P*P*C], in the space of the target; [B, N, components] of PCA coefficients,
+    [B, N, codes] of tokens."""
     mask: jax.Array
     """bool [B, N], True where a patch was hidden."""
-
-
-def reconstruction_loss(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean squared error of the hidden patches, sum(error * mask) / sum(mask), in float32.
-
-    Args:
-      prediction, target: [B, N, P*P*C].
-      mask: bool [B, N], True where a patch is hidden.
-    """
-    error = jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32)).mean(axis=-1)
-    return jnp.sum(error * mask) / jnp.sum(mask, dtype=jnp.float32)
+    errors: jax.Array
+    """float32 [B, N]: of each patch, whether it counts or not (`patch_errors`)."""
 
 
 class Decoder(nn.Module):
@@ -50,28 +51,33 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, ids_restore: jax.Array, grid: tuple[int, int], patch_dim: int
+        self,
+        tokens: jax.Array,
+        ids_restore: jax.Array | None,
+        grid: tuple[int, int],
+        prediction_size: int,
     ) -> jax.Array:
         """Predicts each patch.
 
         Args:
           tokens: [B, 1 + K, D] of the encoder, the cls token first.
-          ids_restore: int [B, N], of `Masking`.
+          ids_restore: int [B, N], of `Masking`; None where the encoder gave a token for every
+            patch, in order.
           grid: rows and columns of patches, N in all.
-          patch_dim: numbers to predict for a patch, P*P*C.
+          prediction_size: numbers to predict for a patch.
 
         Returns:
-          float32 [B, N, patch_dim].
+          float32 [B, N, prediction_size].
+
+        Raises:
+          UserError: a negative depth, or a width that the heads or 4 do not divide.
         """
         check_width(self.width, self.heads, 'decoder_')
-        batch, num_patches = ids_restore.shape
+        if self.depth < 0:
+            raise UserError(f'model.decoder_depth={self.depth} must be at least 0, a linear head.')
         tokens = Dense(self.width, dtype=self.dtype, name='embed')(tokens)
-        mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
-        num_hidden = num_patches + 1 - tokens.shape[1]
-        hidden = jnp.broadcast_to(mask_token, (batch, num_hidden, self.width))
-        shuffled = jnp.concatenate([tokens[:, 1:], hidden.astype(tokens.dtype)], axis=1)
-        patches = jnp.take_along_axis(shuffled, ids_restore[..., None], axis=1)
-        tokens = jnp.concatenate([tokens[:, :1], patches], axis=1)
+        if ids_restore is not None:
+            tokens = self._restored(tokens, ids_restore)
         tokens += self.param('pos_embed', lambda _: jnp.asarray(sincos_2d(self.width, grid)))
         blocks = Transformer(
             self.depth,
@@ -83,15 +89,34 @@ class Decoder(nn.Module):
             name='blocks',
         )
         tokens = LayerNorm(dtype=self.dtype, name='norm')(blocks(tokens))
-        head = Dense(patch_dim, dtype=self.dtype, name='head')
+        head = Dense(prediction_size, dtype=self.dtype, name='head')
         return head(tokens[:, 1:]).astype(jnp.float32)
+
+    def _restored(self, tokens: jax.Array, ids_restore: jax.Array) -> jax.Array:
+        """All patches in order, a learned token for each that is hidden; [B, 1 + N, D]."""
+        batch, num_patches = ids_restore.shape
+        mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
+        num_hidden = num_patches + 1 - tokens.shape[1]
+        hidden = jnp.broadcast_to(mask_token, (batch, num_hidden, self.width))
+        shuffled = jnp.concatenate([tokens[:, 1:], hidden.astype(tokens.dtype)], axis=1)
+        patches = jnp.take_along_axis(shuffled, ids_restore[..., None], axis=1)
+        return jnp.concatenate([tokens[:, :1], patches], axis=1)
 
 
 class MAE(nn.Module):
     """Masked autoencoder (paper, section 3); parameters are {'encoder': ..., 'decoder': ...}.
 
     The parameters' shapes follow from the images that `init` is given. The two position tables
-    (`pos_embed`) are parameters like others here: it is the optimiser that leaves them alone.
+    (`pos_embed`) are parameters like others here: it is the optimiser that leaves them alone, as
+    it does the basis `pca` of that target.
+
+    Attributes:
+      mask_strategy: 'random', 'block' or 'grid', see `draw_noise`.
+      target: 'pixel', 'normalized_pixel', 'pca' or 'token' (paper, Table 1d).
+      components, codes: of the targets 'pca' and 'token'.
+      loss_on: 'hidden' patches alone, or 'all'.
+      encoder_mask_tokens: whether hidden patches go through the encoder too, as mask tokens
+        (Table 1c): its cost is then that of all patches, and the decoder has none of its own.
     """
 
     patch_size: int
@@ -104,6 +129,10 @@ class MAE(nn.Module):
     mask_ratio: float = 0.75
     mask_strategy: str = 'random'
     target: str = 'normalized_pixel'
+    components: int = 96
+    codes: int = 8192
+    loss_on: str = 'hidden'
+    encoder_mask_tokens: bool = False
     dtype: Any = jnp.float32
     remat: str = 'none'
     scan: bool = False
@@ -114,13 +143,25 @@ class MAE(nn.Module):
         self.decoder = Decoder(
             self.decoder_width, self.decoder_depth, self.decoder_heads, **options
         )
+        self.pca = PCA(self.components) if self.target == 'pca' else None
 
-    def __call__(self, images: jax.Array, noise: jax.Array | None = None) -> MAEOutput:
+    def num_kept(self, num_patches: int) -> int:
+        """How many of so many patches stay visible; a UserError where none, or none is hidden."""
+        return num_kept(num_patches, self.mask_ratio, may_hide_none=self.loss_on == 'all')
+
+    def __call__(
+        self,
+        images: jax.Array,
+        noise: jax.Array | None = None,
+        target: jax.Array | None = None,
+    ) -> MAEOutput:
         """Hides patches, and predicts them.
 
         Args:
           images: float [B, H, W, C], normalised.
           noise: float [B, N], smallest kept; None draws it from the 'mask' key of `rngs`.
+          target: int [B, N], the tokens to predict; without them loss and errors of the target
+            'token' are NaN. The other targets are made of the images.
 
         Raises:
           UserError: a patch size, width, mask ratio or name that does not work, naming its field.
@@ -128,12 +169,56 @@ class MAE(nn.Module):
         grid = grid_size(images.shape[1:3], self.patch_size)
         patches = patchify(images.astype(jnp.float32), self.patch_size)
         batch, num_patches, patch_dim = patches.shape
-        kept = num_kept(num_patches, self.mask_ratio)
-        target = get_target(self.target)(patches)
+        kept = self.num_kept(num_patches)
+        size = self._prediction_size(patch_dim)
         if noise is None:
-            noise = draw_noise(self.make_rng('mask'), batch, num_patches, self.mask_strategy)
+            key = self.make_rng('mask')
+            noise = draw_noise(key, batch, grid, kept, self.mask_strategy)
         masking = masking_from_noise(noise, kept)
-        tokens = self.encoder(images, masking.ids_keep)
-        prediction = self.decoder(tokens, masking.ids_restore, grid, patch_dim)
-        loss = reconstruction_loss(prediction, target, masking.mask)
-        return MAEOutput(loss, prediction, masking.mask)
+        if self.encoder_mask_tokens:
+            tokens, ids_restore = self.encoder(images, mask=masking.mask), None
+        else:
+            tokens, ids_restore = self.encoder(images, masking.ids_keep), masking.ids_restore
+        prediction = self.decoder(tokens, ids_restore, grid, size)
+        errors = self._errors(prediction, patches, target)
+        loss = mean_error(errors, masking.mask, self.loss_on)
+        return MAEOutput(loss, prediction, masking.mask, errors)
+
+    def pixels(self, prediction: jax.Array, images: jax.Array) -> jax.Array:
+        """A prediction as patches of normalised pixels, float32 [B, N, P*P*C].
+
+        What the target leaves out is taken from the images: of normalised pixels, each patch's
+        mean and deviation. Of PCA coefficients, what other components would add is missing.
+
+        Args:
+          prediction: as of `MAEOutput`.
+          images: float [B, H, W, C], normalised: the originals.
+
+        Raises:
+          UserError: tokens, which are no pixels.
+        """
+        patches = patchify(images.astype(jnp.float32), self.patch_size)
+        if self.target == 'token':
+            raise UserError("target.name='token' predicts no pixels: there is nothing to draw.")
+        if self.target == 'pca':
+            return self.pca(prediction, patches.shape[-1], decode=True)
+        if self.target == 'normalized_pixel':
+            mean, std = patch_statistics(patches)
+            return prediction * std + mean
+        return prediction
+
+    def _prediction_size(self, patch_dim: int) -> int:
+        check_target(self.target, self.loss_on, self.components, self.codes, patch_dim)
+        return prediction_size(self.target, self.components, self.codes, patch_dim)
+
+    def _errors(
+        self, prediction: jax.Array, patches: jax.Array, target: jax.Array | None
+    ) -> jax.Array:
+        if self.target == 'token':
+            if target is None:
+                return jnp.full(prediction.shape[:2], jnp.nan)
+        elif self.target == 'pca':
+            target = self.pca(patches, patches.shape[-1])
+        else:
+            target = normalized_pixel(patches) if self.target == 'normalized_pixel' else patches
+        return patch_errors(prediction, target)

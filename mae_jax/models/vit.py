@@ -95,6 +95,7 @@ class Encoder(nn.Module):
         final_norm: bool = True,
         branch_scale: jax.Array | None = None,
         blocks: Sequence[int] | None = None,
+        mask: jax.Array | None = None,
     ) -> jax.Array | list[jax.Array]:
         """Encodes images.
 
@@ -107,6 +108,8 @@ class Encoder(nn.Module):
             multiplied by before it is added; None multiplies nothing.
           blocks: give the tokens after each of these, -1 being the last, rather than after all;
             the final norm is applied to each.
+          mask: bool [B, N], True where a learned mask token takes a patch's place (Table 1c);
+            there is a parameter for it where `init` was given a mask.
 
         Returns:
           Tokens [B, 1 + K, D] of `dtype`, the cls token first; with `blocks`, a list of them.
@@ -128,7 +131,11 @@ class Encoder(nn.Module):
         embed = Dense(self.width, dtype=self.dtype, bias_init=bias_init, name='patch_embed')
         cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))
         cls = jnp.broadcast_to(cls + table[:, :1], (len(images), 1, self.width))
-        tokens = jnp.concatenate([cls, embed(patches) + positions], axis=1)
+        embedded = embed(patches)
+        if mask is not None:
+            mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
+            embedded = jnp.where(mask[..., None], mask_token.astype(self.dtype), embedded)
+        tokens = jnp.concatenate([cls, embedded + positions], axis=1)
         transformer = Transformer(
             self.depth,
             self.heads,

@@ -180,8 +180,13 @@ class Classify:
 
 
 def of_encoder(path: str) -> bool:
-    """Whether every encoder has a parameter of this name: with mean pooling it has no norm."""
-    return path.startswith('encoder/') and not path.startswith('encoder/norm/')
+    """Whether every encoder has a parameter of this name.
+
+    With mean pooling it has no norm; a mask token it has only where it was pretrained with one.
+    """
+    return path.startswith('encoder/') and not path.startswith(
+        ('encoder/norm/', 'encoder/mask_token')
+    )
 
 
 def learns(path: str, trained: str | float, depth: int) -> bool:

@@ -1,43 +1,58 @@
 """Masked autoencoding: reconstruct the hidden patches from the visible ones (paper, section 3)."""
 
 import dataclasses
+import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mae_jax.models.mae import MAE, MAEOutput, reconstruction_loss
+from mae_jax.interop.tokenizers import Tokenizer
+from mae_jax.models.mae import MAE, MAEOutput
 from mae_jax.models.vit import blocks_flops
-from mae_jax.patches import grid_size, patchify
-from mae_jax.pretext.masking import draw_noise, num_kept
-from mae_jax.pretext.targets import get_target
+from mae_jax.patches import grid_size
+from mae_jax.pretext.masking import draw_noise
+from mae_jax.pretext.targets import mean_error, prediction_size
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.tasks.task import Batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
-    """The pretraining `Task`. Mean, std and scale are those of `normalize`."""
+    """The pretraining `Task`. Mean, std and scale are those of `normalize`.
+
+    The model's tokenizer, if its target is tokens, is no part of the model: its parameters are
+    model state, `{'tokenizer': ...}`, zero until `fit_target` puts the real ones there.
+    """
 
     model: MAE
     image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float = 255.0
+    tokenizer: Tokenizer | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return grid_size(self.image_size, self.model.patch_size)
 
     @property
     def num_patches(self) -> int:
-        rows, columns = grid_size(self.image_size, self.model.patch_size)
-        return rows * columns
+        return math.prod(self.grid)
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         images = jnp.zeros((1, *self.image_size, len(self.mean)))
-        noise = jnp.zeros((1, self.num_patches))
-        return self.model.init(key, images, noise=noise)['params'], {}
+        params = self.model.init(key, images, noise=self._noise(key, 1))['params']
+        if self.tokenizer is None:
+            return params, {}
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.tokenizer.shapes)
+        return params, {'tokenizer': empty}
 
     def is_trained(self, path: str) -> bool:
-        """All but the fixed sin-cos position tables."""
-        return not path.endswith('pos_embed')
+        """All but the fixed sin-cos position tables and the basis of the target."""
+        return not path.endswith('pos_embed') and not path.startswith('pca/')
 
     def is_required(self, path: str) -> bool:
         """All but the position tables, which are made anew for any image size."""
@@ -48,52 +63,70 @@ class Pretrain:
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         images = batch['image']
-        noise = draw_noise(key, len(images), self.num_patches, self.model.mask_strategy)
-        return {'image': self._normalized(images), 'noise': noise}
+        return {'image': self._normalized(images), 'noise': self._noise(key, len(images))}
 
     def loss(
         self, params: Any, model_state: Any, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
         del key  # all that is random was drawn by `prepare`
-        output = self.model.apply({'params': params}, batch['image'], noise=batch['noise'])
+        output = self._apply(params, model_state, batch['image'], batch['noise'])
         return output.loss, {}, model_state
 
     def evaluate(
         self, params: Any, model_state: Any, batch: Batch, first: jax.Array
     ) -> dict[str, jax.Array]:
         """Sum of the valid rows' losses under masks fixed by each example's place."""
-        output = self.reconstruct(params, batch, first)
-        target = get_target(self.model.target)(
-            patchify(self._normalized(batch['image']), self.model.patch_size)
-        )
-        per_image = jax.vmap(reconstruction_loss)(output.prediction, target, output.mask)
+        output = self.reconstruct(params, batch, first, model_state)
+        loss_of = functools.partial(mean_error, loss_on=self.model.loss_on)
+        per_image = jax.vmap(loss_of)(output.errors, output.mask)
         valid = batch['valid'].astype(jnp.float32)
         return {'loss': jnp.sum(per_image * valid), 'count': jnp.sum(valid)}
 
-    def reconstruct(self, params: Any, batch: Batch, first: jax.Array | int = 0) -> MAEOutput:
-        """The model's output for a loaded batch under the masks of `evaluate`."""
+    def reconstruct(
+        self, params: Any, batch: Batch, first: jax.Array | int = 0, model_state: Any = None
+    ) -> MAEOutput:
+        """The model's output for a loaded batch under the masks of `evaluate`.
+
+        Its loss is NaN where the target is tokens and there is no `model_state` to make them by.
+        """
         images = self._normalized(batch['image'])
 
         def noise_of(place: jax.Array) -> jax.Array:
-            key = jax.random.fold_in(jax.random.key(0), place)
-            return draw_noise(key, 1, self.num_patches, self.model.mask_strategy)[0]
+            return self._noise(jax.random.fold_in(jax.random.key(0), place), 1)[0]
 
         noise = jax.vmap(noise_of)(first + jnp.arange(len(images)))
-        return self.model.apply({'params': params}, images, noise=noise)
+        return self._apply(params, model_state, images, noise)
 
     def flops_per_image(self) -> float:
-        """Matrix products of forward and backward pass (three times the forward's)."""
-        model, hidden_size = self.model, self.model.patch_size**2 * len(self.mean)
-        kept = num_kept(self.num_patches, model.mask_ratio)
+        """Matrix products of forward and backward pass (three times the forward's).
 
-        encoder = 2 * kept * hidden_size * model.width
-        encoder += blocks_flops(model.depth, model.width, kept + 1)
+        Those of a tokenizer, which has no backward pass, are not among them.
+        """
+        model, hidden_size = self.model, self.model.patch_size**2 * len(self.mean)
+        seen = self.num_patches if model.encoder_mask_tokens else model.num_kept(self.num_patches)
+        predicted = prediction_size(model.target, model.components, model.codes, hidden_size)
+
+        encoder = 2 * seen * hidden_size * model.width
+        encoder += blocks_flops(model.depth, model.width, seen + 1)
         decoder = (
-            2 * (kept + 1) * model.width * model.decoder_width
+            2 * (seen + 1) * model.width * model.decoder_width
             + blocks_flops(model.decoder_depth, model.decoder_width, self.num_patches + 1)
-            + 2 * self.num_patches * model.decoder_width * hidden_size
+            + 2 * self.num_patches * model.decoder_width * predicted
         )
         return 3.0 * (encoder + decoder)
+
+    def _apply(
+        self, params: Any, model_state: Any, images: jax.Array, noise: jax.Array
+    ) -> MAEOutput:
+        target = None
+        if self.tokenizer is not None and model_state is not None:
+            shown = images * jnp.asarray(self.std) + jnp.asarray(self.mean)  # undoes `normalize`
+            target = self.tokenizer.apply(model_state['tokenizer'], shown)
+        return self.model.apply({'params': params}, images, noise=noise, target=target)
+
+    def _noise(self, key: jax.Array, batch_size: int) -> jax.Array:
+        kept = self.model.num_kept(self.num_patches)
+        return draw_noise(key, batch_size, self.grid, kept, self.model.mask_strategy)
 
     def _normalized(self, images: jax.Array) -> jax.Array:
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)

@@ -6,6 +6,7 @@ from conftest import encode, smooth_picture
 from PIL import Image
 
 from mae_jax.data import transforms
+from mae_jax.data.color_jitter import ColorJitter
 from mae_jax.data.randaugment import RandAugment
 from mae_jax.errors import UserError
 
@@ -102,12 +103,15 @@ def train(record, **options):
     return transforms.train_transform(record, **key | crop | options)
 
 
-@pytest.mark.parametrize('augment', [None, RandAugment((9, 9, 9), probability=1)])
-def test_a_transform_depends_on_seed_epoch_and_index_alone(augment):
+@pytest.mark.parametrize('crop', ['retry', 'clamp', 'fixed'])
+@pytest.mark.parametrize(
+    'augment', [None, RandAugment((9, 9, 9), probability=1), ColorJitter(0.4, 0.4, 0.4, 0.1)]
+)
+def test_a_transform_depends_on_seed_epoch_and_index_alone(augment, crop):
     record = {'image': encode(smooth_picture(2, 60, 50), 'PNG'), 'name': 'picture'}
 
     def run(**key):
-        return train(record, augment=augment, **key)
+        return train(record, augment=augment, crop=crop, **key)
 
     np.testing.assert_array_equal(run(), run())
     for other in ({'seed': 1}, {'epoch': 1}, {'index': 1}):
@@ -116,9 +120,12 @@ def test_a_transform_depends_on_seed_epoch_and_index_alone(augment):
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_augmentation_comes_last_and_leaves_crop_and_flip_as_they_are(channels):
+@pytest.mark.parametrize('kind', [RandAugment, ColorJitter])
+def test_augmentation_comes_last_and_leaves_crop_and_flip_as_they_are(kind, channels):
     record = {'image': encode(smooth_picture(2, 60, 50), 'PNG'), 'name': 'picture'}
-    augment = RandAugment((9,) * channels, probability=0.5)
+    augment = ColorJitter(0.4, 0.4, 0.4, 0.1)
+    if kind is RandAugment:
+        augment = RandAugment((9,) * channels, probability=0.5)
     changed = 0
     for epoch in range(12):
         key = {'seed': 5, 'epoch': epoch, 'index': 7, 'channels': channels}
@@ -128,14 +135,15 @@ def test_augmentation_comes_last_and_leaves_crop_and_flip_as_they_are(channels):
         np.testing.assert_array_equal(ours, expected.reshape(16, 16, channels))
         assert ours.flags.c_contiguous
         changed += (ours != plain).any()
-    assert 0 < changed < 12
+    assert (0 < changed < 12) if kind is RandAugment else changed == 12
 
 
 def test_augmentation_of_what_is_no_8_bit_picture_is_refused():
     for dtype, channels in ((np.uint16, 3), (np.float32, 1), (np.uint8, 4)):
         record = {'image': np.zeros((20, 20, channels), dtype), 'name': 'data'}
-        with pytest.raises(UserError, match=r"8-bit RGB and grey.*set dataset\.augment=''"):
-            train(record, channels=channels, augment=RandAugment((0,) * channels))
+        for augment in (RandAugment((0,) * channels), ColorJitter(0.4)):
+            with pytest.raises(UserError, match=r"8-bit RGB and grey.*set dataset\.augment=''"):
+                train(record, channels=channels, augment=augment)
 
 
 def test_a_clamped_crop_is_drawn_once_and_cut_to_the_image():
@@ -178,6 +186,85 @@ def test_the_kind_of_crop_is_chosen_by_name():
             expected = transforms.resize_crop(picture, box, (16, 16))
             ours = train(record, index=index, crop=crop, **crops)
             np.testing.assert_array_equal(ours, expected)
+
+
+def resized_to_cover(picture, size, share):
+    """The picture in the smallest size of its own proportions that covers `size` over `share`."""
+    height, width = (int(side / share) for side in size)
+    w, h = picture.size
+    if w * height < h * width:  # too narrow: the width decides
+        return picture.resize((width, width * h // w), Image.BICUBIC)
+    return picture.resize((height * w // h, height), Image.BICUBIC)
+
+
+SIZES = [(96, 96), (224, 224), (64, 96), (96, 64), (225, 225), (256, 64)]
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('width_height', [(300, 200), (200, 300), (60, 60)])
+def test_a_centre_crop_for_training_is_what_evaluation_sees(size, width_height):
+    picture = smooth_picture(3, *width_height)
+    record = {'image': encode(picture, 'PNG'), 'name': 'picture'}
+    resized = resized_to_cover(picture, size, 0.875 if max(size) <= 224 else 1)
+    left, top = (round((a - b) / 2) for a, b in zip(resized.size, size[::-1], strict=True))
+    expected = resized.crop((left, top, left + size[1], top + size[0]))
+    evaluated = transforms.eval_transform(record, image_size=size, channels=3)
+    flips = 0
+    for epoch in range(8):
+        options = {'epoch': epoch, 'image_size': size, 'crop': 'center'}
+        ours = train(record, flip=False, **options)
+        np.testing.assert_array_equal(ours, np.asarray(expected))
+        np.testing.assert_array_equal(ours, evaluated)
+        flipped = train(record, flip=True, **options)
+        flips += (flipped != ours).any()
+        assert any((flipped == way).all() for way in (ours, ours[:, ::-1]))
+    assert 0 < flips < 8
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('width_height', [(300, 200), (200, 300), (60, 60)])
+def test_a_fixed_size_crop_is_pillows_resize_then_crop_then_flip(size, width_height):
+    picture = smooth_picture(4, *width_height)
+    record = {'image': encode(picture, 'PNG'), 'name': 'picture'}
+    resized = resized_to_cover(picture, size, 0.875)
+    places = set()
+    for index in range(8):
+        rng = np.random.default_rng((0, 1, 0, index))
+        top = rng.integers(0, resized.height - size[0] + 1)
+        left = rng.integers(0, resized.width - size[1] + 1)
+        expected = resized.crop((left, top, left + size[1], top + size[0]))
+        if rng.random() < 0.5:
+            expected = expected.transpose(Image.FLIP_LEFT_RIGHT)
+        ours = train(record, index=index, image_size=size, crop='fixed')
+        np.testing.assert_array_equal(ours, np.asarray(expected))
+        assert ours.flags.c_contiguous
+        places.add((top, left))
+    assert len(places) > 4
+
+
+@pytest.mark.parametrize(('width', 'height'), [(19, 16), (16, 18), (16, 16)])
+def test_every_place_of_a_fixed_size_crop_is_as_likely(width, height):
+    # 14 / .875 is 16: these are not resized, and each pixel says where it comes from.
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = np.mgrid[:height, :width]
+    record = {'image': encode(Image.fromarray(pixels), 'PNG'), 'name': 'places'}
+    counts = np.zeros((height - 13, width - 13), int)
+    for index in range(200 * counts.size):
+        ours = train(record, index=index, image_size=(14, 14), crop='fixed', flip=False)
+        top, left, _ = ours[0, 0]
+        np.testing.assert_array_equal(ours, pixels[top : top + 14, left : left + 14])
+        counts[top, left] += 1
+    assert abs(counts - 200).max() < 60  # 4.2 standard deviations; the corners are among them
+
+
+def test_a_fixed_size_crop_keeps_other_depths():
+    array = np.random.default_rng(0).integers(0, 60_000, (16, 20, 5)).astype(np.uint16)
+    options = {'image_size': (14, 14), 'channels': 5, 'crop': 'fixed', 'flip': False}
+    ours = train({'image': array, 'name': 'bands'}, **options)
+    assert (ours.dtype, ours.shape) == (np.uint16, (14, 14, 5))
+    windows = np.lib.stride_tricks.sliding_window_view(array, (14, 14), axis=(0, 1))
+    windows = windows.transpose(0, 1, 3, 4, 2)  # top, left, then the crop
+    assert (windows == ours).all(axis=(2, 3, 4)).sum() == 1
 
 
 @pytest.mark.parametrize('size', [96, 224, 225, 448])

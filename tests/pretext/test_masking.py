@@ -1,3 +1,6 @@
+import functools
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -31,7 +34,7 @@ def test_restore_puts_kept_then_hidden_patches_back():
 
 
 def test_each_example_hides_patches_of_its_own_and_as_many():
-    noise = draw_noise(jax.random.key(0), 8, 196)
+    noise = draw_noise(jax.random.key(0), 8, (14, 14), 49)
     assert noise.shape == (8, 196) and noise.dtype == np.float32
     assert noise.min() >= 0 and noise.max() < 1
     mask = np.asarray(masking_from_noise(noise, 49).mask)
@@ -39,9 +42,121 @@ def test_each_example_hides_patches_of_its_own_and_as_many():
     assert len({row.tobytes() for row in mask}) == 8
 
 
-def test_every_patch_is_hidden_equally_often():
-    mask = np.asarray(masking_from_noise(draw_noise(jax.random.key(1), 4000, 16), 4).mask)
-    np.testing.assert_allclose(mask.mean(axis=0), 0.75, atol=0.03)
+DRAWS = 10_000
+
+
+@functools.cache
+def masks(strategy, grid, ratio):
+    """bool [10,000, rows, columns], by the one way from scores to masks."""
+    kept = num_kept(math.prod(grid), ratio)
+
+    @jax.jit
+    def draw():
+        noise = draw_noise(jax.random.key(0), DRAWS, grid, kept, strategy)
+        return noise, masking_from_noise(noise, kept).mask
+
+    noise, mask = map(np.asarray, draw())
+    assert noise.dtype == np.float32 and noise.min() >= 0 and noise.max() < 1
+    return mask.reshape(DRAWS, *grid)
+
+
+@pytest.mark.parametrize('grid', [(14, 14), (6, 12)])
+@pytest.mark.parametrize(
+    ('strategy', 'ratio'), [('random', 0.75), ('block', 0.5), ('block', 0.75), ('grid', 0.75)]
+)
+def test_each_strategy_hides_exactly_the_stated_number(strategy, ratio, grid):
+    hidden = masks(strategy, grid, ratio).sum(axis=(1, 2))
+    np.testing.assert_array_equal(hidden, math.prod(grid) * ratio)
+
+
+@pytest.mark.parametrize('strategy', ['random', 'grid'])
+def test_no_place_is_hidden_more_often_than_another(strategy):
+    share = masks(strategy, (6, 12), 0.75).mean(axis=0)
+    np.testing.assert_allclose(share, 0.75, atol=5 * (0.75 * 0.25 / DRAWS) ** 0.5)
+
+
+def test_random_masks_hide_two_places_as_often_together_as_any_other_two():
+    hidden = masks('random', (4, 6), 0.5).reshape(DRAWS, 24).astype(float)
+    together = (hidden.T @ hidden / DRAWS)[~np.eye(24, dtype=bool)]
+    np.testing.assert_allclose(together, 12 / 24 * 11 / 23, atol=5 * (0.24 * 0.76 / DRAWS) ** 0.5)
+
+
+def test_grid_masks_keep_the_same_one_of_every_two_by_two():
+    kept = ~masks('grid', (6, 12), 0.75)
+    cells = kept.reshape(DRAWS, 3, 2, 6, 2).transpose(0, 1, 3, 2, 4).reshape(DRAWS, 18, 4)
+    assert (cells == cells[:, :1]).all()
+    np.testing.assert_array_equal(cells[:, 0].sum(axis=-1), 1)
+    np.testing.assert_allclose(cells[:, 0].mean(axis=0), 0.25, atol=0.025)
+
+
+def blocks_by_hand(rng, grid, num_hidden):
+    """One mask of block-wise sampling, in loops."""
+    rows, columns = grid
+    mask = np.zeros(grid, bool)
+    while mask.sum() < num_hidden:
+        left, least = num_hidden - mask.sum(), rows * columns * 16 / 196
+        area = rng.uniform(min(least, left), max(least, left))
+        high = min(1 / 0.3, rows**2 / area)
+        low = min(max(0.3, area / columns**2), high)
+        aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
+        height = min(max(round(math.sqrt(area * aspect)), 1), rows)
+        width = min(max(round(math.sqrt(area / aspect)), 1), columns)
+        top, x = rng.integers(rows - height + 1), rng.integers(columns - width + 1)
+        places = [(y, c) for y in range(top, top + height) for c in range(x, x + width)]
+        new = [place for place in places if not mask[place]]
+        for place in new[max(len(new) - left, 0) :]:  # the last is cut from its top
+            mask[place] = True
+    return mask
+
+
+@pytest.mark.parametrize(('grid', 'ratio'), [((14, 14), 0.5), ((6, 12), 0.75)])
+def test_blocks_cover_the_image_as_those_drawn_in_loops_do(grid, ratio):
+    rng, hidden = np.random.default_rng(0), round(math.prod(grid) * ratio)
+    by_hand = np.array([blocks_by_hand(rng, grid, hidden) for _ in range(1500)])
+    found = masks('block', grid, ratio)
+    np.testing.assert_allclose(found.mean(axis=0), by_hand.mean(axis=0), atol=0.06)
+    assert np.ptp(found.mean(axis=0)) > 0.5  # the middle far more often than a corner
+    for axis in (1, 2):  # as long borders between hidden and visible
+        edges = [
+            np.abs(np.diff(m.astype(int), axis=axis)).sum(axis=(1, 2)) for m in (found, by_hand)
+        ]
+        np.testing.assert_allclose(edges[0].mean(), edges[1].mean(), rtol=0.05)
+        np.testing.assert_allclose(edges[0].std(), edges[1].std(), rtol=0.15)
+
+
+def test_blocks_are_rectangles_of_several_shapes():
+    """A rectangle is wide or high; the drawn ones are seen where one alone hides all."""
+    grid = (14, 14)
+    shapes = set()
+    for mask in masks('block', grid, 0.5):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        if box[1:].all():  # the first row may be cut
+            shapes.add(box.shape)
+    assert {height > width for height, width in shapes} == {True, False}
+    aspects = [height / width for height, width in shapes]
+    assert 0.3 <= min(aspects) < 0.6 and 1.7 < max(aspects) <= 3.4
+
+
+def test_blocks_leave_fewer_borders_than_random_masks():
+    def borders(strategy):
+        found = masks(strategy, (14, 14), 0.5).astype(int)
+        return np.abs(np.diff(found, axis=1)).sum() / DRAWS
+
+    assert borders('block') < borders('random') / 4
+
+
+@pytest.mark.parametrize('grid', [(1, 40), (30, 2)])
+def test_blocks_fit_into_narrow_grids(grid):
+    np.testing.assert_array_equal(masks('block', grid, 0.5).sum(axis=(1, 2)), math.prod(grid) / 2)
+
+
+@pytest.mark.parametrize(
+    ('grid', 'ratio'), [((14, 14), 0.5), ((7, 14), 0.75), ((14, 7), 0.75), ((14, 14), 0.74)]
+)
+def test_a_grid_mask_of_another_ratio_or_odd_sides_is_refused(grid, ratio):
+    with pytest.raises(UserError, match=r"mask\.strategy='grid' .*mask\.ratio=0\.75 .*even"):
+        masks('grid', grid, ratio)
 
 
 # The exact floor: 1 - 0.9 and 1 - 0.8 in binary lie just below a tenth and a fifth.
@@ -68,4 +183,4 @@ def test_a_mask_with_nothing_visible_or_nothing_hidden_is_refused():
 
 def test_an_unknown_strategy_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"mask\.strategy='checkers'.*random"):
-        draw_noise(jax.random.key(0), 2, 4, 'checkers')
+        draw_noise(jax.random.key(0), 2, (2, 2), 1, 'checkers')

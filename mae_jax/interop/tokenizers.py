@@ -30,7 +30,7 @@ HEADER = 'mae_jax_dvae'
 FIELDS = ('codes', 'width', 'blocks')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: `shapes` is a dict
 class Tokenizer:
     """Images -> codes, as a pure function of parameters and images."""
 
@@ -39,8 +39,10 @@ class Tokenizer:
     apply: Callable[[Any, jax.Array], jax.Array]
     """(params, images) -> ids, int32 [B, N] in the order of `mae_jax.patches`. Images are float
     [B, H, W, C], pixel / scale, thus in [0, 1]."""
+    shapes: Any
+    """Of the parameters, nested dicts of `jax.ShapeDtypeStruct`; {} where there are none."""
     load_params: Callable[[], Any]
-    """Reads the parameters, nested dicts of float32 numpy arrays; {} where there are none."""
+    """Reads the parameters: nested dicts of float32 numpy arrays."""
 
 
 def make_tokenizer(
@@ -121,7 +123,7 @@ def function_tokenizer(spec: str, codes: int, grid: tuple[int, int]) -> Tokenize
             )
         return jnp.asarray(function(images), jnp.int32).reshape(shapes[0])
 
-    return Tokenizer(codes, apply, dict)
+    return Tokenizer(codes, apply, {}, dict)
 
 
 def dvae_tokenizer(path: str | os.PathLike, grid: tuple[int, int]) -> Tokenizer:
@@ -147,7 +149,12 @@ def dvae_tokenizer(path: str | os.PathLike, grid: tuple[int, int]) -> Tokenizer:
         logits = dvae.apply({'params': params}, images.clip(0, 1))  # the filter overshoots
         return jnp.argmax(logits, axis=-1).reshape(batch, rows * columns).astype(jnp.int32)
 
-    return Tokenizer(dvae.codes, apply, partial(_read_dvae_params, path, dvae))
+    shapes = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32)
+        for name, shape in parameter_shapes(dvae).items()
+    }
+    shapes = traverse_util.unflatten_dict(shapes, sep='/')
+    return Tokenizer(dvae.codes, apply, shapes, partial(_read_dvae_params, path, dvae))
 
 
 def save_dvae(path: str | os.PathLike, dvae: DVAE, tensors: Mapping[str, np.ndarray]) -> None:

@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from mae_jax.errors import UserError
+from mae_jax.interop.tokenizers import HEADER, make_tokenizer, save_dvae
 from mae_jax.models.dvae import DVAE
 from mae_jax.patches import patchify
-from mae_jax.pretext.tokenizers import HEADER, make_tokenizer, save_dvae
 
 GRID = (2, 3)
 SIZES = dict(codes=512, width=16, blocks=1)

@@ -1,0 +1,105 @@
+"""Lists of ablations to run, and what all of their runs have in common.
+
+    mae-jax ablate --suite=configs/ablation_suite.py:small --out=runs/ablations \
+        --set dataset.path=/path/to/images
+
+| suite            | what it runs                                                             |
+|------------------|--------------------------------------------------------------------------|
+| table            | Table 1 of the paper, 19 runs of ViT-L on ImageNet                       |
+| mask_ratio       | its Figure 5                                                             |
+| length           | its Figure 7                                                             |
+| small            | Table 1 at the size of a laptop: photographs in a folder, 48 x 48 pixels |
+| small_mask_ratio | Figure 5 so                                                              |
+| small_length     | Figure 7 so, a hundredth of the epochs                                   |
+
+A suite of one's own is a file with a `get_suite` like this one.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ablations
+
+TABLE = tuple(name for name, row in ablations.ROWS.items() if row.table.startswith('1'))
+MASK_RATIO = tuple(f'mask_ratio_{percent}' for percent in (10, 20, 30, 40, 50, 60, 70))
+MASK_RATIO += ('mask_random_75', 'mask_ratio_80', 'mask_ratio_90')
+LENGTH = tuple(name for name in ablations.ROWS if name.startswith('epochs_'))
+
+SMALL = {'model.dtype': 'float32', 'dataset.threads': 2, 'log_every_steps': 50, 'keep_last': 1}
+
+SMALL_PRETRAIN = SMALL | {
+    'batch_size': 128,
+    'num_epochs': 8.0,
+    'image_size': (48, 48),
+    'model.variant': 'vit_tiny',
+    'model.patch_size': 8,
+    'model.width': 96,
+    'model.depth': 4,
+    'model.heads': 4,
+    'model.decoder_width': 64,
+    'model.decoder_depth': 4,
+    'model.decoder_heads': 4,
+    'dataset.name': 'folder',
+    'optimizer.base_lr': 4e-3,
+    'optimizer.warmup_epochs': 1.0,
+    'eval_every_steps': 0,
+    'image_every_steps': 0,
+    'checkpoint_every_steps': 500,
+}
+
+SMALL_FINETUNE = SMALL | {
+    # A few epochs leave no time for strong regularisation.
+    'batch_size': 64,
+    'num_epochs': 3.0,
+    'model.drop_path': 0.0,
+    'mix.mixup': 0.0,
+    'mix.cutmix': 0.0,
+    'dataset.augment': '',
+    'dataset.erase': 0.0,
+    'dataset.crop_scale': (0.35, 1.0),
+    'optimizer.base_lr': 4e-3,
+    'optimizer.warmup_epochs': 0.5,
+}
+
+SMALL_LINPROBE = SMALL | {
+    'cache_features': True,
+    'batch_size': 1024,
+    'num_epochs': 90.0,
+    'optimizer.base_lr': 1.0,
+}
+
+SMALL_CHANGES = {
+    # Shallower decoders, in the paper's order; an eighth of its widths, a hundredth of its epochs.
+    **{
+        f'decoder_depth_{paper}': {'model.decoder_depth': depth}
+        for paper, depth in ((1, 1), (2, 2), (4, 3), (8, 4), (12, 6))
+    },
+    **{
+        f'decoder_width_{width}': {'model.decoder_width': width // 8}
+        for width in (128, 256, 512, 768, 1024)
+    },
+    **{f'epochs_{n}': {'num_epochs': n / 100} for n in (100, 200, 400, 800, 1600)},
+}
+
+ROWS = {'table': TABLE, 'mask_ratio': MASK_RATIO, 'length': LENGTH}
+
+
+def get_suite(name: str = 'table') -> ConfigDict:
+    """The suite of a name.
+
+    rows: names of configs/ablations.py. seeds: of each. pretrain, linprobe, finetune: field ->
+    value, for every run of the stage. changes: row -> field -> value, for a row that means
+    something else here than at the paper's size.
+    """
+    small = name == 'small' or name.startswith('small_')
+    rows = ROWS.get('table' if name == 'small' else name.removeprefix('small_'))
+    if rows is None:
+        known = ', '.join((*ROWS, 'small', 'small_mask_ratio', 'small_length'))
+        raise ValueError(f'ablation_suite.py:{name} is unknown: choose {known}.')
+    suite = ConfigDict(convert_dict=False)  # names of fields have dots
+    suite.rows = rows
+    suite.seeds = (0,)
+    suite.pretrain = SMALL_PRETRAIN if small else {}
+    suite.linprobe = SMALL_LINPROBE if small else {}
+    suite.finetune = SMALL_FINETUNE if small else {}
+    suite.changes = SMALL_CHANGES if small else {}
+    return suite

@@ -1,0 +1,92 @@
+"""What a target needs before the first step: the basis of PCA, the weights of a tokenizer.
+
+Both end up in the run's state and so in its checkpoints: a run that goes on reads neither again.
+"""
+
+import sys
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from mae_jax import build
+from mae_jax.build import Run
+from mae_jax.errors import UserError
+from mae_jax.patches import patchify
+from mae_jax.pretext.targets import fit_pca
+from mae_jax.processes import say
+from mae_jax.tasks.preprocess import normalize
+from mae_jax.training.state import TrainState, replace_params
+
+CHUNK = 64
+"""Images in memory at once."""
+
+
+def fit_target(parts: Run, state: TrainState, *, has_basis: bool = False) -> TrainState:
+    """The state with what its task's target needs in it; unchanged where that is nothing.
+
+    Args:
+      parts: of the run.
+      state: from which it is about to start.
+      has_basis: whether the state has a basis already, that of `init_from`.
+
+    Raises:
+      UserError: the sample is too small, or the tokenizer cannot be read.
+    """
+    if 'pca' in state.params and not has_basis:
+        fitted = _placed(_fit_pca(parts), state.params['pca'])
+        return replace_params(state, state.params | {'pca': fitted})
+    if 'tokenizer' in state.model_state:
+        weights = parts.task.tokenizer.load_params()
+        return state.replace(
+            model_state={'tokenizer': _placed(weights, state.model_state['tokenizer'])}
+        )
+    return state
+
+
+def _fit_pca(parts: Run) -> dict[str, np.ndarray]:
+    """Process 0 fits, so that all have the same to the bit."""
+    fields, patch_size = parts.config.target, parts.task.model.patch_size
+    patch_dim = patch_size**2 * parts.config.dataset.channels
+    if fields.sample * parts.task.num_patches <= patch_dim:
+        raise UserError(
+            f'target.sample={fields.sample} images are {fields.sample * parts.task.num_patches} '
+            f'patches: too few for the covariance of {patch_dim} values; take more.'
+        )
+    found = {
+        'mean': np.zeros(patch_dim, np.float32),
+        'basis': np.zeros((patch_dim, fields.components), np.float32),
+    }
+    if jax.process_index() == 0:
+        found, explained = fit_pca(_sample(parts), fields.components)
+        say(
+            f'PCA of {fields.sample:,} training crops: {fields.components} of {patch_dim} '
+            f'coefficients hold {explained:.1%} of the variance'
+        )
+    return multihost_utils.broadcast_one_to_all(found) if jax.process_count() > 1 else found
+
+
+def _sample(parts: Run) -> Iterator[np.ndarray]:
+    """Patches [n, P*P*C] of the first `target.sample` crops that the run trains on."""
+    task, left = parts.task, parts.config.target.sample
+    config = parts.config.copy_and_resolve_references()
+    config.batch_size = CHUNK  # the order of examples does not depend on it
+    loader = build.make_train_loader(config, parts.source, np.arange(CHUNK))
+    chunks = -(-left // CHUNK)
+    with loader.iterate(0, chunks) as batches:
+        for batch in tqdm(
+            batches, total=chunks, desc='PCA', leave=False, disable=not sys.stderr.isatty()
+        ):
+            images = normalize(
+                batch['image'][:left], scale=task.scale, mean=task.mean, std=task.std
+            )
+            patches = np.asarray(patchify(images, task.model.patch_size))
+            yield patches.reshape(-1, patches.shape[-1])
+            left -= len(images)
+
+
+def _placed(values, like):
+    """These values, laid out over the devices as what they replace."""
+    return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), values, like)
