@@ -52,17 +52,15 @@ def look_alike(monkeypatch):
     """Makes a module that pickles under the published names: look_alike(tensors) -> module."""
     torch = pytest.importorskip('torch')
 
+    fakes = {name: types.ModuleType(name) for name in ('dall_e', 'dall_e.encoder', 'dall_e.utils')}
+    for name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, name, fake)
+
     def module_class(module: str, name: str) -> type:
         made = type(name, (torch.nn.Module,), {'__module__': module})
-        holder = sys.modules.get(module)
-        if holder is None or not hasattr(holder, 'look_alike'):
-            holder = types.ModuleType(module)
-            holder.look_alike = True
-            monkeypatch.setitem(sys.modules, module, holder)
-        setattr(holder, name, made)
+        setattr(fakes[module], name, made)
         return made
 
-    monkeypatch.setitem(sys.modules, 'dall_e', types.ModuleType('dall_e'))
     encoder = module_class('dall_e.encoder', 'Encoder')
     block = module_class('dall_e.encoder', 'EncoderBlock')
     conv = module_class('dall_e.utils', 'Conv2d')
@@ -73,14 +71,13 @@ def look_alike(monkeypatch):
         for name, tensor in tensors.items():
             *path, leaf = name.split('.')
             node = root
-            for i, part in enumerate(path):
+            for part in path:
                 if part not in node._modules:
-                    made = block() if part.startswith('block_') else torch.nn.Sequential()
-                    made = conv() if i == len(path) - 1 else made
-                    node.add_module(part, made)
-                    made.add_module('relu', torch.nn.ReLU()) if part == 'res_path' else None
+                    layer = block if part.startswith('block_') else torch.nn.Sequential
+                    node.add_module(part, conv() if part == path[-1] else layer())
                 node = node._modules[part]
             setattr(node, leaf, torch.nn.Parameter(torch.from_numpy(tensor), requires_grad=False))
+        root.blocks.output.add_module('relu', torch.nn.ReLU())
         root.blocks.group_1.add_module('pool', torch.nn.MaxPool2d(2))
         root.blocks.group_1.block_1.add_module('id_path', torch.nn.Identity())
         return root

@@ -30,7 +30,7 @@ HEADER = 'mae_jax_dvae'
 FIELDS = ('codes', 'width', 'blocks')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: `shapes` is a dict
 class Tokenizer:
     """Images -> codes, as a pure function of parameters and images."""
 
