@@ -1,6 +1,6 @@
 """What a target needs before the first step: the basis of PCA, the weights of a tokenizer.
 
-Both end up in the run's state and so in its checkpoints: a run that goes on reads neither again.
+Both end up in the run's state and so in its checkpoints: a run that goes on has them from there.
 """
 
 import sys
