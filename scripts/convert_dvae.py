@@ -24,8 +24,8 @@ import numpy as np
 
 from mae_jax.errors import UserError
 from mae_jax.interop.tensor_files import damaged, local, replacing, writing
+from mae_jax.interop.tokenizers import check_dvae, save_dvae
 from mae_jax.models.dvae import DVAE
-from mae_jax.interop.tokenizers import save_dvae
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 """What a file of the format before PyTorch 1.6 begins with."""
@@ -143,6 +143,7 @@ def convert(source: str, destination: str, overwrite: bool = False) -> None:
     print(f'it names {", ".join(sorted(met))}; all are allowed, and inert here')
     tensors = {our_name(name): to_channels_last(x) for name, x in published.items()}
     dvae = architecture(source, tensors)
+    check_dvae(source, dvae, tensors)
     with replacing(destination) as path, writing(destination):
         save_dvae(path, dvae, tensors)
     numbers = sum(x.size for x in tensors.values())

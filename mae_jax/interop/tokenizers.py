@@ -30,7 +30,7 @@ HEADER = 'mae_jax_dvae'
 FIELDS = ('codes', 'width', 'blocks')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: `shapes` is a dict
 class Tokenizer:
     """Images -> codes, as a pure function of parameters and images."""
 
@@ -77,9 +77,9 @@ def make_tokenizer(
     if spec and ':' in spec:
         return function_tokenizer(spec, codes, grid)
     raise UserError(
-        f'target.tokenizer={spec!r} with target.name=token does not say what makes the tokens: give '
-        "a .safetensors file written by scripts/convert_dvae.py, or 'module:function', a function "
-        'of images that returns integer ids.'
+        f'target.tokenizer={spec!r} does not say what makes the tokens of target.name=token: give '
+        "a file that scripts/convert_dvae.py wrote, or 'module:function', a function of images "
+        'that returns integer ids.'
     )
 
 
@@ -158,17 +158,7 @@ def dvae_tokenizer(path: str | os.PathLike, grid: tuple[int, int]) -> Tokenizer:
 
 
 def save_dvae(path: str | os.PathLike, dvae: DVAE, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a dVAE to a local file.
-
-    Args:
-      path: of the file.
-      dvae: what the tensors are of.
-      tensors: float32, by the names of `parameter_shapes`.
-
-    Raises:
-      UserError: names or shapes are not those of the dVAE.
-    """
-    check_dvae(path, dvae, tensors)
+    """Writes a local file of the dVAE's tensors, float32, which `check_dvae` has passed."""
     fields = {name: getattr(dvae, name) for name in FIELDS}
     write_safetensors(path, tensors, {HEADER: json.dumps(fields)})
 
