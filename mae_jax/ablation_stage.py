@@ -168,8 +168,9 @@ def _run_child(directory: Path, log: Path) -> int:
         return child.wait()
     finally:
         if child.poll() is None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who kills may do so twice; it saves
             child.terminate()
-            child.wait()  # it saves
+            child.wait()
 
 
 def _child(directory: str) -> None:

@@ -218,8 +218,14 @@ def test_a_stage_that_is_stopped_saves_before_the_command_ends(tmp_path, number,
     suite = write_suite(tmp_path / 'suite.py', rows=('target_pixel',), pretrain=longer)
     root = tmp_path / 'out' / 'default' / 'seed0' / 'pretrain'
     process = start_until(lambda: reached(root / 'metrics.jsonl', 5), suite, tmp_path / 'out')
-    process.send_signal(number)
-    told, _ = process.communicate(timeout=60)
+    try:
+        process.send_signal(number)
+        if number == signal.SIGTERM:
+            time.sleep(0.02)
+            process.send_signal(number)  # `timeout` and schedulers may say it twice
+        told, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == expected, told
     assert 'stopped: run the same command to go on.' in told and 'Traceback' not in told
     (saved,) = (root / 'checkpoints').iterdir()
