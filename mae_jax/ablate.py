@@ -100,8 +100,8 @@ def make_plan(suite: str, settings: Sequence[str] = ()) -> Plan:
         _apply(config, {**changes['pretrain'], **row.changes, **here}, f'{suite}: {name}')
         run_of[name] = known.setdefault(workdir.to_json(config), name)
         configs[run_of[name]] = base | {'pretrain': config}
-        told = ''.join(f' (here {field}={value})' for field, value in here.items())
-        rows[name] = row._replace(label=row.label + told)
+        told = ', '.join(f'{field}={value}' for field, value in here.items())
+        rows[name] = row._replace(label=f'{row.label} (here {told})' if told else row.label)
     return Plan(suite, tuple(found.seeds), ablations.TABLES, rows, run_of, configs)
 
 
