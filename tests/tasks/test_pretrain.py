@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mae_jax.interop.tokenizers import Tokenizer
 from mae_jax.models.mae import MAE
 from mae_jax.tasks.pretrain import Pretrain
+from mae_jax.training import mesh as mesh_lib
 
 MODEL = dict(
     patch_size=4, width=128, depth=4, heads=4, decoder_width=64, decoder_depth=2, decoder_heads=4
@@ -27,12 +29,46 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 24, 2), np.uint8)
 
 
-def test_flops_agree_with_the_compilers_count(task, params):
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {},
+        {'encoder_mask_tokens': True},
+        {'decoder_depth': 0},
+        {'target': 'token', 'codes': 300},
+        {'target': 'pca', 'components': 5},
+    ],
+)
+def test_flops_agree_with_the_compilers_count(fields):
+    zeros = Tokenizer(300, lambda _, images: jnp.zeros((len(images), 48), int), {}, dict)
+    task = Pretrain(
+        MAE(**MODEL | fields),
+        (32, 24),
+        mean=(0.5, 0.4),
+        std=(0.25, 0.3),
+        tokenizer=zeros if 'codes' in fields else None,
+    )
+    params = jax.eval_shape(task.init, jax.random.key(0))[0]
     batch = {'image': jnp.zeros((4, 32, 24, 2)), 'noise': jnp.zeros((4, task.num_patches))}
-    gradient = jax.jit(jax.grad(lambda p: task.loss(p, {}, batch, jax.random.key(0))[0]))
-    counted = gradient.lower(params).compile().cost_analysis()['flops'] / 4
+    state = {'tokenizer': {}}
+    gradient = jax.jit(jax.grad(lambda p: task.loss(p, state, batch, jax.random.key(0))[0]))
+    counted = gradient.lower(params).cost_analysis()['flops'] / 4
     # The compiler counts element-wise work as well: some percent at this width.
     assert task.flops_per_image() == pytest.approx(counted, rel=0.15)
+
+
+@pytest.mark.parametrize(('strategy', 'ratio'), [('block', 0.5), ('grid', 0.75)])
+def test_masks_do_not_depend_on_how_many_devices_draw_them(strategy, ratio):
+    model = MAE(**MODEL | {'mask_strategy': strategy, 'mask_ratio': ratio})
+    task = Pretrain(model, (32, 24), mean=(0.5, 0.4), std=(0.25, 0.3))
+    noise = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        mesh = mesh_lib.make_mesh(devices=devices)
+        batch = mesh_lib.put_batch(mesh, {'image': images(8)}, 8)
+        prepare = jax.jit(task.prepare, out_shardings=mesh_lib.batch_sharding(mesh))
+        noise.append(np.asarray(prepare(batch, jax.random.key(0))['noise']))
+    assert len(devices) == 8
+    np.testing.assert_array_equal(*noise)
 
 
 def test_flops_of_vit_base_are_those_measured():
