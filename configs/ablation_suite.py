@@ -20,8 +20,7 @@ from ml_collections import ConfigDict
 from configs import ablations
 
 TABLE = tuple(name for name, row in ablations.ROWS.items() if row.table.startswith('1'))
-MASK_RATIO = tuple(f'mask_ratio_{percent}' for percent in (10, 20, 30, 40, 50, 60, 70))
-MASK_RATIO += ('mask_random_75', 'mask_ratio_80', 'mask_ratio_90')
+MASK_RATIO = tuple(name for name in ablations.ROWS if name.startswith('mask_ratio_'))
 LENGTH = tuple(name for name in ablations.ROWS if name.startswith('epochs_'))
 
 SMALL = {

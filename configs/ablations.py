@@ -109,7 +109,7 @@ ROWS: dict[str, Row] = {
     'mask_grid_75': _mask('grid', 75, 84.0, 66.0),
     **{
         f'mask_ratio_{percent}': Row('Figure 5', f'{percent} %', {'mask.ratio': percent / 100})
-        for percent in (10, 20, 30, 40, 50, 60, 70, 80, 90)
+        for percent in (10, 20, 30, 40, 50, 60, 70, 75, 80, 90)
     },
     **{
         f'epochs_{epochs}': Row('Figure 7', f'{epochs} epochs', {'num_epochs': float(epochs)})

@@ -20,7 +20,15 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mae_jax import ablation_report, workdir
-from mae_jax.ablation_stage import LOG, Stage, is_done, read_result, refuse_changed, run_stage
+from mae_jax.ablation_stage import (
+    LOG,
+    Stage,
+    has_begun,
+    is_done,
+    read_result,
+    refuse_changed,
+    run_stage,
+)
 from mae_jax.errors import UserError
 
 STAGES = ('pretrain', 'linprobe', 'finetune')
@@ -126,6 +134,13 @@ def ablate(plan: Plan, out: Path, rows: Sequence[str] = (), seeds: Sequence[int]
     runs = list(dict.fromkeys(plan.run_of[row] for row in rows))
     wanted = [stage for seed in seeds for run in runs for stage in plan.stages(out, run, seed)]
     todo = [stage for stage in wanted if not is_done(stage)]
+    missing = {stage.removable for stage in todo if stage.name == 'pretrain'}
+    for stage in wanted:
+        if stage.name != 'pretrain' and stage.directory.parent in missing and has_begun(stage):
+            raise UserError(
+                f'{stage.directory} has come of a pretraining that is no longer there: remove '
+                f'{stage.directory.parent}.'
+            )
     print(f'{len(rows)} rows are {len(runs)} runs; seeds: {", ".join(map(str, seeds))}')
     print(f'{len(wanted) - len(todo)} of {len(wanted)} stages are done; logs: {out}/*/*/*/{LOG}')
     failed = 0

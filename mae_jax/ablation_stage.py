@@ -37,6 +37,11 @@ class Stage(NamedTuple):
     config: ConfigDict
     directory: Path
 
+    @property
+    def removable(self) -> Path:
+        """What must go for this to be run anew: of a pretraining, what came of it as well."""
+        return self.directory.parent if self.name == 'pretrain' else self.directory
+
 
 def run_stage(stage: Stage) -> dict[str, Any]:
     """Runs a stage to its end, from its last checkpoint if it has one.
@@ -105,7 +110,7 @@ def refuse_changed(stage: Stage) -> None:
     if changed and has_begun(stage):
         raise UserError(
             f'{stage.directory} was run with another config ({"; ".join(changed)}): choose another '
-            '--out, give the fields their old values, or remove that directory.'
+            f'--out, give the fields their old values, or remove {stage.removable}.'
         )
 
 

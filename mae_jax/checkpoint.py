@@ -291,7 +291,9 @@ def restore_weights(
     with ocp.PyTreeCheckpointer() as checkpointer:
         stored = checkpointer.metadata(path / 'state').item_metadata.tree
         wanted = ('params', 'model_state', 'ema')
-        item = {name: stored[name] for name in wanted if stored.get(name)}
+        item = {name: dict(stored[name]) for name in wanted if stored.get(name)}
+        item.get('model_state', {}).pop('tokenizer', None)  # large, and no part of the model
+        item = {name: tree for name, tree in item.items() if tree}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         restored = checkpointer.restore(
             path / 'state',

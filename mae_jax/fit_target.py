@@ -1,6 +1,7 @@
 """What a target needs before the first step: the basis of PCA, the weights of a tokenizer.
 
-Both end up in the run's state and so in its checkpoints: a run that goes on has them from there.
+Both end up in the run's state and so in its checkpoints: a run that goes on has them from there,
+though what a tokenizer looks like is still read from its file.
 """
 
 import sys
@@ -33,16 +34,17 @@ def fit_target(parts: Run, state: TrainState, *, has_basis: bool = False) -> Tra
       has_basis: whether the state has a basis already, that of `init_from`.
 
     Raises:
-      UserError: the sample is too small, or the tokenizer cannot be read.
+      UserError: the sample is too small, the tokenizer cannot be read, or does not make tokens.
     """
     if 'pca' in state.params and not has_basis:
         fitted = _placed(_fit_pca(parts), state.params['pca'])
         return replace_params(state, state.params | {'pca': fitted})
     if 'tokenizer' in state.model_state:
         weights = parts.task.tokenizer.load_params()
-        return state.replace(
-            model_state={'tokenizer': _placed(weights, state.model_state['tokenizer'])}
-        )
+        placed = _placed(weights, state.model_state['tokenizer'])
+        return state.replace(model_state=state.model_state | {'tokenizer': placed})
+    if parts.config.get('target', {}).get('name') == 'token':
+        _check_function(parts)
     return state
 
 
@@ -60,7 +62,11 @@ def _fit_pca(parts: Run) -> dict[str, np.ndarray]:
         'basis': np.zeros((patch_dim, fields.components), np.float32),
     }
     if jax.process_index() == 0:
-        found, explained = fit_pca(_sample(parts), fields.components)
+        patches = (
+            np.asarray(patchify(images, patch_size)).reshape(-1, patch_dim)
+            for images in _crops(parts, fields.sample)
+        )
+        found, explained = fit_pca(patches, fields.components)
         say(
             f'PCA of {fields.sample:,} training crops: {fields.components} of {patch_dim} '
             f'coefficients hold {explained:.1%} of the variance'
@@ -68,23 +74,30 @@ def _fit_pca(parts: Run) -> dict[str, np.ndarray]:
     return multihost_utils.broadcast_one_to_all(found) if jax.process_count() > 1 else found
 
 
-def _sample(parts: Run) -> Iterator[np.ndarray]:
-    """Patches [n, P*P*C] of the first `target.sample` crops that the run trains on."""
-    task, left = parts.task, parts.config.target.sample
-    config = parts.config.copy_and_resolve_references()
+def _check_function(parts: Run) -> None:
+    """Looks at some ids of a user's function: within a step nobody can."""
+    fields, task = parts.config.target, parts.task
+    ids = [np.asarray(jax.jit(task.tokens)({}, images)) for images in _crops(parts, CHUNK)]
+    low, high = np.min(ids), np.max(ids)
+    if low < 0 or high >= fields.codes:
+        raise UserError(
+            f'target.tokenizer={fields.tokenizer!r} gives ids from {low} to {high}, and '
+            f'target.codes={fields.codes} are 0 to {fields.codes - 1}: give as many as there are.'
+        )
+
+
+def _crops(parts: Run, count: int) -> Iterator[jax.Array]:
+    """The first so many crops that the run trains on, normalised, `CHUNK` at a time."""
+    task, config = parts.task, parts.config.copy_and_resolve_references()
     config.batch_size = CHUNK  # the order of examples does not depend on it
     loader = build.make_train_loader(config, parts.source, np.arange(CHUNK))
-    chunks = -(-left // CHUNK)
+    chunks = -(-count // CHUNK)
+    hidden = not sys.stderr.isatty() or chunks == 1
     with loader.iterate(0, chunks) as batches:
-        for batch in tqdm(
-            batches, total=chunks, desc='PCA', leave=False, disable=not sys.stderr.isatty()
-        ):
-            images = normalize(
-                batch['image'][:left], scale=task.scale, mean=task.mean, std=task.std
-            )
-            patches = np.asarray(patchify(images, task.model.patch_size))
-            yield patches.reshape(-1, patches.shape[-1])
-            left -= len(images)
+        for batch in tqdm(batches, total=chunks, desc='PCA', leave=False, disable=hidden):
+            images = batch['image'][:count]
+            yield normalize(images, scale=task.scale, mean=task.mean, std=task.std)
+            count -= len(images)
 
 
 def _placed(values, like):

@@ -11,7 +11,7 @@ from flax import traverse_util
 from mae_jax.build_task import image_size, make_architecture
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import steps
-from mae_jax.interop.trained import read_config, read_trained
+from mae_jax.interop.trained import COLLECTIONS, read_config, read_trained
 from mae_jax.models.positions import resize_positions
 from mae_jax.patches import grid_size
 
@@ -112,7 +112,9 @@ def load_weights(
     statistics = _flat(weights.model_state)
     if any(name.startswith('head/') for name in initial):
         statistics = {}  # running statistics are of no use to another head
-    initial |= _flat(model_state).keys() - statistics.keys()
+    # A tokenizer's weights are state too, but are read from their own file.
+    running = {name for name in _flat(model_state) if name.split('/')[0] in COLLECTIONS}
+    initial |= running - statistics.keys()
     report = [
         f'starting from {_described(path, weights.step)}; loaded: {_groups(loaded, wanted)}',
         *resized,
@@ -143,6 +145,12 @@ def _check_architecture(
         for name in sorted(found.keys() | wanted.keys())
         if required(name) and _shape(found.get(name)) != _shape(wanted.get(name))
     ]
+    if differing and all(told.startswith('decoder/head/') for told in differing):
+        raise UserError(
+            f'init_from={path} predicts another target.name, or another number of '
+            f'target.components or target.codes ({"; ".join(differing)}): give what it was '
+            'trained with.'
+        )
     if differing:
         shown = '; '.join(differing[:5]) + ('; ...' if len(differing) > 5 else '')
         raise UserError(

@@ -42,6 +42,16 @@ MAY_CHANGE = (
     'per_class',
 )
 
+ADDED = {
+    'model.encoder_mask_tokens': False,
+    'target.loss_on': 'hidden',
+    'target.components': 96,
+    'target.sample': 4096,
+    'target.tokenizer': None,
+    'target.codes': 8192,
+}
+"""Fields that the configs of earlier versions lack, and what those runs did."""
+
 
 @contextlib.contextmanager
 def claim(workdir: str | os.PathLike) -> Iterator[None]:
@@ -98,6 +108,7 @@ def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
     changes = []
     if path.exists():
         before, now = _flat(load_config(workdir).to_dict()), _flat(json.loads(to_json(config)))
+        before = {field: value for field, value in ADDED.items() if field in now} | before
         missing = object()
         for field in sorted(before.keys() | now.keys()):
             old, new = before.get(field, missing), now.get(field, missing)

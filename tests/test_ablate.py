@@ -281,7 +281,7 @@ def test_settings_go_to_the_stages_that_have_the_field_and_a_row_wins(here, tmp_
     )
     assert stages['pretrain'].mask.ratio == 0.5
     assert plan.configs[plan.run_of['mask_random_75']]['pretrain'].mask.ratio == 0.75
-    assert [stages[s].num_epochs for s in ('pretrain', 'finetune', 'linprobe')] == [8, 2, 90]
+    assert [stages[s].num_epochs for s in ('pretrain', 'finetune', 'linprobe')] == [5, 2, 90]
     assert {config.log_every_steps for config in stages.values()} == {3}
     assert {config.seed for config in stages.values()} == {3}
     dvae = plan.configs['target_dvae']['pretrain'].target
@@ -330,6 +330,15 @@ def test_unknown_rows_and_fields_of_a_suite_are_told(here, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
+def test_what_came_of_a_pretraining_that_is_gone_is_not_reported_as_if_of_the_next(here, tmp_path):
+    plan = plan_of('small')
+    _, probe, _ = plan.stages(tmp_path, 'default', 0)
+    probe.directory.mkdir(parents=True)
+    (probe.directory / 'result.json').write_text('{"status": "done", "top1": 0.5}')
+    with pytest.raises(UserError, match=r'no longer there: remove \S*default/seed0\.'):
+        ablate(plan, tmp_path, rows=['target_pixel'])
+
+
 def test_another_config_is_refused_only_where_work_would_be_lost(here, tmp_path):
     stage, *_ = plan_of('small').stages(tmp_path, 'default', 0)
     longer, *_ = plan_of('small', 'num_epochs=9.0').stages(tmp_path, 'default', 0)
@@ -339,7 +348,7 @@ def test_another_config_is_refused_only_where_work_would_be_lost(here, tmp_path)
     (stage.directory / 'checkpoints' / '10').mkdir(parents=True)
     assert has_begun(stage)
     refuse_changed(stage)
-    with pytest.raises(UserError, match='num_epochs was 8.0, now 9.0'):
+    with pytest.raises(UserError, match=r'num_epochs was 5\.0, now 9\.0.*remove \S*seed0\.$'):
         refuse_changed(longer)
 
 

@@ -7,7 +7,7 @@ from tiny_runs import PLAIN, classifying, flat, pretraining, start
 
 import mae_jax
 from configs import finetune
-from mae_jax import build
+from mae_jax import build, fit_target
 from mae_jax.errors import UserError
 from mae_jax.interop.convert import convert
 from mae_jax.interop.tokenizers import save_dvae
@@ -48,6 +48,19 @@ def test_a_run_that_goes_on_keeps_the_basis_of_the_run_it_comes_from(pca_run, tm
     np.testing.assert_array_equal(state.params['pca']['basis'], basis)
     fresh = start(pretraining(**fields | {'init_from': None}), tmp_path / 'fresh')
     assert (np.asarray(fresh.params['pca']['basis']) != basis).any()
+
+
+def test_the_same_command_again_takes_the_basis_from_the_checkpoint(pca_run, monkeypatch):
+    monkeypatch.delattr(fit_target, '_fit_pca')
+    state = start(pretraining(**PCA, **MASK_TOKENS), pca_run[0])
+    basis = pca_run[1].params['pca']['basis']
+    np.testing.assert_array_equal(state.params['pca']['basis'], basis)
+
+
+def test_another_target_than_that_of_init_from_is_told(pca_run, tmp_path):
+    fields = MASK_TOKENS | {'init_from': str(pca_run[0])}
+    with pytest.raises(UserError, match=r'predicts another target\.name.*decoder/head/bias'):
+        start(pretraining(**fields), tmp_path)
 
 
 def test_the_encoder_of_a_model_with_mask_tokens_is_one_like_others(pca_run, tmp_path):
@@ -100,6 +113,24 @@ def test_a_tokenizer_is_kept_in_the_state_and_is_no_part_of_the_model(tmp_path):
     assert params.keys() == {'encoder', 'decoder'}
     assert params['decoder']['head']['kernel'].shape[1] == 8
     assert not (tmp_path / 'run' / 'images' / 'latest.png').exists()  # tokens are no pixels
+
+
+def bright(images):
+    """Ids 0 to 8 of patches of 2 x 2: white is 8."""
+    batch, height, width, _ = images.shape
+    cells = images.reshape(batch, height // 2, 2, width // 2, 2)
+    return (cells.mean(axis=(2, 4)) * 8).astype(int)
+
+
+def test_ids_that_are_no_codes_are_told_before_the_first_step(pca_run, tmp_path):
+    token = {'target.name': 'token', 'target.tokenizer': 'test_fit_target:bright'}
+    start(pretraining(**token, **{'target.codes': 9}), tmp_path / 'run')
+    with pytest.raises(UserError, match=r'ids from 0 to \d, and target\.codes=4 are 0 to 3'):
+        start(pretraining(**token, **{'target.codes': 4}), tmp_path / 'other')
+    # Nothing is kept of a function; a run may start from another's encoder and decoder.
+    run(pretraining(**token, **{'target.codes': 9}, num_steps=1), tmp_path / 'run')
+    fields = token | {'target.codes': 9, 'init_from': str(tmp_path / 'run')}
+    assert start(pretraining(**fields), tmp_path / 'second').model_state == {}
 
 
 def test_a_tokenizer_must_be_named(tmp_path):

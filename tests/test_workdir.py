@@ -183,6 +183,17 @@ def test_a_field_that_an_older_run_did_not_have_is_shown_as_unset(tmp_path):
         check_config(tmp_path, config)
 
 
+def test_a_run_of_an_earlier_version_goes_on_and_may_not_take_up_what_is_new(tmp_path):
+    config = make_config()
+    for field in ('loss_on', 'components', 'sample', 'tokenizer', 'codes'):
+        del config.target[field]
+    del config.model['encoder_mask_tokens']
+    check_config(tmp_path, config)
+    with pytest.raises(UserError, match=r"target\.loss_on was 'hidden', now 'all'"):
+        check_config(tmp_path, make_config(**{'target.loss_on': 'all'}))
+    assert check_config(tmp_path, make_config()) == []
+
+
 def test_a_config_file_cut_short_is_an_error_that_names_it(tmp_path):
     check_config(tmp_path, make_config())
     path = tmp_path / 'config.json'

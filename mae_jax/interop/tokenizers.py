@@ -38,7 +38,7 @@ class Tokenizer:
     """How many there are: an id is in [0, codes)."""
     apply: Callable[[Any, jax.Array], jax.Array]
     """(params, images) -> ids, int32 [B, N] in the order of `mae_jax.patches`. Images are float
-    [B, H, W, C], pixel / scale, thus in [0, 1]."""
+    [B, H, W, C], pixel / scale cut to [0, 1], both ends included."""
     shapes: Any
     """Of the parameters, nested dicts of `jax.ShapeDtypeStruct`; {} where there are none."""
     load_params: Callable[[], Any]
@@ -113,6 +113,8 @@ def function_tokenizer(spec: str, codes: int, grid: tuple[int, int]) -> Tokenize
                 f'{told} cannot be traced by JAX: write it in jax.numpy, without branches on '
                 'values.'
             ) from error
+        except (TypeError, ValueError) as error:
+            raise UserError(f'{told} fails for images {list(images.shape)}: {error}') from error
         shapes = (batch, rows * columns), (batch, rows, columns)
         is_array = isinstance(out, jax.ShapeDtypeStruct)
         if not is_array or out.shape not in shapes or not jnp.issubdtype(out.dtype, jnp.integer):

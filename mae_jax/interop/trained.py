@@ -30,15 +30,15 @@ from mae_jax.interop.tensor_files import (
 HEADER = 'mae_jax'
 VERSION = 1
 COLLECTIONS = ('batch_stats',)
-"""Names that stand for a collection of running statistics, not for a module. What else a run may
-keep, a tokenizer, is no part of the model."""
+"""Names that stand for a collection of running statistics, not for a module."""
 
 
 class Trained(NamedTuple):
     """A trained model."""
 
     params: Any
-    """Nested dicts of float32 numpy arrays: {'encoder': ...}, and 'decoder', or 'head', if any."""
+    """Nested dicts of float32 numpy arrays: {'encoder': ...}, and 'decoder' (with the 'pca' of such
+    a target), or 'head', if any."""
     model_state: Any
     """Running statistics of batch norm, if any."""
     step: int | None
@@ -61,8 +61,7 @@ def read_trained(path: str | os.PathLike) -> Trained:
     if not is_file(path):
         config = read_config(path)
         weights = restore_weights(*locate(path))
-        statistics = {n: v for n, v in weights.model_state.items() if n in COLLECTIONS}
-        return Trained(weights.params, statistics, weights.step, config)
+        return Trained(weights.params, weights.model_state, weights.step, config)
     if absolute(path).suffix != '.safetensors':
         raise _not_ours(path)
     tensors, metadata = read_safetensors(path)
@@ -93,6 +92,8 @@ def write_trained(path: str | os.PathLike, trained: Trained) -> None:
     config = trained.config.copy_and_resolve_references()
     config.init_from = None
     config.dataset.path = None
+    if str(config.get('target', {}).get('tokenizer')).endswith('.safetensors'):
+        config.target.tokenizer = None
     header = {'version': VERSION, 'step': trained.step, 'config': workdir_lib.to_json(config)}
     write_safetensors(path, flat(trained), {HEADER: json.dumps(header)})
 

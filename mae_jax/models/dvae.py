@@ -68,7 +68,8 @@ class Block(nn.Module):
 def _conv(width: int, size: int, name: str) -> nn.Conv:
     """As many pixels out as in; weights N(0, 1 / fan-in), biases 0."""
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
-    return nn.Conv(width, (size, size), kernel_init=init, name=name)
+    precision = jax.lax.Precision.HIGHEST  # elsewhere than on a CPU, less would change codes
+    return nn.Conv(width, (size, size), precision=precision, kernel_init=init, name=name)
 
 
 def parameter_shapes(dvae: DVAE) -> dict[str, tuple[int, ...]]:

@@ -28,7 +28,8 @@ class MAEOutput(NamedTuple):
     """What a forward pass gives."""
 
     loss: jax.Array
-    """float32 scalar: the mean of `errors` over the hidden patches of the whole batch."""
+    """float32 scalar: the mean of `errors` over the patches of the whole batch that count, the
+    hidden ones or all (`MAE.loss_on`)."""
     prediction: jax.Array
     """float32 [B, N, P*P*C], in the space of the target; [B, N, components] of PCA coefficients,
     [B, N, codes] of tokens."""

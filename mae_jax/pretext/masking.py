@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from mae_jax.errors import UserError
 
 BLOCK_LEAST = 16 / 196
-"""The smallest rectangle of block-wise masking, as a share of the patches: BEiT's 16 of 14 x 14."""
+"""The smallest rectangle of block-wise masking, as a share of the patches: BEiT's 16 of 14 x 14.
+Only where less is still to be hidden is it smaller."""
 BLOCK_ASPECT = (0.3, 1 / 0.3)
 """Height over width of its rectangles, where they fit."""
 
@@ -84,8 +85,9 @@ def _grid(key: jax.Array, batch_size: int, grid: tuple[int, int], num_kept: int)
 def _block(key: jax.Array, batch_size: int, grid: tuple[int, int], num_kept: int) -> jax.Array:
     """Large rectangles are hidden ("block-wise sampling", as BEiT, arXiv 2106.08254, algorithm 1).
 
-    Rectangles are drawn one after the other, none larger than what is still to be hidden, until
-    that is all: what the last one covers beyond the number is left visible, from its top.
+    Rectangles are drawn one after the other until enough is hidden, each up to as large as what is
+    still to be (or as the smallest, where less is): what the last one covers beyond the number is
+    left visible, from its top.
     """
     num_hidden = grid[0] * grid[1] - num_kept
     row, column = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
@@ -114,7 +116,8 @@ def _rectangle(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Top row, first column, height and width of a rectangle that lies within the grid.
 
-    Its area is uniform between the smallest and `left`; its aspect log-uniform over what fits.
+    Its area is uniform between the smallest and `left`, whichever is larger; its aspect log-uniform
+    over what fits.
     """
     rows, columns = grid
     area_key, aspect_key, top_key, x_key = jax.random.split(key, 4)

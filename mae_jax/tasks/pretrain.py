@@ -22,8 +22,8 @@ from mae_jax.tasks.task import Batch
 class Pretrain:
     """The pretraining `Task`. Mean, std and scale are those of `normalize`.
 
-    The model's tokenizer, if its target is tokens, is no part of the model: its parameters are
-    model state, `{'tokenizer': ...}`, zero until `fit_target` puts the real ones there.
+    The tokenizer, if the target is tokens, is no part of the model: its parameters, if it has any,
+    are model state, `{'tokenizer': ...}`, zero until `fit_target` puts the real ones there.
     """
 
     model: MAE
@@ -45,7 +45,7 @@ class Pretrain:
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         images = jnp.zeros((1, *self.image_size, len(self.mean)))
         params = self.model.init(key, images, noise=self._noise(key, 1))['params']
-        if self.tokenizer is None:
+        if self.tokenizer is None or not self.tokenizer.shapes:
             return params, {}
         empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.tokenizer.shapes)
         return params, {'tokenizer': empty}
@@ -97,6 +97,11 @@ class Pretrain:
         noise = jax.vmap(noise_of)(first + jnp.arange(len(images)))
         return self._apply(params, model_state, images, noise)
 
+    def tokens(self, weights: Any, images: jax.Array) -> jax.Array:
+        """What the tokenizer, with these parameters, makes of normalised images: int32 [B, N]."""
+        shown = images * jnp.asarray(self.std) + jnp.asarray(self.mean)  # undoes `normalize` ...
+        return self.tokenizer.apply(weights, shown.clip(0, 1))  # ... but for rounding
+
     def flops_per_image(self) -> float:
         """Matrix products of forward and backward pass (three times the forward's).
 
@@ -120,8 +125,7 @@ class Pretrain:
     ) -> MAEOutput:
         target = None
         if self.tokenizer is not None and model_state is not None:
-            shown = images * jnp.asarray(self.std) + jnp.asarray(self.mean)  # undoes `normalize`
-            target = self.tokenizer.apply(model_state['tokenizer'], shown)
+            target = self.tokens(model_state.get('tokenizer', {}), images)
         return self.model.apply({'params': params}, images, noise=noise, target=target)
 
     def _noise(self, key: jax.Array, batch_size: int) -> jax.Array:

@@ -97,6 +97,44 @@ def test_evaluation_is_the_same_whatever_the_batches_and_leaves_padding_out(task
     assert sum(p['loss'] for p in parts) == pytest.approx(float(whole['loss']), rel=1e-5)
 
 
+def brightness(_, images):
+    """Ids of patches of 4 x 4 by what their first channel shows, of four."""
+    cells = images[..., 0].reshape(len(images), 8, 4, 6, 4).mean(axis=(2, 4))
+    return (cells * 4).astype(int).reshape(len(images), 48)
+
+
+def test_tokens_are_made_of_the_images_as_they_were_loaded():
+    model = MAE(**MODEL | {'target': 'token', 'codes': 4})
+    tokenizer = Tokenizer(4, brightness, {}, dict)
+    task = Pretrain(model, (32, 24), (0.5, 0.1), (0.25, 0.9), tokenizer=tokenizer)
+    rows = (images(2) * np.linspace(0, 1, 24)[:, None]).astype(np.uint8)
+    params, state = task.init(jax.random.key(0))
+    batch = task.prepare({'image': rows}, jax.random.key(0))
+    output = model.apply({'params': params}, batch['image'], batch['noise'])
+    ids = np.empty((2, 48), int)
+    for place in np.ndindex(2, 8, 6):
+        b, y, x = place
+        cell = rows[b, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4, 0]
+        ids[b, 6 * y + x] = int(cell.mean() / 255 * 4)
+    assert len(np.unique(ids)) > 1
+    odds = np.exp(np.float64(output.prediction))
+    chosen = np.take_along_axis(odds, ids[..., None], -1)[..., 0] / odds.sum(axis=-1)
+    wanted = -np.log(chosen)[np.asarray(output.mask)].mean()
+    np.testing.assert_allclose(task.loss(params, state, batch, None)[0], wanted, rtol=1e-4)
+    whole = task.evaluate(params, state, {'image': rows, 'valid': np.ones(2, bool)}, 0)
+    assert np.isfinite(whole['loss'])
+
+
+def test_evaluation_counts_the_patches_that_the_loss_does_and_valid_rows():
+    task = Pretrain(MAE(**MODEL, loss_on='all'), (32, 24), mean=(0.5, 0.4), std=(0.25, 0.3))
+    params = task.init(jax.random.key(0))[0]
+    batch = {'image': images(3), 'valid': np.array([True, True, False])}
+    errors = np.asarray(task.reconstruct(params, batch).errors)
+    found = task.evaluate(params, {}, batch, 0)
+    assert found['count'] == 2
+    np.testing.assert_allclose(found['loss'], errors[:2].mean(axis=1).sum(), rtol=1e-5)
+
+
 def test_images_are_normalised_by_scale_mean_and_std(task):
     rows = images(2)
     prepared = task.prepare({'image': rows}, jax.random.key(0))['image']
