@@ -95,6 +95,7 @@ def test_too_small_a_sample_is_refused(tmp_path):
         start(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_is_kept_in_the_state_and_is_no_part_of_the_model(tmp_path):
     dvae = DVAE(codes=8, width=4, blocks=1)
     rng = np.random.default_rng(0)
@@ -122,6 +123,7 @@ def bright(images):
     return (cells.mean(axis=(2, 4)) * 8).astype(int)
 
 
+@pytest.mark.slow
 def test_ids_that_are_no_codes_are_told_before_the_first_step(pca_run, tmp_path):
     token = {'target.name': 'token', 'target.tokenizer': 'test_fit_target:bright'}
     start(pretraining(**token, **{'target.codes': 9}), tmp_path / 'run')

@@ -123,7 +123,7 @@ def test_what_an_image_is_shown_without_depends_on_seed_and_place_alone():
 def test_other_strategies_are_drawn_as_they_mask(strategy, ratio):
     model = make_mae(mask_ratio=ratio, mask_strategy=strategy, patch_size=2)
     images = np.stack([normalised(photograph()[:8, :8])])
-    params = model.init(jax.random.key(0), images, np.zeros((1, 16)))['params']
+    params = jax.jit(model.init)(jax.random.key(0), images, np.zeros((1, 16)))['params']
     columns = sweep_columns(model, params, images, [ratio], seed=0, mean=MEAN, std=STD)
     grey = (columns['masked'][0] == 128).all(axis=-1)[::2, ::2]
     assert grey.sum() == 16 * ratio

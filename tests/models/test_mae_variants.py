@@ -20,7 +20,8 @@ NOISE = np.random.default_rng(1).uniform(size=(3, 24)).astype(np.float32)
 def make(**fields):
     """A model, and parameters in which every tensor is random."""
     model = MAE(**SIZES | {'target': 'pixel'} | fields)
-    params = traverse_util.flatten_dict(model.init(jax.random.key(0), IMAGES, NOISE)['params'])
+    initial = jax.jit(model.init)(jax.random.key(0), IMAGES, NOISE)['params']
+    params = traverse_util.flatten_dict(initial)
     rng = np.random.default_rng(2)
     for name, value in params.items():
         if name[0] != 'pca':
@@ -48,6 +49,10 @@ def changed(images, where):
     return np.where(cells[..., None], images + 1, images).astype(np.float32)
 
 
+def output_of(model, params, *target):
+    return jax.jit(model.apply)({'params': params}, IMAGES, NOISE, *target)
+
+
 def predicted(model, params, images):
     return np.asarray(jax.jit(model.apply)({'params': params}, images, NOISE).prediction)
 
@@ -58,12 +63,12 @@ def test_the_loss_of_pixels_and_of_normalised_pixels_is_that_of_numpy():
     normalized = (patches - patches.mean(axis=-1, keepdims=True)) / deviation
     for target, wanted in (('pixel', patches), ('normalized_pixel', normalized)):
         model, params = make(target=target)
-        output = model.apply({'params': params}, IMAGES, NOISE)
+        output = output_of(model, params)
         errors = np.square(np.float64(output.prediction) - wanted).mean(axis=-1)
         np.testing.assert_allclose(output.errors, errors, rtol=1e-4)
         np.testing.assert_allclose(output.loss, errors[hidden].mean(), rtol=1e-5)
         model = model.clone(loss_on='all')
-        loss = model.apply({'params': params}, IMAGES, NOISE).loss
+        loss = output_of(model, params).loss
         np.testing.assert_allclose(loss, errors.mean(), rtol=1e-5)
 
 
@@ -71,7 +76,7 @@ def test_the_loss_of_pca_is_that_of_the_largest_coefficients():
     patches, hidden = patches_by_hand(), hidden_by_hand()
     model, params = make(target='pca', components=5)
     params['pca'], _ = fit_pca(patches, 5)
-    output = model.apply({'params': params}, IMAGES, NOISE)
+    output = output_of(model, params)
     assert output.prediction.shape == (3, 24, 5)
     flat = patches.reshape(-1, 12)
     values, vectors = np.linalg.eigh(np.cov(flat.T))
@@ -93,7 +98,7 @@ def test_coefficients_become_pixels_again():
 def test_the_loss_of_tokens_is_their_cross_entropy():
     ids, hidden = np.random.default_rng(3).integers(0, 9, (3, 24)), hidden_by_hand()
     model, params = make(target='token', codes=9)
-    output = model.apply({'params': params}, IMAGES, NOISE, ids)
+    output = output_of(model, params, ids)
     assert output.prediction.shape == (3, 24, 9)
     logits = np.float64(output.prediction)
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -103,7 +108,7 @@ def test_the_loss_of_tokens_is_their_cross_entropy():
 
 def test_tokens_that_are_not_given_leave_a_prediction_and_no_loss():
     model, params = make(target='token', codes=9)
-    output = model.apply({'params': params}, IMAGES, NOISE)
+    output = output_of(model, params)
     assert np.isnan(output.loss) and np.isfinite(output.prediction).all()
     with pytest.raises(UserError, match='predicts no pixels'):
         model.apply({'params': params}, output.prediction, IMAGES, method='pixels')
@@ -180,5 +185,5 @@ def test_nothing_hidden_is_refused_unless_all_patches_count():
     with pytest.raises(UserError, match=r"mask\.ratio=0\.0 hides none.*target\.loss_on='all'"):
         make(mask_ratio=0.0)
     model, params = make(mask_ratio=0.0, loss_on='all')
-    output = model.apply({'params': params}, jnp.asarray(IMAGES), NOISE)
+    output = output_of(model, params)
     assert not output.mask.any() and np.isfinite(output.loss)

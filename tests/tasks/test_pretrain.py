@@ -14,6 +14,8 @@ MODEL = dict(
     patch_size=4, width=128, depth=4, heads=4, decoder_width=64, decoder_depth=2, decoder_heads=4
 )
 
+TINY = MODEL | dict(width=16, depth=1, decoder_width=16, decoder_depth=1)
+
 
 @pytest.fixture(scope='module')
 def task():
@@ -104,13 +106,13 @@ def brightness(_, images):
 
 
 def test_tokens_are_made_of_the_images_as_they_were_loaded():
-    model = MAE(**MODEL | {'target': 'token', 'codes': 4})
+    model = MAE(**TINY | {'target': 'token', 'codes': 4})
     tokenizer = Tokenizer(4, brightness, {}, dict)
     task = Pretrain(model, (32, 24), (0.5, 0.1), (0.25, 0.9), tokenizer=tokenizer)
     rows = (images(2) * np.linspace(0, 1, 24)[:, None]).astype(np.uint8)
-    params, state = task.init(jax.random.key(0))
+    params, state = jax.jit(task.init)(jax.random.key(0))
     batch = task.prepare({'image': rows}, jax.random.key(0))
-    output = model.apply({'params': params}, batch['image'], batch['noise'])
+    output = jax.jit(model.apply)({'params': params}, batch['image'], batch['noise'])
     ids = np.empty((2, 48), int)
     for place in np.ndindex(2, 8, 6):
         b, y, x = place
@@ -120,17 +122,17 @@ def test_tokens_are_made_of_the_images_as_they_were_loaded():
     odds = np.exp(np.float64(output.prediction))
     chosen = np.take_along_axis(odds, ids[..., None], -1)[..., 0] / odds.sum(axis=-1)
     wanted = -np.log(chosen)[np.asarray(output.mask)].mean()
-    np.testing.assert_allclose(task.loss(params, state, batch, None)[0], wanted, rtol=1e-4)
-    whole = task.evaluate(params, state, {'image': rows, 'valid': np.ones(2, bool)}, 0)
+    np.testing.assert_allclose(jax.jit(task.loss)(params, state, batch, None)[0], wanted, rtol=1e-4)
+    whole = jax.jit(task.evaluate)(params, state, {'image': rows, 'valid': np.ones(2, bool)}, 0)
     assert np.isfinite(whole['loss'])
 
 
 def test_evaluation_counts_the_patches_that_the_loss_does_and_valid_rows():
-    task = Pretrain(MAE(**MODEL, loss_on='all'), (32, 24), mean=(0.5, 0.4), std=(0.25, 0.3))
-    params = task.init(jax.random.key(0))[0]
+    task = Pretrain(MAE(**TINY, loss_on='all'), (32, 24), mean=(0.5, 0.4), std=(0.25, 0.3))
+    params = jax.jit(task.init)(jax.random.key(0))[0]
     batch = {'image': images(3), 'valid': np.array([True, True, False])}
-    errors = np.asarray(task.reconstruct(params, batch).errors)
-    found = task.evaluate(params, {}, batch, 0)
+    errors = np.asarray(jax.jit(task.reconstruct)(params, batch).errors)
+    found = jax.jit(task.evaluate)(params, {}, batch, 0)
     assert found['count'] == 2
     np.testing.assert_allclose(found['loss'], errors[:2].mean(axis=1).sum(), rtol=1e-5)
 
