@@ -3,9 +3,10 @@
     python benchmarks/masking_speedup.py --variants vit_large vit_huge --flops_only
     python benchmarks/masking_speedup.py --variants vit_large --batch_size=4 --repeats=3 --clock=cpu
 
-Prints a Markdown table. `--flops_only` needs no memory, and no step is run. A step is forward and backward pass over normalised images: the loss and
-its gradient with respect to all parameters. The optimiser is left out, whose cost depends neither
-on the masking nor on the batch. It is timed on one device, each row in turn, in one process.
+Prints a Markdown table. `--flops_only` runs no step and takes no memory to speak of. A step is
+forward and backward pass over normalised images: the loss and its gradient with respect to all
+parameters. The optimiser is left out, whose cost depends neither on the masking nor on the batch.
+Steps are timed on one device, one of each row in turn, in one process.
 """
 
 import argparse
