@@ -12,12 +12,17 @@ import jax
 import numpy as np
 
 
-def interleaved(runs: Sequence[Callable], repeats: int, unmeasured: int = 0) -> np.ndarray:
+def interleaved(
+    runs: Sequence[Callable],
+    repeats: int,
+    unmeasured: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> np.ndarray:
     """Seconds of each run, [len(runs), repeats]: one of each in turn, after one unmeasured.
 
     The first call of a turn pays for the memory and the caches that the others took, which a
     process that does nothing else never does: where that matters, leave `unmeasured` calls a turn
-    out.
+    out. `clock` gives seconds; `time.process_time` counts those of this process alone.
     """
     for run in runs:
         run()
@@ -26,10 +31,17 @@ def interleaved(runs: Sequence[Callable], repeats: int, unmeasured: int = 0) -> 
         for i, run in enumerate(runs):
             for _ in range(unmeasured):
                 run()
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[i, repeat] = time.perf_counter() - start
+            seconds[i, repeat] = clock() - start
     return seconds
+
+
+def held_bytes(compiled: jax.stages.Compiled) -> int:
+    """What XLA says a device holds while it runs: arguments, results and what is between."""
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return held + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
 
 def num_cores() -> int:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measure import hardware, interleaved, num_cores, others_cpu_share, versions
+from measure import hardware, held_bytes, interleaved, num_cores, others_cpu_share, versions
 
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import VARIANTS, architecture
@@ -69,12 +69,9 @@ def ours(task: Pretrain, images: np.ndarray) -> Contender:
         state, metrics = step(state, put())
         return float(jax.block_until_ready((state, metrics))[1]['loss'])
 
-    memory = step.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    held += memory.output_size_in_bytes - memory.alias_size_in_bytes
     # Both are counted for one device.
     flops = step.cost_analysis()['flops'] * mesh.size / batch_size
-    return Contender('mae_jax', run, compile_s, held / 2**30, flops)
+    return Contender('mae_jax', run, compile_s, held_bytes(step) / 2**30, flops)
 
 
 def hugging_face(task: Pretrain, images: np.ndarray, attention: str) -> Contender:
