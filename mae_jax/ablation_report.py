@@ -1,6 +1,7 @@
 """What an ablation came to, beside the paper's figures: results.json, table.md and plot.png."""
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 SCORES = {'finetune': 'fine-tune', 'linprobe': 'linear'}
 SWEPT = {'mask.ratio': 'mask ratio', 'num_epochs': 'epochs of pretraining'}
+LABEL = 42
+"""Letters of a row's label that a plot has room for."""
 Results = Mapping[str, Mapping[int, Mapping[str, Mapping[str, Any]]]]
 """Run -> seed -> stage -> result."""
 
@@ -134,19 +137,21 @@ def _draw_rows(
     names = list(plan.rows)
     places = range(len(names))
     _ranges(panel, [ours[name].values() for name in names], places, along='y')
-    panel.set_yticks(places, [f'{plan.rows[n].table}  {plan.rows[n].label}' for n in names])
+    labels = [textwrap.shorten(plan.rows[n].label, LABEL, placeholder=' ...') for n in names]
+    labels = [f'{plan.rows[n].table}  {label}' for n, label in zip(names, labels, strict=True)]
+    panel.set_yticks(places, labels)
     panel.tick_params(axis='y', labelsize=8)
     panel.set_ylim(len(names) - 0.5, -0.5)
     for place in places[1:]:
         if plan.rows[names[place]].table != plan.rows[names[place - 1]].table:
             panel.axhline(place - 0.5, color='lightgrey', linewidth=0.8)
-    panel.set_xlabel('ours, top-1 in % (dot: mean, bar: all seeds)', color='C0')
+    panel.set_xlabel('ours, % (dot: mean, bar: all seeds)', color='C0')
     above = panel.twiny()
     theirs = [(getattr(plan.rows[n], score), place) for n, place in zip(names, places, strict=True)]
     theirs = [pair for pair in theirs if pair[0] is not None]
     if theirs:
         above.scatter(*zip(*theirs, strict=True), marker='D', facecolors='none', edgecolors='C1')
-    above.set_xlabel("the paper's, top-1 in % (diamond)", color='C1')
+    above.set_xlabel("the paper's, % (diamond)", color='C1')
 
 
 def _draw_sweep(

@@ -20,6 +20,7 @@ def probing(pretraining_run, **fields):
     return config
 
 
+@pytest.mark.slow
 def test_knn_is_evaluated_by_the_command_and_kept(command, pretrained, tmp_path):
     arguments = (
         '--config=configs/knn.py',

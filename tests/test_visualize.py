@@ -119,6 +119,7 @@ def test_what_an_image_is_shown_without_depends_on_seed_and_place_alone():
     assert not np.isin(mask_noise(1, images, model), noise).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('strategy', 'ratio'), [('block', 0.5), ('grid', 0.75)])
 def test_other_strategies_are_drawn_as_they_mask(strategy, ratio):
     model = make_mae(mask_ratio=ratio, mask_strategy=strategy, patch_size=2)

@@ -134,6 +134,7 @@ def test_an_encoder_with_mask_tokens_sees_all_places_and_leaves_the_decoder_none
     assert np.median(difference) > 1e-3  # in hidden places and, by attention, in visible ones
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('fields', 'tolerance'),
     [(dict(scan=True, remat='block'), 1e-5), (dict(dtype=jnp.bfloat16), 0.05)],
