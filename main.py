@@ -1,7 +1,8 @@
 """Runs a config: `python main.py --config=configs/quickstart.py [--config.field=value]`.
 
 The same command again resumes the run. Exit status: 0 finished; 1 a mistake that the message says
-how to mend; 3 the loss was not finite; 75 told to stop (SIGTERM, Ctrl-C) and saved: run it again.
+how to mend; 3 the loss was not finite; 75 told to stop (SIGTERM, Ctrl-C) and saved: run it again;
+76 a machine failed (another process is gone, or a step hung): run it again.
 """
 
 import logging
@@ -26,12 +27,14 @@ def main(argv: list[str]) -> None:
         raise UserError('no config: start with --config=configs/quickstart.py.')
     if _CONFIG.value.deterministic:  # read when JAX starts, so before anything touches a device
         os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops'
-    from mae_jax.processes import start_processes
+    from mae_jax.processes import ending_together, start_processes
     from mae_jax.run import run
 
-    logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)  # backends not found
+    for chatty in ('xla_bridge', 'distributed'):  # backends not found, services begun
+        logging.getLogger(f'jax._src.{chatty}').setLevel(logging.WARNING)
     start_processes()
-    run(_CONFIG.value, _WORKDIR.value or default_workdir())
+    with ending_together():
+        run(_CONFIG.value, _WORKDIR.value or default_workdir())
 
 
 def default_workdir() -> str:

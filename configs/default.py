@@ -85,10 +85,12 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.weight_decay = 0.05  # decoupled, times the learning rate
     optimizer.clip_norm = placeholder(float)  # global gradient norm; the paper does not clip
     optimizer.accumulate = 1  # micro-batches a step; the result is that of the whole batch
+    optimizer.skip_nonfinite = 0  # n: leave out a step that is not finite, stop at n in a row
 
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.fsdp = 1  # devices that share one copy of parameters and optimiser state
 
+    config.step_timeout_s = 1800.0  # a step, or a batch of evaluation, that takes longer hangs
     config.log_every_steps = 50
     config.eval_every_steps = 2500  # loss on held-out images under fixed masks; 0: never
     config.eval_examples = 4096  # how many of them

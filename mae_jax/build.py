@@ -35,6 +35,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"mode='{config.mode}' is unknown: choose 'train' or 'eval'.")
     least = {'log_every_steps': 1, 'checkpoint_every_steps': 1, 'keep_last': 1}
     least |= {'eval_every_steps': 0, 'eval_examples': 1, 'image_every_steps': 0}
+    least |= {'step_timeout_s': 1}
     for field, minimum in least.items():
         value = config.get(field)
         if value is not None and value < minimum:
@@ -237,10 +238,22 @@ def eval_passes(
     mesh: Mesh,
     batch_size: int,
     limit: int | None = None,
-) -> Callable[[], Stream | Iterator]:
-    """Starts a pass of `make_eval_batches` over this process's rows, as often as it is called."""
+    alive: Callable[[], None] = lambda: None,
+) -> Callable[[], Iterator]:
+    """Starts a pass of `make_eval_batches` over this process's rows, as often as it is called.
+
+    `alive` is called at every batch.
+    """
     rows = mesh_lib.local_rows(mesh, batch_size)
-    return lambda: make_eval_batches(config, source, batch_size=batch_size, rows=rows, limit=limit)
+
+    def start() -> Iterator:
+        for batch in make_eval_batches(
+            config, source, batch_size=batch_size, rows=rows, limit=limit
+        ):
+            alive()
+            yield batch
+
+    return start
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,9 @@ EXIT_DIVERGED = 3
 EXIT_PREEMPTED = 75
 """The run was told to stop, saved, and goes on when the same command is run again (EX_TEMPFAIL)."""
 
+EXIT_LOST = 76
+"""A machine failed: another process is gone, or a step hung. The same command goes on."""
+
 
 class UserError(Exception):
     """A sentence for the user: what was wrong, in which field or file, and what to do.
@@ -29,3 +32,9 @@ class Preempted(UserError):
     """The run was asked to stop and has saved its state."""
 
     exit_status = EXIT_PREEMPTED
+
+
+class Lost(UserError):
+    """Another process of the run is gone, or hangs. Work up to the last checkpoint is kept."""
+
+    exit_status = EXIT_LOST

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,8 +74,11 @@ def encode_split(
     return encode(params, shown)
 
 
-def make_online_probe(parts: Run) -> Hook:
-    """k-NN and linear fit on a share of the labelled images; reads the state and draws nothing."""
+def make_online_probe(parts: Run, alive: Callable[[], None]) -> Hook:
+    """k-NN and linear fit on a share of the labelled images; reads the state and draws nothing.
+
+    `alive` is called at every batch.
+    """
     config, mesh = parts.config, parts.mesh
     fields = config.online_probe
     if not 0 < fields.share <= 1:
@@ -88,7 +92,7 @@ def make_online_probe(parts: Run) -> Hook:
     counts = [max(round(fields.share * len(s)), 1) for s in (parts.source, parts.held_out)]
     batch_size = build.eval_batch_size(config, mesh, max(counts))
     train, test = (
-        build.eval_passes(config, source, mesh, batch_size, limit=count)
+        build.eval_passes(config, source, mesh, batch_size, count, alive)
         for source, count in zip((parts.source, parts.held_out), counts, strict=True)
     )
     return probe_hook(

@@ -1,35 +1,175 @@
-"""The processes of a run: finding each other at the start, and speaking with one voice."""
+"""The processes of a run: finding each other, speaking with one voice, ending together."""
 
+import contextlib
 import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from mae_jax.errors import UserError
+from mae_jax.errors import Diverged, Lost, Preempted, UserError
+
+HEARTBEAT_S = 30
+"""A process that gave no sign of life for so long is lost; JAX then ends the others."""
+START_S = 300
+"""So long the processes wait for each other at the start."""
+LAST_WORDS_S = 2
+"""Process 0, whose end ends the others, leaves them so long to say what is wrong themselves."""
+MESSAGE_BYTES = 4096
+SLURM_STEP = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID')
+LOST = ('Gloo', 'NCCL', 'oordination service', 'oordinationService', 'closed by peer')
+"""How errors read whose cause is another process (the first letters come in both cases)."""
+
+T = TypeVar('T')
 
 
 def start_processes() -> None:
     """Joins the other processes of a run, where the environment says that there are some.
 
-    A TPU pod and Slurm tell by themselves; elsewhere JAX_COORDINATOR_ADDRESS (host:port),
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    Says in one line what it found; `find_processes` tells where it looks.
+
+    Raises:
+      UserError: the environment contradicts itself.
+      Lost: the others did not come in time.
     """
-    environment = os.environ
-    if 'JAX_COORDINATOR_ADDRESS' in environment:
+    told, arguments = find_processes(os.environ)
+    if arguments is not None:
         try:
-            processes = int(environment['JAX_NUM_PROCESSES']), int(environment['JAX_PROCESS_ID'])
+            jax.distributed.initialize(
+                **arguments,
+                heartbeat_timeout_seconds=HEARTBEAT_S,
+                initialization_timeout=START_S,
+            )
+        except ValueError as error:
+            raise UserError(f'{told}, but the processes cannot be counted: {error}.') from error
+        except RuntimeError as error:
+            raise Lost(
+                f'{told}, but not all processes found each other within {START_S} s '
+                f'({_brief(error)}): see that all were started, and can reach the coordinator.'
+            ) from error
+        told = f'{jax.process_count()} processes: {told}'
+    if told:
+        say(told)
+
+
+def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] | None]:
+    """What the environment says of other processes.
+
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID come first; the last
+    may be left to Kubernetes, which numbers the pods of an Indexed Job. Cloud TPU and Slurm tell
+    JAX by themselves.
+
+    Returns:
+      What was found, for the user, '' where it is nothing; and the arguments of
+      `jax.distributed.initialize`, None where there is one process alone.
+
+    Raises:
+      UserError: a variable is missing or no number.
+    """
+    if address := environment.get('JAX_COORDINATOR_ADDRESS'):
+        index = 'JAX_PROCESS_ID'
+        if index not in environment and 'JOB_COMPLETION_INDEX' in environment:
+            index = 'JOB_COMPLETION_INDEX'
+        try:
+            count, number = int(environment['JAX_NUM_PROCESSES']), int(environment[index])
+            if not 0 <= number < count:
+                raise ValueError
         except (KeyError, ValueError) as error:
             raise UserError(
-                'JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES and JAX_PROCESS_ID beside '
-                'it, to numbers.'
+                'JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES to their number beside it, '
+                'and JAX_PROCESS_ID to one of 0, 1, ... below that.'
             ) from error
-        jax.distributed.initialize(environment['JAX_COORDINATOR_ADDRESS'], *processes)
-    elif ',' in environment.get('TPU_WORKER_HOSTNAMES', '') or (
-        int(environment.get('SLURM_NTASKS', '1')) > 1
-    ):
-        jax.distributed.initialize()
+        where = 'Kubernetes' if 'KUBERNETES_SERVICE_HOST' in environment else 'the environment'
+        arguments = dict(coordinator_address=address, num_processes=count, process_id=number)
+        return f'{where} names {address} as coordinator', arguments
+    if 'TPU_ML_PLATFORM' in environment:  # set by JAX as it is imported where there are TPU chips
+        return 'found by Cloud TPU', {}
+    if int(environment.get('SLURM_NTASKS', '1')) > 1:
+        if all(name in environment for name in SLURM_STEP):
+            return f'found by Slurm, job {environment["SLURM_JOB_ID"]}', {}
+        return (
+            'one process: Slurm has several tasks for it, but srun did not start them',
+            None,
+        )
+    return '', None
 
 
 def say(message: str) -> None:
     """One line to the user, from one process."""
     if jax.process_index() == 0:
         print(message, flush=True)
+
+
+def on_first(function: Callable[[], T]) -> T | None:
+    """What process 0 makes of `function`; None in the others.
+
+    Every process of the run must call it. A UserError in process 0 is raised in all, so that none
+    waits for it.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, error = None, None
+    if jax.process_index() == 0:
+        try:
+            result = function()
+        except UserError as raised:
+            error = raised
+    message = np.zeros(MESSAGE_BYTES, np.uint8)
+    if error is not None:
+        text = str(error).encode()[:MESSAGE_BYTES]
+        message[: len(text)] = np.frombuffer(text, np.uint8)
+    text = bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b'\0')
+    if text:
+        raise error or UserError(text.decode(errors='replace'))
+    return result
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error's cause is that another process of this run is no longer there."""
+    if jax.process_count() == 1:
+        return False
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return any(mark in str(link) for link in chain for mark in LOST)
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Around a run: of several processes none is left waiting for one that failed.
+
+    Raises:
+      Lost: another process of the run is no longer there.
+    """
+    try:
+        yield
+    except (Preempted, Diverged):
+        if jax.process_count() > 1:
+            jax.distributed.shutdown()  # all come here, at the same step; none leaves early
+        raise
+    except UserError:
+        if jax.process_count() > 1 and jax.process_index() == 0:
+            time.sleep(LAST_WORDS_S)
+        raise
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        if is_lost(error):
+            raise Lost(
+                f'process {jax.process_index()} of {jax.process_count()} lost another '
+                f'({_brief(error)}); its own output says why. Saved steps are intact: run the '
+                'same command to go on.'
+            ) from error
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # a regular exit would wait for the others, as they wait for this one
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -8,7 +8,7 @@ What a run starts from is decided in this order:
 
 import contextlib
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,12 @@ from mae_jax.frozen import encoder_accuracies, evaluate_knn, make_online_probe, 
 from mae_jax.hooks import evaluation_hook, make_evaluate, picture_hook
 from mae_jax.initialize import has_begun, inherit, load_weights
 from mae_jax.model_card import write_model_card
-from mae_jax.processes import say
+from mae_jax.processes import on_first, say
 from mae_jax.tasks import probe
 from mae_jax.training import mesh as mesh_lib
-from mae_jax.training.loop import Hook, Loop, stop_signals, train
+from mae_jax.training.loop import Hook, Loop, train
 from mae_jax.training.metrics import MetricsWriter, Throughput, parameter_table
+from mae_jax.training.preemption import stop_requests
 from mae_jax.training.state import (
     TrainState,
     abstract_state,
@@ -39,6 +40,7 @@ from mae_jax.training.state import (
     make_step,
     replace_params,
 )
+from mae_jax.training.watchdog import watchdog
 
 SCORE = 'eval/top1'
 """What the best checkpoint is the best by."""
@@ -62,21 +64,18 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState | dict[st
         return evaluate_knn(config, workdir)
     build.check_fields(config)
     parts = Run.make(config, workdir)
-    writer = jax.process_index() == 0  # the others would wait for its lock, and write over it
-    with (
-        workdir_lib.claim(workdir) if writer else contextlib.nullcontext(),
-        Checkpoints(
-            parts.workdir / 'checkpoints',
-            keep_last=config.keep_last,
-            keep_every_steps=config.keep_every_steps,
-            score=SCORE,
-            log=say,
-        ) as checkpoints,
-    ):
-        if writer and not has_begun(workdir):
-            (parts.workdir / 'config.json').unlink(missing_ok=True)  # of a start that failed
-        for change in workdir_lib.check_config(workdir, config) if writer else ():
+    with contextlib.ExitStack() as stack:
+        for change in on_first(lambda: stack.enter_context(_held(config, workdir))) or ():
             say(change)
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                parts.workdir / 'checkpoints',
+                keep_last=config.keep_last,
+                keep_every_steps=config.keep_every_steps,
+                score=SCORE,
+                log=say,
+            )
+        )
         state = starting_state(parts, checkpoints)
         announce(parts, state)
         if config.get('cache_features'):
@@ -88,6 +87,16 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState | dict[st
             state = train_from(parts, checkpoints, state)
         conclude(parts, checkpoints, state)
         return state
+
+
+@contextlib.contextmanager
+def _held(config: ml_collections.ConfigDict, workdir: str) -> Iterator[list[str]]:
+    """Holds the directory for this run and its config; gives what `check_config` tells.
+
+    One process does it for all: each would find the directory held by another.
+    """
+    with workdir_lib.claim(workdir):
+        yield workdir_lib.check_config(workdir, config, begun=has_begun(workdir))
 
 
 def starting_state(parts: Run, checkpoints: Checkpoints) -> TrainState:
@@ -161,6 +170,7 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
         seed=config.seed,
         accumulate=build.step_accumulate(config),
         ema_decay=config.get('ema_decay'),
+        skip_nonfinite=config.optimizer.skip_nonfinite > 0,
     )
     loader = build.make_train_loader(
         config, parts.source, mesh_lib.local_rows(mesh, config.batch_size)
@@ -172,7 +182,8 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
         return mesh_lib.put_batch(mesh, batch, config.batch_size)
 
     with (
-        stop_signals() as stopping,
+        watchdog(config.step_timeout_s) as alive,
+        stop_requests() as stopping,
         MetricsWriter(
             parts.workdir,
             start_step=first,
@@ -203,10 +214,12 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
                 save=lambda step, state, found: checkpoints.save(
                     step, state, parts.identity | found
                 ),
-                hooks=make_hooks(parts, writer),
+                hooks=make_hooks(parts, writer, alive),
                 worth_saving=lambda found: checkpoints.beats_best(found.get(SCORE)),
                 progress=writer.progress,
                 stopping=stopping,
+                alive=alive,
+                skip_nonfinite=config.optimizer.skip_nonfinite,
             ),
             state,
         )
@@ -214,12 +227,15 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
     return state
 
 
-def make_hooks(parts: Run, writer: MetricsWriter) -> tuple[Hook, ...]:
-    """Evaluation, pictures and the online probe, at the intervals the config asks for."""
+def make_hooks(parts: Run, writer: MetricsWriter, alive: Callable[[], None]) -> tuple[Hook, ...]:
+    """Evaluation, pictures and the online probe, at the intervals the config asks for.
+
+    They may take longer than any step: `alive` is called at every batch they take.
+    """
     config = parts.config
     hooks = []
     if every := build.interval(config, 'eval_every_steps', parts.length):
-        hooks.append(evaluation_hook(make_evaluation(parts), every_steps=every))
+        hooks.append(evaluation_hook(make_evaluation(parts, alive), every_steps=every))
     every = config.get('image_every_steps')
     if every and config.target.name != 'token':  # tokens are no pixels to draw
         rows = np.arange(PICTURES)
@@ -230,15 +246,19 @@ def make_hooks(parts: Run, writer: MetricsWriter) -> tuple[Hook, ...]:
         hooks.append(picture_hook(parts.task, parts.mesh, batch, writer.image, every_steps=every))
     online = config.get('online_probe')
     if online and online.every_epochs:
-        hooks.append(make_online_probe(parts))
+        hooks.append(make_online_probe(parts, alive))
     return tuple(hooks)
 
 
-def make_evaluation(parts: Run) -> Callable[[TrainState], dict[str, np.ndarray]]:
+def make_evaluation(
+    parts: Run, alive: Callable[[], None] = lambda: None
+) -> Callable[[TrainState], dict[str, np.ndarray]]:
     """Sums over `eval_examples` held-out images, evenly spread over the split, or all of them."""
     examples = min(parts.config.eval_examples or len(parts.held_out), len(parts.held_out))
     batch_size = build.eval_batch_size(parts.config, parts.mesh, examples)
-    passes = build.eval_passes(parts.config, parts.held_out, parts.mesh, batch_size, examples)
+    passes = build.eval_passes(
+        parts.config, parts.held_out, parts.mesh, batch_size, examples, alive
+    )
     return make_evaluate(parts.task, parts.mesh, passes, batch_size)
 
 

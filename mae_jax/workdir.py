@@ -20,6 +20,8 @@ except ImportError:  # not a POSIX system: runs are not kept apart there
 MAY_CHANGE = (
     # How a run is computed, watched and stored. What is not listed makes the run itself.
     'deterministic',
+    'step_timeout_s',
+    'optimizer.skip_nonfinite',  # until one is skipped the run is the same
     'model.remat',
     'model.scan',
     'dataset.path',  # the data set's identity is checked against the checkpoint
@@ -49,6 +51,8 @@ ADDED = {
     'target.sample': 4096,
     'target.tokenizer': None,
     'target.codes': 8192,
+    'step_timeout_s': 1800.0,
+    'optimizer.skip_nonfinite': 0,
 }
 """Fields that the configs of earlier versions lack, and what those runs did."""
 
@@ -95,8 +99,10 @@ def _lock(file: Any, directory: epath.Path) -> None:
     file.flush()
 
 
-def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
-    """Writes config.json into a new work directory; holds later starts to it.
+def check_config(
+    workdir: str | os.PathLike, config: ConfigDict, *, begun: bool = True
+) -> list[str]:
+    """Writes config.json into a new work directory; holds later starts to it once it has `begun`.
 
     Returns:
       What differs from the last start, one line a field, where it may (`MAY_CHANGE`).
@@ -106,7 +112,7 @@ def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
     """
     path = epath.Path(workdir) / 'config.json'
     changes = []
-    if path.exists():
+    if begun and path.exists():
         before, now = _flat(load_config(workdir).to_dict()), _flat(json.loads(to_json(config)))
         before = {field: value for field, value in ADDED.items() if field in now} | before
         missing = object()

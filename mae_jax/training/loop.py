@@ -1,10 +1,7 @@
 """The one loop, for any task: step, log, evaluate, save, stop when told."""
 
-import contextlib
 import dataclasses
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator
 
 import jax
@@ -45,7 +42,10 @@ class Loop:
       progress: called with every finished step.
       hooks: run in order, before a save of the same step, so that a restart repeats none of them.
       worth_saving: whether what the hooks found calls for a checkpoint out of turn.
-      stopping: tells whether the run was asked to stop.
+      stopping: called with every step, tells whether the run was asked to stop after it.
+      alive: called whenever a step has ended.
+      skip_nonfinite: the step leaves out an update that is not finite; so many in a row end the
+        run. 0: the step knows nothing of it, and the first one ends the run.
     """
 
     step: Callable[[TrainState, dict], tuple[TrainState, Metrics]]
@@ -59,7 +59,9 @@ class Loop:
     hooks: tuple[Hook, ...] = ()
     worth_saving: Callable[[Scalars], bool] = lambda found: False
     progress: Callable[[int], None] = lambda step: None
-    stopping: Callable[[], bool] = lambda: False
+    stopping: Callable[[int], bool] = lambda step: False
+    alive: Callable[[], None] = lambda: None
+    skip_nonfinite: int = 0
 
 
 def train(loop: Loop, state: TrainState) -> TrainState:
@@ -68,7 +70,8 @@ def train(loop: Loop, state: TrainState) -> TrainState:
     Metrics are fetched one step late, so that the device always has the next step to work on.
 
     Raises:
-      Diverged: the loss or the gradient was not finite; nothing after it is saved.
+      Diverged: the loss or the gradient was not finite, or was so `skip_nonfinite` times in a row;
+        nothing after it is saved.
       Preempted: the run was asked to stop, and has handed its state to `save`.
     """
     window = Window(loop)
@@ -76,7 +79,7 @@ def train(loop: Loop, state: TrainState) -> TrainState:
         state, metrics = loop.step(state, next_batch(loop, state))
         window.add(step, metrics)
         hooks = [hook for hook in loop.hooks if hook.due(step, loop.num_steps)]
-        stopping = loop.stopping()
+        stopping = loop.stopping(step)
         saving = stopping or step % loop.checkpoint_every_steps == 0 or step == loop.num_steps
         if not hooks and not saving:
             continue
@@ -110,6 +113,7 @@ class Window:
         self._loop = loop
         self._pending: tuple[int, Metrics] | None = None
         self._fetched: list[Scalars] = []
+        self._skipped, self._in_a_row = 0, 0
 
     def add(self, step: int, metrics: Metrics) -> None:
         self.flush()
@@ -122,44 +126,40 @@ class Window:
         step, metrics = self._pending
         self._pending = None
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._loop.alive()
         broken = [name for name in ('loss', 'grad_norm') if not math.isfinite(scalars[name])]
         if broken:
-            raise Diverged(
-                f'{broken[0]} was {scalars[broken[0]]} at step {step}: the run has stopped, and '
-                'its last checkpoint is from before. Lower optimizer.base_lr, set '
-                'optimizer.clip_norm=1, or look for broken images in the data.'
-            )
-        self._fetched.append(scalars)
+            self._skip(step, broken[0], scalars[broken[0]])
+        else:
+            self._in_a_row = 0
+            self._fetched.append(scalars)
         self._loop.throughput.step(step)
         self._loop.progress(step)
         if step % self._loop.log_every_steps == 0 or step == self._loop.num_steps:
-            means = {
-                name: math.fsum(s[name] for s in self._fetched) / len(self._fetched)
-                for name in scalars
-            }
-            self._fetched = []
-            self._loop.log(step, means | self._loop.throughput.take(step))
+            self._log(step)
 
+    def _skip(self, step: int, name: str, value: float) -> None:
+        """Counts a step whose update was left out; one too many ends the run."""
+        self._skipped += 1
+        self._in_a_row += 1
+        patience = self._loop.skip_nonfinite
+        if self._in_a_row < patience:
+            return
+        row = f', the last of {patience} such steps in a row' if patience else ''
+        raise Diverged(
+            f'{name} was {value} at step {step}{row}: the run has stopped, and nothing of it was '
+            'saved since. Lower optimizer.base_lr, set optimizer.clip_norm=1, or look for broken '
+            'images in the data. optimizer.skip_nonfinite=n leaves such steps out, and stops at n '
+            'in a row.'
+        )
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within it SIGTERM and Ctrl-C ask the loop to save and stop; a second Ctrl-C stops at once.
-
-    Yields a function that tells whether the run was asked.
-    """
-    asked = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set  # Python delivers signals to the main thread alone
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _log(self, step: int) -> None:
+        """Means over the window of the steps that were not left out."""
+        names = self._fetched[0] if self._fetched else ()
+        means = {
+            name: math.fsum(s[name] for s in self._fetched) / len(self._fetched) for name in names
+        }
+        if self._loop.skip_nonfinite:
+            means['skipped_steps'] = float(self._skipped)
+        self._fetched, self._skipped = [], 0
+        self._loop.log(step, means | self._loop.throughput.take(step))

@@ -144,6 +144,8 @@ def format_line(step: int, total_steps: int, epoch: float, scalars: dict[str, fl
         parts.append(f'wait {scalars["input_wait"]:.0%}')
     if 'mfu' in scalars:
         parts.append(f'mfu {scalars["mfu"]:.0%}')
+    if scalars.get('skipped_steps'):
+        parts.append(f'skipped {scalars["skipped_steps"]:.0f}')
     if scalars.get('replaced_images'):
         parts.append(f'replaced {scalars["replaced_images"]:.0f}')
     if 'eta_seconds' in scalars:

@@ -120,11 +120,14 @@ def make_step(
     seed: int,
     accumulate: int = 1,
     ema_decay: float | None = None,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """The pure update (state, batch) -> (state, metrics); `jit_step` compiles it over a mesh.
 
     `ema_decay` is the share of itself that the average of the parameters keeps at each step; None
-    keeps no average. The state must have been made likewise.
+    keeps no average. The state must have been made likewise. With `skip_nonfinite` a step whose
+    loss or gradient is not finite changes nothing but `step` and the learning rate's place in its
+    schedule.
 
     Metrics are float32 scalars: the task's own, `loss`, and the global norms of gradient, update
     and trained parameters.
@@ -151,6 +154,7 @@ def make_step(
             'param_norm': optax.tree.norm(trained),
         }
         trained = optax.apply_updates(trained, updates)
+        before = state
         state = state.replace(
             step=state.step + 1,
             params=merge_params(trained, frozen),
@@ -160,9 +164,25 @@ def make_step(
         if ema_decay is not None:
             ema = optax.incremental_update(trained, state.ema, step_size=1 - ema_decay)
             state = state.replace(ema=ema)
+        if skip_nonfinite:
+            finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
+            state = _chosen(finite, state, before)
         return state, metrics
 
     return step
+
+
+def _chosen(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
+    """`after` where `finite`, else `before`, save for what counts steps: that goes on."""
+
+    def is_clock(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def choose(new: Any, old: Any) -> Any:
+        return new if is_clock(new) else jnp.where(finite, new, old)
+
+    chosen = jax.tree.map(choose, after, before, is_leaf=is_clock)
+    return chosen.replace(step=after.step)
 
 
 def accumulated(gradient: Callable, micro_batches: int) -> Callable:

@@ -1,0 +1,159 @@
+"""Disks that are full, read-only or give back other bits, under a real run."""
+
+import resource
+import shutil
+import subprocess
+
+import pytest
+from disks import make_read_only, small_disk
+from faulty_runs import (
+    RUN,
+    ended,
+    finish,
+    last_step,
+    losses,
+    make_greys,
+    parameters,
+    spawn,
+    wait_for,
+    wait_until,
+)
+
+from mae_jax.errors import EXIT_USER_ERROR
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def arguments(tmp_path_factory):
+    return (*RUN, f'--config.dataset.path={make_greys(tmp_path_factory.mktemp("images"))}')
+
+
+@pytest.fixture(scope='module')
+def undisturbed(arguments, tmp_path_factory):
+    """The work directory of a run that nothing happened to."""
+    root = tmp_path_factory.mktemp('undisturbed')
+    finish(*arguments, f'--workdir={root / "run"}', log=root / 'log')
+    return root / 'run'
+
+
+def failed(processes, log):
+    """What a run said that is to end with a sentence."""
+    with ended(processes):
+        (status,) = wait_for(processes, 200)
+    said = log.read_text()
+    assert status == EXIT_USER_ERROR, said
+    assert 'Traceback' not in said
+    return said
+
+
+def goes_on(arguments, workdir, undisturbed, log):
+    """The next start goes on from a checkpoint, and ends as the undisturbed run did."""
+    said = finish(*arguments, f'--workdir={workdir}', log=log)
+    assert 'resuming at step' in said
+    assert parameters(workdir) == parameters(undisturbed)
+    assert losses(workdir) == losses(undisturbed)
+    return said
+
+
+def test_a_full_disk_is_told_and_earlier_checkpoints_are_intact(arguments, undisturbed, tmp_path):
+    log, disk = tmp_path / 'log', tmp_path / 'disk'
+    disk.mkdir()
+    with small_disk(disk, '1m'):
+        run = (*arguments, f'--workdir={disk / "run"}', '--config.keep_every_steps=4')
+        said = failed(spawn(*run, log=log), log)
+        assert 'No space left on device' in said and 'make room' in said
+        subprocess.run(['mount', '-o', 'remount,size=64m', disk], check=True)
+        goes_on(arguments, disk / 'run', undisturbed, log)
+
+
+def test_files_that_may_grow_no_further_are_told_as_a_full_disk(arguments, undisturbed, tmp_path):
+    """What a quota does, and what stands in for a full disk where none can be mounted."""
+    log, workdir = tmp_path / 'log', tmp_path / 'run'
+    processes = spawn(*arguments, f'--workdir={workdir}', log=log)
+    with ended(processes):
+        assert wait_until(lambda: last_step(workdir) >= 10, processes)
+        resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (2000, 2000))
+        said = failed(processes, log)
+    assert 'File too large' in said and 'run the same command again' in said
+    goes_on(arguments, workdir, undisturbed, log)
+
+
+def test_a_disk_that_turns_read_only_is_told_and_the_run_goes_on_later(
+    arguments, undisturbed, tmp_path
+):
+    log, disk = tmp_path / 'log', tmp_path / 'disk'
+    disk.mkdir()
+    with small_disk(disk, '64m'):
+        processes = spawn(*arguments, f'--workdir={disk / "run"}', log=log)
+        with ended(processes):
+            assert wait_until(lambda: last_step(disk / 'run') >= 10, processes)
+            # Files that are open for writing keep a disk from turning read-only, but for this.
+            subprocess.run(['mount', '--bind', disk, disk], check=True)
+            try:
+                make_unwritable(disk)
+                said = failed(processes, log)
+            finally:
+                subprocess.run(['umount', '--lazy', disk], check=True)
+        assert 'Read-only file system' in said
+        goes_on(arguments, disk / 'run', undisturbed, log)
+
+
+def make_unwritable(disk):
+    subprocess.run(['mount', '-o', 'remount,bind,ro', disk], check=True)
+
+
+def test_a_directory_on_a_read_only_disk_is_refused_at_the_start(arguments, tmp_path):
+    log, disk = tmp_path / 'log', tmp_path / 'disk'
+    disk.mkdir()
+    with small_disk(disk):
+        make_read_only(disk)
+        said = failed(spawn(*arguments, f'--workdir={disk / "run"}', log=log), log)
+        assert 'choose another --workdir' in said
+
+
+def truncate(step):
+    file = largest_file(step)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return 'bytes instead of'
+
+
+def flip_a_bit(step):
+    file = largest_file(step)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 4
+    file.write_bytes(content)
+    return 'another checksum'
+
+
+def lose_a_file(step):
+    largest_file(step).unlink()
+    return 'is missing or cannot be read'
+
+
+def delete_it(step):
+    shutil.rmtree(step)
+    return ''
+
+
+def largest_file(step):
+    return max((step / 'state').rglob('d/*'), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize('damage', [truncate, flip_a_bit, lose_a_file, delete_it])
+def test_a_damaged_newest_checkpoint_is_passed_over(arguments, undisturbed, tmp_path, damage):
+    workdir = shutil.copytree(undisturbed, tmp_path / 'run')
+    told = damage(workdir / 'checkpoints' / '48')
+    said = goes_on(arguments, workdir, undisturbed, tmp_path / 'log')
+    assert told in said and 'resuming at step 44' in said
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_overwritten(arguments, undisturbed, tmp_path):
+    workdir, log = shutil.copytree(undisturbed, tmp_path / 'run'), tmp_path / 'log'
+    for step in (44, 48):
+        flip_a_bit(workdir / 'checkpoints' / str(step))
+    before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+    said = failed(spawn(*arguments, f'--workdir={workdir}', log=log), log)
+    assert 'No checkpoint in' in said and 'is whole (tried step 44, 48)' in said
+    after = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+    assert {p for p in before if before[p] != after.get(p)} <= {workdir / '.lock'}

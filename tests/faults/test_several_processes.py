@@ -1,0 +1,149 @@
+"""Several real processes over the loopback, with JAX's own CPU collectives."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from faulty_runs import (
+    RUN,
+    check_exactly_once,
+    ended,
+    finish,
+    given,
+    last_step,
+    log_of,
+    losses,
+    make_greys,
+    spawn,
+    wait_for,
+    wait_until,
+)
+
+from mae_jax.errors import EXIT_LOST, EXIT_PREEMPTED, EXIT_USER_ERROR
+
+pytestmark = pytest.mark.slow
+ENDED_BY_JAX = -signal.SIGABRT
+"""How JAX's coordination service ends a process: with its own words, then abort()."""
+
+
+@pytest.fixture(scope='module')
+def arguments(tmp_path_factory):
+    return (*RUN, f'--config.dataset.path={make_greys(tmp_path_factory.mktemp("images"))}')
+
+
+@pytest.fixture(scope='module')
+def alone(arguments, tmp_path_factory):
+    """(losses, batches) of one process."""
+    root = tmp_path_factory.mktemp('alone')
+    workdir, recorded = root / 'run', root / 'given'
+    said = finish(*arguments, f'--workdir={workdir}', log=root / 'log', recorded=recorded)
+    assert '1 cpu device(s), 1 process(es)' in said
+    return losses(workdir), given(recorded)
+
+
+def said_by(log, count):
+    return [log_of(log, index, count).read_text() for index in range(count)]
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_processes_share_the_data_and_have_the_losses_of_one(arguments, alone, tmp_path, count):
+    workdir, recorded = tmp_path / 'run', tmp_path / 'given'
+    finish(
+        *arguments,
+        f'--workdir={workdir}',
+        log=tmp_path / 'log',
+        processes=count,
+        recorded=recorded,
+    )
+    said = said_by(tmp_path / 'log', count)
+    assert re.search(rf'{count} processes: the environment names 127.0.0.1:\d+', said[0])
+    assert all('step 8/' not in other for other in said[1:])  # one process writes logs
+    assert losses(workdir) == pytest.approx(alone[0], rel=1e-5)
+    assert given(recorded) == alone[1]  # row for row
+    assert all(  # and each process has its share alone
+        len(path.read_text().partition('\n')[0].split(': ')) - 3 == 16 // count
+        for path in tmp_path.glob('given.*')
+    )
+    check_exactly_once(recorded)
+    written = [path.name for path in (workdir / 'checkpoints').rglob('ocdbt.process_*')]
+    assert len(set(written)) == count  # all wrote
+
+
+@pytest.mark.parametrize('killed', [0, 1])
+def test_a_killed_process_ends_the_other_within_a_minute_and_the_restart_resumes(
+    arguments, alone, tmp_path, killed
+):
+    workdir, log = tmp_path / 'run', tmp_path / 'log'
+    arguments = (*arguments, f'--workdir={workdir}')
+    processes = spawn(*arguments, log=log, processes=2)
+    with ended(processes):
+        assert wait_until(lambda: last_step(workdir) >= 10, processes)
+        os.kill(processes[killed].pid, signal.SIGKILL)
+        status = processes[1 - killed].wait(60)
+    left = said_by(log, 2)[1 - killed]
+    assert status in (EXIT_LOST, ENDED_BY_JAX), left
+    assert f'process {1 - killed} of 2 lost another' in left or 'another task died' in left
+    said = finish(*arguments, log=log, processes=2)
+    assert re.search(r'resuming at step \d+ of', said)
+    assert losses(workdir) == pytest.approx(alone[0], rel=1e-5)
+
+
+def test_a_process_that_hangs_ends_the_others_within_a_minute(arguments, tmp_path):
+    workdir, log = tmp_path / 'run', tmp_path / 'log'
+    processes = spawn(*arguments, f'--workdir={workdir}', log=log, processes=2)
+    with ended(processes):
+        assert wait_until(lambda: last_step(workdir) >= 6, processes)
+        os.kill(processes[1].pid, signal.SIGSTOP)
+        start = time.monotonic()
+        status = processes[0].wait(60)
+        took = time.monotonic() - start
+    left = said_by(log, 2)[0]
+    assert status in (EXIT_LOST, ENDED_BY_JAX), left
+    assert 'stopped sending heartbeats' in left and took > 10
+
+
+def test_sigterm_to_one_process_saves_in_all_at_the_same_step(arguments, alone, tmp_path):
+    workdir, log = tmp_path / 'run', tmp_path / 'log'
+    arguments = (*arguments, f'--workdir={workdir}')
+    processes = spawn(*arguments, log=log, processes=2)
+    with ended(processes):
+        assert wait_until(lambda: last_step(workdir) >= 6, processes)
+        processes[1].send_signal(signal.SIGTERM)
+        statuses = wait_for(processes, 60)
+    said = said_by(log, 2)
+    assert statuses == [EXIT_PREEMPTED] * 2, said
+    (stopped,) = {re.search(r'stopped at step (\d+) and saved', text)[1] for text in said}
+    said = finish(*arguments, log=log, processes=2)
+    assert f'resuming at step {stopped} of' in said
+    assert losses(workdir) == pytest.approx(alone[0], rel=1e-5)
+
+
+def test_what_process_0_finds_wrong_is_told_by_all(arguments, tmp_path):
+    workdir, log = tmp_path / 'run', tmp_path / 'log'
+    arguments = (*arguments, f'--workdir={workdir}')
+    holder = spawn(*arguments, '--config.num_steps=100000', log=tmp_path / 'holder')
+    with ended(holder):
+        assert wait_until(lambda: last_step(workdir) >= 1, holder)
+        processes = spawn(*arguments, log=log, processes=2)
+        with ended(processes):
+            statuses = wait_for(processes, 60)
+    for text in said_by(log, 2):
+        assert f'in use by another run (process {holder[0].pid})' in text
+        assert 'Traceback' not in text
+    assert statuses == [EXIT_USER_ERROR] * 2
+
+
+def test_a_broken_image_in_the_share_of_one_process_ends_the_other_too(tmp_path):
+    images = make_greys(tmp_path / 'images')
+    for path in sorted((images / 'train').rglob('*.png'))[40:42]:
+        path.write_bytes(b'no image')
+    workdir, log = tmp_path / 'run', tmp_path / 'log'
+    arguments = (*RUN, f'--config.dataset.path={images}', f'--workdir={workdir}')
+    processes = spawn(*arguments, log=log, processes=2)
+    with ended(processes):
+        statuses = wait_for(processes, 120)
+    assert EXIT_USER_ERROR in statuses
+    assert set(statuses) <= {EXIT_USER_ERROR, EXIT_LOST, ENDED_BY_JAX}, said_by(log, 2)
+    assert any('cannot be read as an image' in text for text in said_by(log, 2))

@@ -1,0 +1,136 @@
+"""A loss or gradient that is not finite ends the run, or is left out where that is asked for."""
+
+import math
+
+import jax
+import numpy as np
+import optax
+import pytest
+from test_state import BATCH, make_task, make_tx
+
+from mae_jax.errors import Diverged
+from mae_jax.training import mesh as mesh_lib
+from mae_jax.training.loop import Loop, train
+from mae_jax.training.metrics import Throughput
+from mae_jax.training.state import TrainState, create_state, jit_step, make_step
+
+
+def trained_on(batches, skip_nonfinite):
+    """The states after each batch, as numpy, and their metrics."""
+    task, tx, mesh = make_task(), make_tx(), mesh_lib.make_mesh(devices=jax.devices()[:1])
+    state = create_state(task, tx, mesh, seed=3)
+    step = jit_step(make_step(task, tx, seed=3, skip_nonfinite=skip_nonfinite), mesh, state)
+    states, metrics = [jax.tree.map(np.asarray, state)], []
+    for images in batches:
+        state, found = step(state, mesh_lib.put_batch(mesh, {'image': images}, BATCH))
+        states.append(jax.tree.map(np.asarray, state))
+        metrics.append({name: float(value) for name, value in found.items()})
+    return states, metrics
+
+
+def test_a_step_that_is_not_finite_moves_the_schedule_and_nothing_else():
+    rng = np.random.default_rng(0)
+    good = [rng.random((BATCH, 16, 16, 3), np.float32) * 255 for _ in range(3)]
+    broken = good[1].copy()
+    broken[5, 3, 3, 0] = np.nan
+    states, metrics = trained_on([good[0], good[1], broken, good[2]], skip_nonfinite=True)
+    assert math.isnan(metrics[2]['loss'])
+    before, after = states[2], states[3]
+    jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+    adam = [s for s in after.opt_state if isinstance(s, optax.ScaleByAdamState)][0]
+    assert adam.count == 2 and int(after.step) == 3
+    jax.tree.map(np.testing.assert_array_equal, before.opt_state[0], adam)
+    (place,) = [
+        s.count
+        for s in jax.tree.leaves(
+            after.opt_state, is_leaf=lambda s: isinstance(s, optax.ScaleByScheduleState)
+        )
+        if isinstance(s, optax.ScaleByScheduleState)
+    ]
+    assert place == 3
+    assert math.isfinite(metrics[3]['loss'])
+    moved = optax.tree.norm(jax.tree.map(np.subtract, states[4].params, after.params))
+    assert 0 < float(moved) < math.inf
+
+
+def test_a_run_without_such_steps_is_the_same_with_the_policy():
+    rng = np.random.default_rng(0)
+    good = [rng.random((BATCH, 16, 16, 3), np.float32) * 255 for _ in range(3)]
+    with_policy, without = (trained_on(good, policy)[0][-1] for policy in (True, False))
+    jax.tree.map(np.testing.assert_array_equal, with_policy, without)
+
+
+class Batches:
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return {}
+
+    def ready(self):
+        return True
+
+
+def loop(values, skip_nonfinite, logged, every=1):
+    """A loop whose steps have these losses."""
+
+    def step(state, batch):
+        loss = values[int(state.step)]
+        return state.replace(step=state.step + 1), {'loss': np.float32(loss), 'grad_norm': 1.0}
+
+    return Loop(
+        step=step,
+        batches=Batches(),
+        num_steps=len(values),
+        log_every_steps=every,
+        checkpoint_every_steps=2,
+        throughput=Throughput(
+            batch_size=1, flops_per_image=1.0, devices=jax.devices()[:1], total_steps=len(values)
+        ),
+        log=lambda step, scalars: logged.append((step, scalars)),
+        save=lambda step, state, found: logged.append(('saved', step)),
+        skip_nonfinite=skip_nonfinite,
+    )
+
+
+def start():
+    return TrainState(step=np.int32(0), params={}, model_state={}, opt_state=())
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ('values', 'patience', 'stopped_at'),
+    [
+        ([1, 1, NAN, 1], 0, 3),
+        ([1, NAN, 1, 1], 1, 2),
+        ([1, NAN, 1, INF, NAN, 1], 2, 5),
+        ([1, NAN, 1, INF, 1, NAN, 1], 2, None),
+        ([NAN, NAN, 1, NAN, NAN, 1, NAN, NAN, NAN], 3, 9),
+    ],
+)
+def test_the_run_stops_at_so_many_in_a_row(values, patience, stopped_at):
+    logged = []
+    if stopped_at is None:
+        assert train(loop(values, patience, logged), start()).step == len(values)
+        return
+    with pytest.raises(Diverged, match=f'loss was (nan|inf) at step {stopped_at}'):
+        train(loop(values, patience, logged), start())
+    saved = [step for what, step in logged if what == 'saved']
+    assert saved == list(range(2, stopped_at, 2))  # nothing of the step that ended it
+
+
+def test_means_leave_out_what_was_skipped_and_its_number_is_logged():
+    logged = []
+    train(loop([1, NAN, 3, NAN, NAN, 5, 7, 7, 7], 3, logged, every=3), start())
+    windows = [scalars for what, scalars in logged if what != 'saved']
+    assert [w.get('loss') for w in windows] == [2.0, 5.0, 7.0]
+    assert [w['skipped_steps'] for w in windows] == [1.0, 2.0, 0.0]
+
+
+def test_a_window_of_skipped_steps_has_no_loss():
+    logged = []
+    train(loop([NAN, NAN, 1, 1], 3, logged, every=2), start())
+    first = [scalars for what, scalars in logged if what != 'saved'][0]
+    assert 'loss' not in first and first['skipped_steps'] == 2.0
