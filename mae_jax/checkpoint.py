@@ -31,6 +31,7 @@ from flax import traverse_util
 from mae_jax.checksums import CHECKSUMS, write_checksums
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import Log, absolute, find_whole, read_meta, steps
+from mae_jax.processes import is_lost
 
 PyTree = Any
 _warn = logging.getLogger(__name__).warning
@@ -108,6 +109,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
+        if error is not None and is_lost(error):
+            return  # what is being written cannot be finished without the other process
         try:
             self.close()
         except UserError as failed:
@@ -234,6 +237,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # the system, TensorStore and Orbax each raise their own
+            if is_lost(error):
+                raise
             raise UserError(
                 f'The checkpoint of step {step} could not be written to {self._directory} '
                 f'({_brief(error)}): make room or make it writable, then run the same command '

@@ -17,7 +17,7 @@ from mae_jax.build import Run
 from mae_jax.errors import UserError
 from mae_jax.patches import patchify
 from mae_jax.pretext.targets import fit_pca
-from mae_jax.processes import say
+from mae_jax.processes import on_first, say
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.training.state import TrainState, replace_params
 
@@ -57,11 +57,8 @@ def _fit_pca(parts: Run) -> dict[str, np.ndarray]:
             f'target.sample={fields.sample} images are {fields.sample * parts.task.num_patches} '
             f'patches: too few for the covariance of {patch_dim} values; take more.'
         )
-    found = {
-        'mean': np.zeros(patch_dim, np.float32),
-        'basis': np.zeros((patch_dim, fields.components), np.float32),
-    }
-    if jax.process_index() == 0:
+
+    def fit() -> dict[str, np.ndarray]:
         patches = (
             np.asarray(patchify(images, patch_size)).reshape(-1, patch_dim)
             for images in _crops(parts, fields.sample)
@@ -71,7 +68,14 @@ def _fit_pca(parts: Run) -> dict[str, np.ndarray]:
             f'PCA of {fields.sample:,} training crops: {fields.components} of {patch_dim} '
             f'coefficients hold {explained:.1%} of the variance'
         )
-    return multihost_utils.broadcast_one_to_all(found) if jax.process_count() > 1 else found
+        return found
+
+    found = on_first(fit)
+    if jax.process_count() == 1:
+        return found
+    shapes = {'mean': (patch_dim,), 'basis': (patch_dim, fields.components)}
+    empty = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return multihost_utils.broadcast_one_to_all(found or empty)
 
 
 def _check_function(parts: Run) -> None:

@@ -7,14 +7,12 @@ What a run starts from is decided in this order:
 """
 
 import contextlib
-import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from etils import epath
 
 from mae_jax import build
 from mae_jax import workdir as workdir_lib
@@ -22,15 +20,14 @@ from mae_jax.build import Run
 from mae_jax.checkpoint import Checkpoints
 from mae_jax.errors import UserError
 from mae_jax.fit_target import fit_target
-from mae_jax.frozen import encoder_accuracies, evaluate_knn, make_online_probe, with_features
-from mae_jax.hooks import evaluation_hook, make_evaluate, picture_hook
+from mae_jax.frozen import evaluate_knn, make_online_probe, with_features
+from mae_jax.hooks import evaluation_hook, picture_hook
 from mae_jax.initialize import has_begun, inherit, load_weights
-from mae_jax.model_card import write_model_card
 from mae_jax.processes import on_first, say
-from mae_jax.tasks import probe
+from mae_jax.report import SCORE, announce, conclude, make_evaluation, report_evaluation
 from mae_jax.training import mesh as mesh_lib
 from mae_jax.training.loop import Hook, Loop, train
-from mae_jax.training.metrics import MetricsWriter, Throughput, parameter_table
+from mae_jax.training.metrics import MetricsWriter, Throughput
 from mae_jax.training.preemption import stop_requests
 from mae_jax.training.state import (
     TrainState,
@@ -41,9 +38,6 @@ from mae_jax.training.state import (
     replace_params,
 )
 from mae_jax.training.watchdog import watchdog
-
-SCORE = 'eval/top1'
-"""What the best checkpoint is the best by."""
 
 PICTURES = 8
 """Held-out images in a reconstruction picture."""
@@ -136,23 +130,6 @@ def starting_state(parts: Run, checkpoints: Checkpoints) -> TrainState:
         state = state.replace(step=jnp.asarray(loaded.step, jnp.int32))  # to be named by
     state = replace_params(state, loaded.params).replace(model_state=loaded.model_state)
     return fit_target(parts, state, has_basis='pca/basis' not in loaded.initial)
-
-
-def announce(parts: Run, state: TrainState) -> None:
-    """What is about to run: the model, the machine, the length."""
-    devices, config, length = parts.mesh.devices.flat, parts.config, parts.length
-    say(parameter_table(state.params, parts.task.is_trained))
-    epochs = length.num_steps / length.steps_per_epoch
-    say(
-        f'{len(parts.source):,} examples of {config.dataset.name}; {length.num_steps:,} steps of '
-        f'{config.batch_size} ({epochs:.1f} epochs), {length.warmup_steps:,} of warm-up'
-    )
-    if length.cut_warmup:
-        say('the warm-up is longer than the run, and is cut to it')
-    say(
-        f'{parts.mesh.size} {devices[0].device_kind} device(s), {jax.process_count()} process(es), '
-        f'mesh {dict(parts.mesh.shape)}; writing to {parts.workdir}'
-    )
 
 
 def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> TrainState:
@@ -248,65 +225,3 @@ def make_hooks(parts: Run, writer: MetricsWriter, alive: Callable[[], None]) -> 
     if online and online.every_epochs:
         hooks.append(make_online_probe(parts, alive))
     return tuple(hooks)
-
-
-def make_evaluation(
-    parts: Run, alive: Callable[[], None] = lambda: None
-) -> Callable[[TrainState], dict[str, np.ndarray]]:
-    """Sums over `eval_examples` held-out images, evenly spread over the split, or all of them."""
-    examples = min(parts.config.eval_examples or len(parts.held_out), len(parts.held_out))
-    batch_size = build.eval_batch_size(parts.config, parts.mesh, examples)
-    passes = build.eval_passes(
-        parts.config, parts.held_out, parts.mesh, batch_size, examples, alive
-    )
-    return make_evaluate(parts.task, parts.mesh, passes, batch_size)
-
-
-def report_evaluation(parts: Run, state: TrainState) -> None:
-    """Says what the state is worth on the held-out examples."""
-    sums = make_evaluation(parts)(state)
-    count = sums['count']
-    said = {'top1': '{:.4f} top-1', 'top5': '{:.4f} top-5', 'loss': 'loss {:.4f}'}
-    values = [text.format(sums[name] / count) for name, text in said.items() if name in sums]
-    say(f'step {int(state.step)}, {count:,.0f} held-out images: {", ".join(values)}')
-    if 'class_count' in sums and jax.process_index() == 0:
-        write_classes(parts.workdir / 'per_class.csv', parts.held_out.class_names, sums)
-
-
-def write_classes(path: epath.Path, names: Sequence[str], sums: dict[str, np.ndarray]) -> None:
-    """The top-1 accuracy of every class that occurs, as CSV, the worst first."""
-    hits, counts = sums['class_hits'], sums['class_count']
-    present = np.flatnonzero(counts)
-    worst_first = present[np.argsort(hits[present] / counts[present], kind='stable')]
-    with path.open('w') as file:
-        rows = csv.writer(file)
-        rows.writerow(['class', 'images', 'top1'])
-        for c in worst_first:
-            rows.writerow([names[c], int(counts[c]), f'{hits[c] / counts[c]:.4f}'])
-    say(f'accuracy of every class: {path}')
-
-
-def conclude(parts: Run, checkpoints: Checkpoints, state: TrainState) -> None:
-    """Says that the run is finished, what it is worth if asked, and where things are; the card."""
-    step = int(state.step)
-    say(f'finished at step {step} of {parts.length.num_steps}')
-    results = []
-    if parts.config.get('probe_at_end'):
-        untrained = create_state(parts.task, parts.tx, parts.mesh, parts.config.seed)
-        results = [encoder_accuracies(parts, s.params) for s in (untrained, state)]
-        say('accuracy of the frozen encoder             untrained  pretrained')
-        for name, value in results[1].items():
-            say(f'  {probe.describe(name):<40} {results[0][name]:9.3f}  {value:10.3f}')
-    if parts.config.get('per_class'):
-        report_evaluation(parts, state)
-    picture = parts.workdir / 'images' / 'latest.png'
-    if picture.exists():
-        say(f'reconstructions: {picture}')
-    folder = parts.workdir / 'checkpoints'
-    if best := checkpoints.best():
-        meta = checkpoints.read_meta(step)
-        if SCORE in meta:
-            say(f'top-1 {meta[SCORE]:.4f}, top-5 {meta["eval/top5"]:.4f}')
-        say(f'best checkpoint: {folder / str(best[0])} (top-1 {best[1]:.4f})')
-    say(f'last checkpoint: {folder / str(step)}')
-    write_model_card(parts, state, accuracies=results, best=best)

@@ -18,6 +18,7 @@ from faulty_runs import (
     wait_until,
 )
 
+from mae_jax.data.loader import epochs
 from mae_jax.errors import EXIT_DIVERGED, EXIT_LOST, EXIT_USER_ERROR
 
 pytestmark = pytest.mark.slow
@@ -65,10 +66,13 @@ def test_unreadable_images_are_named_replaced_or_too_many(tmp_path, bad, policy,
         assert status == EXIT_USER_ERROR and expected in said
 
 
+ARRAYS = 128
+
+
 def make_arrays(root, broken=()):
     """Float images as .npy; the numbers in `broken` hold a NaN."""
     rng = np.random.default_rng(0)
-    for split, count in (('train', 64), ('val', 8)):
+    for split, count in (('train', ARRAYS), ('val', 8)):
         (root / split).mkdir(parents=True)
         for number in range(count):
             array = rng.random((8, 8, 1), np.float32) * 255
@@ -79,22 +83,24 @@ def make_arrays(root, broken=()):
 
 
 def test_a_nan_in_a_batch_stops_the_run_or_its_step_is_left_out(tmp_path):
-    images, workdir = make_arrays(tmp_path / 'images', broken=[17]), tmp_path / 'run'
+    late = epochs(ARRAYS, seed=0)[100]  # after the first checkpoint
+    images, workdir = make_arrays(tmp_path / 'images', broken=[late]), tmp_path / 'run'
     arguments = (*RUN, f'--config.dataset.path={images}', f'--workdir={workdir}')
     status, said = run_to_the_end(*arguments, log=tmp_path / 'log')
+    assert 'at step 7' in said  # of 8 an epoch
     assert status == EXIT_DIVERGED and 'optimizer.skip_nonfinite' in said
     assert 'Traceback' not in said
     before = losses(workdir)
     said = finish(*arguments, '--config.optimizer.skip_nonfinite=3', log=tmp_path / 'log')
     assert 'optimizer.skip_nonfinite was 0, now 3' in said and 'skipped 1' in said
     after = losses(workdir)
-    assert len(after) == STEPS - STEPS * 16 // 64  # one step of each epoch
+    assert len(after) == STEPS - STEPS * 16 // ARRAYS  # one step of each epoch
     assert all(math.isfinite(loss) for loss in after.values())
     assert all(after[step] == loss for step, loss in before.items())
 
 
 def test_nan_in_every_batch_ends_the_run_after_n_in_a_row(tmp_path):
-    images, workdir = make_arrays(tmp_path / 'images', broken=range(64)), tmp_path / 'run'
+    images, workdir = make_arrays(tmp_path / 'images', broken=range(ARRAYS)), tmp_path / 'run'
     status, said = run_to_the_end(
         *RUN,
         f'--config.dataset.path={images}',

@@ -39,7 +39,7 @@ def straight(arguments, tmp_path_factory):
     'machines',
     [
         [(8, 1, 8), (4, 1, 2), (1, 1, 1)],
-        [(1, 1, 1), (2, 2, 4), (4, 1, 4)],
+        [(1, 1, 1), (2, 2, 4), (4, 1, 2)],
     ],
     ids=['8, 4, 1 devices', '1 process, 2 of 2 devices, 1 of 4'],
 )
