@@ -73,7 +73,7 @@ def test_files_that_may_grow_no_further_are_told_as_a_full_disk(arguments, undis
     processes = spawn(*arguments, f'--workdir={workdir}', log=log)
     with ended(processes):
         assert wait_until(lambda: last_step(workdir) >= 10, processes)
-        resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (2000, 2000))
+        resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
         said = failed(processes, log)
     assert 'File too large' in said and 'run the same command again' in said
     goes_on(arguments, workdir, undisturbed, log)

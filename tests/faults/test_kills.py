@@ -20,6 +20,7 @@ from faulty_runs import (
     spawn,
     wait_until,
 )
+from metadata_server import metadata_server
 
 PROBED = (*RUN, '--config.probe_at_end=True')  # so that there is an end to be killed at
 
@@ -130,3 +131,17 @@ def test_a_stop_by_sigterm_goes_on_to_the_same_parameters(undisturbed, images, t
         assert processes[0].wait(60) == 75, log.read_text()
     finish(*arguments, log=log)
     assert (parameters(workdir), losses(workdir)) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_notice_of_maintenance_saves_and_stops(images, tmp_path):
+    workdir, log = tmp_path / 'run', tmp_path / 'log'
+    arguments = (*RUN, '--config.num_steps=100000', f'--config.dataset.path={images}')
+    with metadata_server() as (address, answers, _):
+        processes = spawn(*arguments, f'--workdir={workdir}', log=log, GCE_METADATA_IP=address)
+        with ended(processes):
+            assert wait_until(lambda: last_step(workdir) >= 2, processes)
+            answers['maintenance-event'] = 'TERMINATE_ON_HOST_MAINTENANCE'
+            assert processes[0].wait(60) == 75, log.read_text()
+    said = log.read_text()
+    assert 'this machine is about to be taken away' in said and 'and saved' in said

@@ -147,3 +147,15 @@ def test_a_broken_image_in_the_share_of_one_process_ends_the_other_too(tmp_path)
     assert EXIT_USER_ERROR in statuses
     assert set(statuses) <= {EXIT_USER_ERROR, EXIT_LOST, ENDED_BY_JAX}, said_by(log, 2)
     assert any('cannot be read as an image' in text for text in said_by(log, 2))
+
+
+def test_what_process_0_fits_to_the_data_is_shared(arguments, tmp_path):
+    fields = ('--config.target.name=pca', '--config.target.components=3', '--config.num_steps=4')
+    found = []
+    for count in (1, 2):
+        workdir, log = tmp_path / f'run{count}', tmp_path / f'log{count}'
+        run = (*arguments, *fields, '--config.target.sample=40', f'--workdir={workdir}')
+        said = finish(*run, log=log, processes=count)
+        assert 'PCA of 40 training crops' in said
+        found.append(losses(workdir))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)

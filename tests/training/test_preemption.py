@@ -1,10 +1,10 @@
-import http.server
 import os
 import signal
 import threading
 import time
 
 import pytest
+from metadata_server import metadata_server
 
 from mae_jax.training import preemption
 from mae_jax.training.preemption import stop_requests
@@ -42,27 +42,10 @@ def test_another_thread_than_the_first_cannot_be_asked():
 
 @pytest.fixture
 def metadata(monkeypatch):
-    """A metadata server as Compute Engine has it; the test changes what it answers."""
-    answers = {'maintenance-event': 'NONE', 'preempted': 'FALSE'}
-    asked = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append((self.path, self.headers['Metadata-Flavor']))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answers[self.path.rsplit('/', 1)[1]].encode())
-
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv('GCE_METADATA_IP', f'127.0.0.1:{server.server_port}')
     monkeypatch.setattr(preemption, 'POLL_S', 0.05)
-    yield answers, asked
-    server.shutdown()
-    server.server_close()
+    with metadata_server() as (address, answers, asked):
+        monkeypatch.setenv('GCE_METADATA_IP', address)
+        yield answers, asked
 
 
 def wait(condition):
