@@ -62,7 +62,7 @@ create() {
 }
 
 install() {
-  local archive=mae_jax.tar.gz
+  local archive=mae_jax.tar.gz directory=${XDG_RUNTIME_DIR:-${TMPDIR:-/tmp}}
   local steps=(
     'rm -rf mae_jax && mkdir mae_jax'
     "tar -xzf $archive -C mae_jax"
@@ -71,8 +71,8 @@ install() {
     ".local/bin/uv pip install --quiet --python mae_venv -c mae_jax/constraints.txt -e './mae_jax[tpu]'"
     '.local/bin/uv pip install --quiet --python mae_venv gcsfs' # work directories, data on gs://
   )
-  execute git -C "$root" archive --format=tar.gz --output="/tmp/$archive" HEAD || return
-  tpus tpu-vm scp "/tmp/$archive" "$TPU:$archive" --worker=all || return
+  execute git -C "$root" archive --format=tar.gz --output="$directory/$archive" HEAD || return
+  tpus tpu-vm scp "$directory/$archive" "$TPU:$archive" --worker=all || return
   on_workers all "$(printf '%s && ' "${steps[@]}")true"
 }
 
