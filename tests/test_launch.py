@@ -239,7 +239,7 @@ def test_told_to_stop_every_process_is_told_once_and_no_restart_follows(tmp_path
         'trap "echo told >> told.$JAX_PROCESS_ID" TERM\n'
         'touch ready.$JAX_PROCESS_ID\n'
         'until [[ -e told.$JAX_PROCESS_ID ]]; do sleep .1; done\n'
-        'sleep .2; touch saved.$JAX_PROCESS_ID; exit $((75 + JAX_PROCESS_ID))\n',
+        'sleep .2; touch saved.$JAX_PROCESS_ID; exit $((76 + 67 * JAX_PROCESS_ID))\n',
     )
     process = start('local.sh', '2', PYTHON=python)
     wait_for(tmp_path / 'ready.0', tmp_path / 'ready.1')
