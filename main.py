@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from mae_jax.errors import UserError
+from mae_jax.xla_flags import set_xla_flags
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe, e.g. configs/quickstart.py.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default: runs/<config name>.')
@@ -25,8 +26,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f'{argv[1]!r} is not a flag: options look like --config.batch_size=64.')
     if _CONFIG.value is None:
         raise UserError('no config: start with --config=configs/quickstart.py.')
-    if _CONFIG.value.deterministic:  # read when JAX starts, so before anything touches a device
-        os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops'
+    set_xla_flags(_CONFIG.value.deterministic)  # before anything touches a device
     from mae_jax.processes import ending_together, start_processes
     from mae_jax.run import run
 

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from mae_jax import workdir
 from mae_jax.errors import EXIT_PREEMPTED, UserError
+from mae_jax.xla_flags import set_xla_flags
 
 ASKED, LOG, RESULT = 'asked.json', 'log.txt', 'result.json'
 STOPPED = (EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT)
@@ -181,8 +182,7 @@ def _run_child(directory: Path, log: Path) -> int:
 def _child(directory: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     config = workdir.from_json((Path(directory) / ASKED).read_text())
-    if config.deterministic:  # read when JAX starts
-        os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops'
+    set_xla_flags(config.deterministic)
     from mae_jax.run import run
 
     try:

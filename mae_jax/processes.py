@@ -86,6 +86,7 @@ def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] 
             ) from error
         where = 'Kubernetes' if 'KUBERNETES_SERVICE_HOST' in environment else 'the environment'
         arguments = dict(coordinator_address=address, num_processes=count, process_id=number)
+        arguments['cluster_detection_method'] = 'deactivate'  # Slurm's would share out the GPUs
         return f'{where} names {address} as coordinator', arguments
     if 'TPU_ML_PLATFORM' in environment:  # set by JAX as it is imported where there are TPU chips
         return 'found by Cloud TPU', {}

@@ -16,6 +16,7 @@ SLURM = {
     'SLURM_LOCALID': '0',
 }
 EXPLICIT = dict(coordinator_address='10.0.0.1:1234', num_processes=4, process_id=3)
+EXPLICIT |= dict(cluster_detection_method='deactivate')
 
 
 @pytest.mark.parametrize(
