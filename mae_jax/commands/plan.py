@@ -9,7 +9,6 @@ are an estimate: what autodiff keeps, before XLA fuses operations.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,12 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command."""
-    os.environ['JAX_PLATFORMS'] = 'cpu'  # an accelerator of this machine may be in use
+    import jax
+
     from mae_jax.config_file import apply_settings, load_config
     from mae_jax.initialize import inherit
     from mae_jax.plan import check_mfu, find_data, make_plan
     from mae_jax.training.chips import named_chip
 
+    jax.config.update('jax_platforms', 'cpu')  # an accelerator of this machine may be in use
     chips = [named_chip(name) for name in arguments.chip]
     check_mfu(arguments.mfu)
     config = load_config(arguments.config)
@@ -62,16 +63,18 @@ def describe(plan: 'Plan', data: 'Data') -> str:
     from mae_jax.plan import GIB
 
     length, memory, shape = plan.length, plan.memory, plan.mesh.shape
-    parts = ', '.join(f'{name} {n:,}' for name, n in sorted(plan.parameters.items(), reverse=True))
+    parts = [f'{name} {size:,}' for name, size in sorted(plan.parameters.items(), reverse=True)]
+    total = sum(plan.parameters.values())
     lines = [
-        f'parameters  {sum(plan.parameters.values()):,} ({parts}), {plan.trained:,} of them trained',
+        f'parameters  {total:,} ({", ".join(parts)}), {plan.trained:,} of them trained',
         f'devices     {plan.mesh.size}: mesh.data {shape["data"]} x mesh.fsdp {shape["fsdp"]}',
         f'batch       {plan.batch_size:,} images: {plan.accumulate} x {plan.rows} a device',
         f'length      {length.num_steps:,} steps, '
         f'{length.num_steps / length.steps_per_epoch:.1f} epochs of {data.examples:,} images',
     ]
     if data.problem:
-        lines.append(f'            (not counted, give --examples: {data.problem})')
+        problem = data.problem.split(';')[0].rstrip('.')
+        lines.append(f"            (ImageNet's number, or give --examples: {problem})")
     told = {
         'parameters': memory.parameters,
         'optimiser state': memory.optimizer_state,
@@ -112,7 +115,7 @@ def warning(plan: 'Plan', chip: 'Chip') -> str:
     from mae_jax.plan import FILL, GIB, find_change
 
     told = (
-        f'warning: {plan.memory.total / GIB:.1f} GiB do not fit into the {chip.memory} of a '
+        f'warning: {plan.memory.total / GIB:.1f} GiB do not fit into the {chip.memory} of '
         f'{chip.name}, of which a run can use {FILL:.0%}: '
     )
     change = find_change(plan, chip)
