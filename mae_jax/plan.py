@@ -52,6 +52,7 @@ class Plan(NamedTuple):
     mesh: AbstractMesh
     batch_size: int
     accumulate: int
+    remat: str
     length: Length
     memory: Memory
     product_flops: float
@@ -109,6 +110,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
         mesh=mesh,
         batch_size=config.batch_size,
         accumulate=accumulate,
+        remat=task.model.remat,
         length=length,
         memory=count_memory(task, state, batch, mesh, accumulate),
         product_flops=task.flops_per_image() * config.batch_size,
