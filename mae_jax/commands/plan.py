@@ -118,12 +118,12 @@ def warning(plan: 'Plan', chip: 'Chip') -> str:
         f'warning: {chip.name} has {chip.memory} GiB, of which a run can use {FILL:.0%}, and this '
         f'takes {plan.memory.total / GIB:.1f}: '
     )
-    remat = '' if plan.remat == 'block' else 'model.remat=block, or '
+    remat = '' if plan.remat == 'block' else 'try model.remat=block, or '
     change = find_change(plan, chip)
     if change is None:
-        return f'{told}set {remat}a smaller batch_size, or take more devices or other chips.'
+        return f'{told}{remat}take a smaller batch_size, more devices or other chips.'
     fsdp, accumulate, needed = change
     settings = {'mesh.fsdp': (plan.mesh.shape['fsdp'], fsdp)}
     settings |= {'optimizer.accumulate': (plan.accumulate, accumulate)}
     changed = ' '.join(f'{field}={new}' for field, (old, new) in settings.items() if new != old)
-    return f'{told}set {remat}{changed} (about {needed / GIB:.1f} GiB).'
+    return f'{told}{remat}set {changed} (about {needed / GIB:.1f} GiB).'
