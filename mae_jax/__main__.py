@@ -15,6 +15,7 @@ from mae_jax.errors import UserError
 COMMANDS = {
     'ablate': "rows of an ablation, trained and put beside the paper's figures",
     'convert': 'weights of another library into ours, and ours into theirs',
+    'plan': 'what a run needs of a machine that is not here: memory, operations, days',
     'visualize': 'what a model reconstructs of images, attends to and tells apart, as a picture',
 }
 

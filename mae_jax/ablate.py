@@ -5,12 +5,9 @@ stage (`ablation_stage.py`). A stage that is done is not run again; any other go
 checkpoint. JAX does not start here.
 """
 
-import ast
 import importlib
-import importlib.util
 import os
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +26,7 @@ from mae_jax.ablation_stage import (
     refuse_changed,
     run_stage,
 )
+from mae_jax.config_file import group_of, load_module, loading, read_value, set_fields
 from mae_jax.errors import UserError
 
 STAGES = ('pretrain', 'linprobe', 'finetune')
@@ -98,14 +96,14 @@ def make_plan(suite: str, settings: Sequence[str] = ()) -> Plan:
     for setting in settings:
         _read_setting(setting, base, changes)
     for stage, config in base.items():
-        _apply(config, changes[stage], f'{suite}: {stage}')
+        set_fields(config, changes[stage], f'{suite}: {stage}')
 
     rows, run_of, configs = {}, {}, {}
     known = {workdir.to_json(base['pretrain']): 'default'}
     for name in found.rows:
         row, here = ablations.ROWS[name], changes[name]
         config = ablations.get_config(name)
-        _apply(config, {**changes['pretrain'], **row.changes, **here}, f'{suite}: {name}')
+        set_fields(config, {**changes['pretrain'], **row.changes, **here}, f'{suite}: {name}')
         run_of[name] = known.setdefault(workdir.to_json(config), name)
         configs[run_of[name]] = base | {'pretrain': config}
         told = ', '.join(f'{field}={value}' for field, value in here.items())
@@ -195,23 +193,9 @@ def remaining(todo: Sequence[Stage], ended: Sequence[Stage]) -> str:
 
 def _load(path: str) -> tuple[ModuleType, ModuleType]:
     """The module of a suite's file, and configs/ablations.py."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # where `configs` is
-    spec = importlib.util.spec_from_file_location('ablation_suite_file', path)
-    if not os.path.isfile(path) or spec is None:
-        raise UserError(f'--suite={path} is no Python file: configs/ablation_suite.py is one.')
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        ablations = importlib.import_module('configs.ablations')
-    except Exception as error:
-        raise UserError(
-            f'--suite={path} cannot be loaded ({type(error).__name__}: {error}): start in the '
-            'directory that holds configs/, and see --verbose.'
-        ) from error
-    if not hasattr(module, 'get_suite'):
-        raise UserError(f'--suite={path} has no get_suite: configs/ablation_suite.py is one.')
-    return module, ablations
+    suite = load_module(path, '--suite', 'get_suite', like='configs/ablation_suite.py')
+    with loading(f'--suite={path}'):
+        return suite, importlib.import_module('configs.ablations')
 
 
 def _read_setting(text: str, base: Mapping[str, ConfigDict], changes: dict[str, dict]) -> None:
@@ -219,7 +203,7 @@ def _read_setting(text: str, base: Mapping[str, ConfigDict], changes: dict[str, 
     field, equals, value = text.partition('=')
     first, _, rest = field.partition('.')
     chosen, field = ((first,), rest) if first in changes else (STAGES, field)
-    group = {name: _group(base.get(name, base['pretrain']), field) for name in chosen}
+    group = {name: group_of(base.get(name, base['pretrain']), field) for name in chosen}
     chosen = [name for name in chosen if group[name] is not None]
     if not equals or not chosen:
         raise UserError(
@@ -227,34 +211,4 @@ def _read_setting(text: str, base: Mapping[str, ConfigDict], changes: dict[str, 
             'configs/finetune.py list them; write e.g. --set dataset.path=/data/images).'
         )
     for name in chosen:
-        if group[name].get_type(field.rpartition('.')[2]) is str:
-            changes[name][field] = value
-            continue
-        try:
-            changes[name][field] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            raise UserError(
-                f'--set {text}: {value!r} is no number, tuple, True or False.'
-            ) from None
-
-
-def _apply(config: ConfigDict, changes: Mapping[str, Any], origin: str) -> None:
-    """Sets fields by their dotted names."""
-    for field, value in changes.items():
-        group = _group(config, field)
-        if group is None:
-            raise UserError(
-                f'{origin}: there is no config field {field!r} (see configs/default.py).'
-            )
-        try:
-            group[field.rpartition('.')[2]] = value
-        except TypeError as error:
-            raise UserError(f'{origin}: {field}={value!r} does not work ({error}).') from error
-
-
-def _group(config: ConfigDict, field: str) -> ConfigDict | None:
-    """What holds a field; None where nothing does."""
-    *groups, name = field.split('.')
-    for group in groups:
-        config = config.get(group) if isinstance(config, ConfigDict) else None
-    return config if isinstance(config, ConfigDict) and name in config else None
+        changes[name][field] = read_value(group[name], field, value)

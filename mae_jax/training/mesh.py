@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mae_jax.errors import UserError
 
@@ -27,16 +27,29 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
       UserError: the number of devices is not a multiple of `fsdp`.
     """
     devices = jax.devices() if devices is None else list(devices)
-    if fsdp < 1 or len(devices) % fsdp:
-        raise UserError(
-            f'mesh.fsdp={fsdp} does not divide the {len(devices)} devices of this run: '
-            'choose one of their divisors.'
-        )
-    shape = (len(devices) // fsdp, fsdp)
+    shape = _shape(len(devices), fsdp)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+def planned_mesh(devices: int, fsdp: int = 1) -> AbstractMesh:
+    """The mesh of so many devices that are not here: enough for layouts, of no use to run on.
+
+    Raises:
+      UserError: the number of devices is not a multiple of `fsdp`.
+    """
+    return AbstractMesh(_shape(devices, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _shape(devices: int, fsdp: int) -> tuple[int, int]:
+    if fsdp < 1 or devices % fsdp:
+        raise UserError(
+            f'mesh.fsdp={fsdp} does not divide the {devices} devices of this run: '
+            'choose one of their divisors.'
+        )
+    return devices // fsdp, fsdp
+
+
+def check_batch(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
     """Raises a UserError unless every device gets as many rows of every micro-batch."""
     if batch_size < 1 or accumulate < 1 or batch_size % (mesh.size * accumulate):
         multiple = mesh.size * max(accumulate, 1)
@@ -55,7 +68,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(mesh: Mesh, state: Any, min_size: int = MIN_SHARDED_SIZE) -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, state: Any, min_size: int = MIN_SHARDED_SIZE) -> Any:
     """A NamedSharding for every array of a state: large ones split on their largest divisible axis.
 
     Optimiser moments have their parameter's shape, so they lie beside it.

@@ -16,37 +16,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from mae_jax.errors import UserError
+from mae_jax.training.chips import peak_flops
 from mae_jax.training.tensorboard import Board
-
-PEAK_BF16_FLOPS = {
-    # Dense bf16 rates of the vendors' data sheets, FLOP/s a device as JAX counts devices.
-    'TPU v2': 22.5e12,  # a core, of 45 a chip
-    'TPU v3': 61.5e12,  # a core, of 123 a chip
-    'TPU v4': 275e12,
-    'TPU v5 lite': 197e12,
-    'TPU v5e': 197e12,
-    'TPU v5': 459e12,
-    'TPU v5p': 459e12,
-    'TPU v6 lite': 918e12,
-    'TPU v6e': 918e12,
-    'NVIDIA A100': 312e12,
-    'NVIDIA H100 80GB HBM3': 989e12,  # SXM
-    'NVIDIA H100 PCIe': 756e12,
-    'NVIDIA H100 NVL': 835e12,
-    'NVIDIA H200': 989e12,
-    'NVIDIA L4': 121e12,
-    'NVIDIA L40': 181e12,
-    'NVIDIA L40S': 362e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """FLOP/s of bf16 matrix products a device of this kind can reach; None where not known.
-
-    The longest name of the table that `device_kind` starts with counts ('NVIDIA H100 80GB HBM3').
-    """
-    names = [name for name in PEAK_BF16_FLOPS if device_kind.startswith(name)]
-    return PEAK_BF16_FLOPS[max(names, key=len)] if names else None
 
 
 class Throughput:
