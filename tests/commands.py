@@ -27,6 +27,9 @@ TINY = (
 )
 """Arguments of a run of eight tiny steps on real digits, with everything a run has."""
 
+QUICK = '--xla_backend_optimization_level=0'
+"""For XLA: most of a tiny run is compilation."""
+
 
 def make_tiny_config() -> ConfigDict:
     """The config that `TINY` stands for."""
@@ -43,7 +46,7 @@ def parse(argument: str) -> tuple[str, int | bool]:
 
 def start(*arguments: str, **options) -> subprocess.Popen:
     """The real command, on one CPU device, its output as text."""
-    environment = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
+    environment = os.environ | {'XLA_FLAGS': QUICK, 'JAX_PLATFORMS': 'cpu'}
     return subprocess.Popen(
         [sys.executable, 'main.py', *arguments],
         cwd=ROOT,

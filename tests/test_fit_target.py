@@ -41,6 +41,7 @@ def test_the_basis_is_fitted_to_the_first_crops_of_the_run_and_kept_in_its_check
     assert (workdir / 'images' / 'latest.png').exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_the_basis_of_the_run_it_comes_from(pca_run, tmp_path):
     fields = PCA | MASK_TOKENS | {'seed': 5, 'init_from': str(pca_run[0])}
     basis = pca_run[1].params['pca']['basis']

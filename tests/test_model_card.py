@@ -109,6 +109,7 @@ def test_probes_of_a_finished_run_are_added_to_its_card(pretrained, tmp_path, ca
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_card_that_cannot_be_written_ends_no_finished_run(tmp_path, capsys):
     workdir = tmp_path / 'run'
     (workdir / 'model_card.md').mkdir(parents=True)

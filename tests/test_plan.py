@@ -109,6 +109,7 @@ def test_activations_go_with_the_rows_of_a_micro_batch(plain):
     assert halves.xla_flops == plain.xla_flops
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_less_and_computes_more():
     deep = {'model.decoder_depth': 4}
     none, dots, block = (

@@ -121,6 +121,7 @@ def test_the_newest_damaged_checkpoint_is_passed_over(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_an_unlabelled_folder_is_trained_on_and_must_stay_as_it_is(tiny_config, tmp_path):
     make_images(tmp_path / 'images', 20)
     use_folder(tiny_config, tmp_path / 'images')

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from commands import ROOT, TINY
+from commands import QUICK, ROOT, TINY
 from PIL import Image
 from tiny_runs import flat
 
@@ -64,7 +64,7 @@ def spawn(
     given to `recorded`, see recording_main.py.
     """
     script = ['tests/faults/recording_main.py'] if recorded else ['main.py']
-    flags = f'--xla_force_host_platform_device_count={devices}'
+    flags = f'{QUICK} --xla_force_host_platform_device_count={devices}'
     paths = os.pathsep.join(map(str, (ROOT, ROOT / 'tests', ROOT / 'tests' / 'faults')))
     shared = {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': paths}
     if processes > 1:

@@ -129,6 +129,7 @@ def flops(trained: str) -> float:
     return traced(trained)[2].cost_analysis()['flops'] / BATCH
 
 
+@pytest.mark.slow
 def test_a_step_costs_less_the_fewer_blocks_learn_and_a_probe_little_more_than_a_forward_pass():
     task, _, _ = traced('head')
     images = jnp.zeros((BATCH, 8, 8, 1))
