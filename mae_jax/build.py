@@ -36,8 +36,10 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     least = {'log_every_steps': 1, 'checkpoint_every_steps': 1, 'keep_last': 1}
     least |= {'eval_every_steps': 0, 'eval_examples': 1, 'image_every_steps': 0}
     least |= {'step_timeout_s': 1}
-    for field, minimum in least.items():
-        value = config.get(field)
+    values = {'optimizer.skip_nonfinite': config.optimizer.skip_nonfinite}
+    values |= {field: config.get(field) for field in least}
+    for field, minimum in (least | {'optimizer.skip_nonfinite': 0}).items():
+        value = values[field]
         if value is not None and value < minimum:
             raise UserError(f'{field}={value} must be at least {minimum}.')
 

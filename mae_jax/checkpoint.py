@@ -29,7 +29,7 @@ from etils import epath
 from flax import traverse_util
 
 from mae_jax.checksums import CHECKSUMS, write_checksums
-from mae_jax.errors import UserError
+from mae_jax.errors import Preempted, UserError
 from mae_jax.find_checkpoint import Log, absolute, find_whole, read_meta, steps
 from mae_jax.processes import is_lost
 
@@ -114,7 +114,7 @@ class Checkpoints:
         try:
             self.close()
         except UserError as failed:
-            if error is None:
+            if error is None or isinstance(error, Preempted):  # which says that it was saved
                 raise
             self._log(str(failed))  # the error that came first is the one to raise
 

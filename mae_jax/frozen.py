@@ -23,7 +23,7 @@ from mae_jax.errors import UserError
 from mae_jax.hooks import Encode, make_encode, probe_hook
 from mae_jax.initialize import load_weights
 from mae_jax.models.vit import Encoder
-from mae_jax.processes import say
+from mae_jax.processes import on_first, say
 from mae_jax.tasks import probe
 from mae_jax.tasks.classify import of_encoder
 from mae_jax.training import mesh as mesh_lib
@@ -104,16 +104,17 @@ def make_online_probe(parts: Run, alive: Callable[[], None]) -> Hook:
 
 
 def encoder_accuracies(parts: Run, params: Any) -> dict[str, float]:
-    """Probes an encoder on the config's own train and held-out splits."""
+    """Probes an encoder on the config's own train and held-out splits; {} but in process 0."""
     config, mesh = parts.config, parts.mesh
     batch_size = build.eval_batch_size(config, mesh, len(parts.source))
     encode = make_encode(make_frozen_encoder(config).features, mesh, batch_size)
     params = {'encoder': params['encoder']}
-    splits = (
+    splits = [
         encode_split(encode, params, config, source, mesh, batch_size)
         for source in (parts.source, parts.held_out)
-    )
-    return probe.accuracies(*(array for split in splits for array in split))
+    ]
+    found = on_first(lambda: probe.accuracies(*(array for split in splits for array in split)))
+    return found or {}
 
 
 def initial_encoder(
@@ -163,15 +164,17 @@ def evaluate_knn(config: ml_collections.ConfigDict, workdir: str) -> dict[str, f
     splits = [
         encode_split(encode, params, config, source, mesh, config.batch_size) for source in sources
     ]
-    if jax.process_index():
-        return {}  # one process fits and tells
-    found = probe.accuracies(
-        *(array for split in splits for array in split),
-        neighbours=fields.neighbours,
-        linear=fields.linear,
-        shots=tuple(fields.shots),
-        seed=config.seed,
+    found = on_first(
+        lambda: probe.accuracies(
+            *(array for split in splits for array in split),
+            neighbours=fields.neighbours,
+            linear=fields.linear,
+            shots=tuple(fields.shots),
+            seed=config.seed,
+        )
     )
+    if found is None:
+        return {}  # one process fits and tells
     told = {'init_from': str(config.init_from), 'step': step, 'pool': fields.pool} | found
     with workdir_lib.claim(workdir), (epath.Path(workdir) / 'results.jsonl').open('a') as file:
         file.write(json.dumps(told) + '\n')

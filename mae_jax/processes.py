@@ -23,15 +23,16 @@ LAST_WORDS_S = 2
 MESSAGE_BYTES = 4096
 SLURM_STEP = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID')
 LOST = ('Gloo', 'NCCL', 'oordination service', 'oordinationService', 'closed by peer')
-"""How errors read whose cause is another process (the first letters come in both cases)."""
+"""How errors of collectives, barriers and heartbeats read (first letters come in both cases)."""
 
 T = TypeVar('T')
 
 
-def start_processes() -> None:
+def start_processes(saves: bool = True) -> None:
     """Joins the other processes of a run, where the environment says that there are some.
 
-    Says in one line what it found; `find_processes` tells where it looks.
+    Says in one line what it found; `find_processes` tells where it looks. Where the run `saves`,
+    SIGTERM is left to JAX from here on, see `training/preemption.py`.
 
     Raises:
       UserError: the environment contradicts itself.
@@ -39,18 +40,19 @@ def start_processes() -> None:
     """
     told, arguments = find_processes(os.environ)
     if arguments is not None:
+        jax.config.update('jax_enable_preemption_service', saves)
         try:
             jax.distributed.initialize(
                 **arguments,
                 heartbeat_timeout_seconds=HEARTBEAT_S,
                 initialization_timeout=START_S,
             )
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f'{told}, but the processes cannot be counted: {error}.') from error
         except RuntimeError as error:
             raise Lost(
-                f'{told}, but not all processes found each other within {START_S} s '
-                f'({_brief(error)}): see that all were started, and can reach the coordinator.'
+                f'{told}, but the processes did not find each other ({_brief(error)}): see that '
+                'all were started, and can reach the coordinator.'
             ) from error
         told = f'{jax.process_count()} processes: {told}'
     if told:
@@ -77,18 +79,18 @@ def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] 
             index = 'JOB_COMPLETION_INDEX'
         try:
             count, number = int(environment['JAX_NUM_PROCESSES']), int(environment[index])
-            if not 0 <= number < count:
+            if not 0 <= number < count or ':' not in address:
                 raise ValueError
         except (KeyError, ValueError) as error:
             raise UserError(
-                'JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES to their number beside it, '
-                'and JAX_PROCESS_ID to one of 0, 1, ... below that.'
+                f'JAX_COORDINATOR_ADDRESS={address} must be host:port, with JAX_NUM_PROCESSES '
+                'beside it, and JAX_PROCESS_ID one of 0, 1, ... below that.'
             ) from error
         where = 'Kubernetes' if 'KUBERNETES_SERVICE_HOST' in environment else 'the environment'
         arguments = dict(coordinator_address=address, num_processes=count, process_id=number)
         arguments['cluster_detection_method'] = 'deactivate'  # Slurm's would share out the GPUs
         return f'{where} names {address} as coordinator', arguments
-    if 'TPU_ML_PLATFORM' in environment:  # set by JAX as it is imported where there are TPU chips
+    if _on_tpu(environment):
         return 'found by Cloud TPU', {}
     if int(environment.get('SLURM_NTASKS', '1')) > 1:
         if all(name in environment for name in SLURM_STEP):
@@ -98,6 +100,15 @@ def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] 
             None,
         )
     return '', None
+
+
+def _on_tpu(environment: Mapping[str, str]) -> bool:
+    """Whether TPUs will be used, and something tells which others belong to them."""
+    used = 'TPU_ML_PLATFORM' in environment  # set by JAX as it is imported where there are chips
+    used &= 'tpu' in environment.get('JAX_PLATFORMS', 'tpu')
+    alone = 'TPU_SKIP_MDS_QUERY' in environment
+    listed = any(n in environment for n in ('TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES'))
+    return used and (listed or not alone)
 
 
 def say(message: str) -> None:
@@ -131,7 +142,7 @@ def on_first(function: Callable[[], T]) -> T | None:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error's cause is that another process of this run is no longer there."""
+    """Whether an error says that another process of this run is gone, or cannot be reached."""
     if jax.process_count() == 1:
         return False
     chain = []
@@ -146,19 +157,23 @@ def ending_together() -> Iterator[None]:
     """Around a run: of several processes none is left waiting for one that failed.
 
     Raises:
-      Lost: another process of the run is no longer there.
+      Lost: another process of the run is no longer there, or a device failed.
+      UserError: a device has too little memory.
     """
     try:
         yield
     except (Preempted, Diverged):
         if jax.process_count() > 1:
-            jax.distributed.shutdown()  # all come here, at the same step; none leaves early
+            with contextlib.suppress(RuntimeError):  # another is gone: this one has its reason
+                jax.distributed.shutdown()  # all come here, at the same step; none leaves early
         raise
     except UserError:
         if jax.process_count() > 1 and jax.process_index() == 0:
             time.sleep(LAST_WORDS_S)
         raise
     except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and not is_lost(error):
+            raise _device_failure(error) from error
         if jax.process_count() == 1:
             raise
         if is_lost(error):
@@ -170,6 +185,19 @@ def ending_together() -> Iterator[None]:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)  # a regular exit would wait for the others, as they wait for this one
+
+
+def _device_failure(error: jax.errors.JaxRuntimeError) -> UserError:
+    if 'RESOURCE_EXHAUSTED' in str(error):
+        return UserError(
+            f'a device has too little memory ({_brief(error)}): set optimizer.accumulate, '
+            'mesh.fsdp or model.remat=block; mae-jax plan tells what fits.'
+        )
+    traceback.print_exception(error)  # it may be a fault of the program after all
+    return Lost(
+        f'a device, or what runs it, failed ({_brief(error)}). Saved steps are intact: run the '
+        'same command to go on.'
+    )
 
 
 def _brief(error: BaseException) -> str:

@@ -61,6 +61,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> TrainState | dict[st
     with contextlib.ExitStack() as stack:
         for change in on_first(lambda: stack.enter_context(_held(config, workdir))) or ():
             say(change)
+        workdir_lib.check_shared(workdir)
         checkpoints = stack.enter_context(
             Checkpoints(
                 parts.workdir / 'checkpoints',
@@ -160,7 +161,7 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
 
     with (
         watchdog(config.step_timeout_s) as alive,
-        stop_requests() as stopping,
+        stop_requests(first) as stopping,
         MetricsWriter(
             parts.workdir,
             start_step=first,
@@ -207,7 +208,7 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
 def make_hooks(parts: Run, writer: MetricsWriter, alive: Callable[[], None]) -> tuple[Hook, ...]:
     """Evaluation, pictures and the online probe, at the intervals the config asks for.
 
-    They may take longer than any step: `alive` is called at every batch they take.
+    They may take longer than any step: `alive` is called at every batch of evaluation.
     """
     config = parts.config
     hooks = []

@@ -4,6 +4,8 @@ import contextlib
 import fnmatch
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,9 @@ try:
     import fcntl
 except ImportError:  # not a POSIX system: runs are not kept apart there
     fcntl = None
+
+SHARED_WITHIN_S = 60
+"""Network file systems remember for so long that a file was not there."""
 
 MAY_CHANGE = (
     # How a run is computed, watched and stored. What is not listed makes the run itself.
@@ -140,6 +145,19 @@ def check_config(
             f'{path} cannot be written ({error.strerror}): make room or make it writable.'
         ) from error
     return [told for _, told in changes]
+
+
+def check_shared(workdir: str | os.PathLike) -> None:
+    """Raises a UserError where this process does not see the config.json that another one wrote."""
+    path = epath.Path(workdir) / 'config.json'
+    deadline = time.monotonic() + SHARED_WITHIN_S
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f'{path} was written by process 0 and is not seen on {socket.gethostname()}: give '
+                'a --workdir on storage that all machines of the run share.'
+            )
+        time.sleep(1)
 
 
 def load_config(path: str | os.PathLike) -> ConfigDict:

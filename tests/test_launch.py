@@ -6,6 +6,7 @@ that answer and end as a test says.
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -98,11 +99,14 @@ def test_a_dry_run_of_slurm_prints_the_step_and_the_requeueing():
         'slurm.sbatch', '--config=a.py', '--workdir=my runs',
         DRY_RUN='1', SLURM_JOB_ID='7', SLURM_CPUS_PER_TASK='4',
     )  # fmt: skip
-    assert done.stdout == (
-        'srun --cpus-per-task=4 --kill-on-bad-exit=0 --wait=600 '
-        'python main.py --config=a.py --workdir=my\\ runs\n'
-        'scontrol requeue 7 # where that ended with 75, 76, or 128 and above\n'
-    )
+    step, requeue = done.stdout.splitlines()
+    task = 'trap : TERM; "$@"; s=$?; if [[ $s == [13] ]]; then touch "$0"; fi; exit "$s"'
+    assert shlex.split(step) == [
+        *('srun', '--cpus-per-task=4', '--kill-on-bad-exit=0', '--wait=600'),
+        *('bash', '-c', task, f'{Path.cwd()}/.final-7-0'),
+        *('python', 'main.py', '--config=a.py', '--workdir=my runs'),
+    ]
+    assert requeue == 'scontrol requeue 7 # where that ended with 75, 76, or 128 and above'
 
 
 POD = dict(TPU='mae', ZONE='us-west4-a', TYPE='v5litepod-64', VERSION='v2-alpha-tpuv5-lite')
@@ -303,6 +307,18 @@ def test_a_slurm_job_is_requeued_where_it_can_go_on(tmp_path, status, requeued):
     done = run('slurm.sbatch', PATH=path, SLURM_JOB_ID='7')
     assert done.stdout == ('scontrol requeue 7\n' if requeued else '')
     assert requeued or done.returncode == status
+
+
+@pytest.mark.parametrize('status, requeued', [(1, False), (3, False), (76, True)])
+def test_what_one_process_of_several_ends_with_decides(tmp_path, status, requeued):
+    """srun runs the task as Slurm would, and tells the highest status: that of those it ended."""
+    stand_in(tmp_path / 'srun', 'while [[ $1 == -* ]]; do shift; done; "$@" || true; exit 134')
+    stand_in(tmp_path / 'scontrol', 'echo "scontrol $*"')
+    stand_in(tmp_path / 'python', f'exit {status}')
+    path = f'{tmp_path}:{os.environ["PATH"]}'
+    done = run('slurm.sbatch', PATH=path, SLURM_JOB_ID=f'{os.getpid()}')
+    assert done.stdout == (f'scontrol requeue {os.getpid()}\n' if requeued else '')
+    assert not list(Path.cwd().glob(f'.final-{os.getpid()}-*'))
 
 
 def test_requeueing_is_bounded_where_processes_are_lost_and_not_at_the_time_limit(tmp_path):
@@ -524,7 +540,7 @@ def test_exit_statuses_and_pods_in_kubernetes_are_as_main_says(kind):
         address = environment['JAX_COORDINATOR_ADDRESS']['value']
         assert re.fullmatch(rf'{host}\.{jobset["spec"]["network"]["subdomain"]}:\d+', address)
         assert environment['JAX_NUM_PROCESSES']['value'] == str(job['completions'])
-        assert 'job-completion-index' in str(environment['JAX_PROCESS_ID'])
+        assert 'JAX_PROCESS_ID' not in environment  # the Job numbers its pods
     else:
         assert not [name for name in environment if name.startswith('JAX_')]
         assert 'google.com/tpu' in container['resources']['limits']

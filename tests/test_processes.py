@@ -1,7 +1,8 @@
+import jax
 import pytest
 
-from mae_jax.errors import UserError
-from mae_jax.processes import find_processes, is_lost, on_first
+from mae_jax.errors import Lost, UserError
+from mae_jax.processes import ending_together, find_processes, is_lost, on_first
 
 COORDINATOR = {
     'JAX_COORDINATOR_ADDRESS': '10.0.0.1:1234',
@@ -34,6 +35,8 @@ EXPLICIT |= dict(cluster_detection_method='deactivate')
         ({'TPU_ML_PLATFORM': 'JAX'}, 'found by Cloud TPU', {}),
         (SLURM | COORDINATOR, 'the environment names 10.0.0.1:1234 as coordinator', EXPLICIT),
         ({'TPU_WORKER_HOSTNAMES': 'a,b'}, '', None),  # a TPU's host without its chips
+        ({'TPU_ML_PLATFORM': 'JAX', 'JAX_PLATFORMS': 'cpu'}, '', None),
+        ({'TPU_ML_PLATFORM': 'JAX', 'TPU_SKIP_MDS_QUERY': '1'}, '', None),  # chips of one machine
     ],
 )
 def test_where_other_processes_are_found(environment, told, arguments):
@@ -61,6 +64,7 @@ def test_a_slurm_job_whose_steps_were_not_started_by_srun_is_one_process_and_say
         {'JAX_PROCESS_ID': '4'},
         {'JAX_PROCESS_ID': '-1'},
         {'JAX_PROCESS_ID': None},
+        {'JAX_COORDINATOR_ADDRESS': '10.0.0.1'},
     ],
 )
 def test_a_coordinator_without_sound_numbers_is_refused(change):
@@ -71,4 +75,35 @@ def test_a_coordinator_without_sound_numbers_is_refused(change):
 
 def test_one_process_does_what_the_first_does_and_has_lost_no_other():
     assert on_first(lambda: 3) == 3
-    assert not is_lost(ValueError('Gloo all-reduce failed'))
+    assert not is_lost(ValueError(GLOO))
+
+
+GLOO = 'UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [127.0.0.1]:1713'
+BARRIER = (
+    'ABORTED: Barrier failed because: task 1 has disconnected '
+    "[type.googleapis.com/tensorflow.CoordinationServiceError='']"
+)
+
+
+@pytest.mark.parametrize(
+    ('told', 'lost'),
+    [(GLOO, True), (BARRIER, True), ('RESOURCE_EXHAUSTED: out of memory', False)],
+)
+def test_an_error_of_collectives_or_barriers_is_that_of_another_process(monkeypatch, told, lost):
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    wrapped = UserError('The checkpoint could not be written.')
+    wrapped.__cause__ = ValueError(told)
+    assert is_lost(ValueError(told)) == is_lost(wrapped) == lost
+
+
+@pytest.mark.parametrize(
+    ('told', 'kind', 'says'),
+    [
+        ('INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS', Lost, 'run the same command to go on'),
+        ('RESOURCE_EXHAUSTED: Out of memory allocating 8GB', UserError, 'optimizer.accumulate'),
+    ],
+)
+def test_a_device_that_fails_is_told_from_one_that_is_too_small(told, kind, says):
+    with pytest.raises(UserError, match=says) as raised, ending_together():
+        raise jax.errors.JaxRuntimeError(told)
+    assert type(raised.value) is kind

@@ -40,7 +40,8 @@ class Loop:
       save: called with (step, state, what the hooks found at it); may go on writing after it
         returned.
       progress: called with every finished step.
-      hooks: run in order, before a save of the same step, so that a restart repeats none of them.
+      hooks: run in order, before a save of the same step, so that a restart repeats none of them;
+        but after it where the run is to stop.
       worth_saving: whether what the hooks found calls for a checkpoint out of turn.
       stopping: called with every step, tells whether the run was asked to stop after it.
       alive: called whenever a step has ended.
@@ -85,14 +86,17 @@ def train(loop: Loop, state: TrainState) -> TrainState:
             continue
         window.flush()
         found = {}
+        stopping = stopping and step < loop.num_steps
         with loop.throughput.paused():
+            if stopping:
+                loop.save(step, state, found)  # first: there may be no time for more
             for hook in hooks:
                 if scalars := hook.run(step, state):
                     loop.log(step, scalars)
                     found |= scalars
-            if saving or loop.worth_saving(found):
+            if not stopping and (saving or loop.worth_saving(found)):
                 loop.save(step, state, found)
-        if stopping and step < loop.num_steps:
+        if stopping:
             raise Preempted(f'stopped at step {step} and saved: run the same command to go on.')
     return state
 

@@ -1,6 +1,7 @@
 """What asks a run to save and stop: SIGTERM, Ctrl-C, and a notice of the cloud it runs in."""
 
 import contextlib
+import http.client
 import os
 import signal
 import threading
@@ -17,11 +18,11 @@ POLL_S = 5.0
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[int], bool]]:
+def stop_requests(first_step: int = 0) -> Iterator[Callable[[int], bool]]:
     """Within it SIGTERM and Ctrl-C ask the loop to save and stop; a second Ctrl-C stops at once.
 
     Yields a function of the step that tells whether to stop after it; the loop must ask at every
-    step. Of several processes all are told the same, whichever was asked.
+    step, from `first_step` + 1 on. Of several processes all are told the same, whichever was asked.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False  # Python delivers signals to the main thread alone
@@ -36,21 +37,22 @@ def stop_requests() -> Iterator[Callable[[int], bool]]:
         if shared:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def stopping(step: int) -> bool:
+        # JAX counts from 0, and never stops at a step below the one that it has settled on.
+        return multihost_utils.reached_preemption_sync_point(step - first_step)
+
     # Of several processes SIGTERM belongs to JAX, whose preemption service finds the step at which
     # all can stop.
     numbers = (signal.SIGINT,) if shared else (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, ask) for number in numbers}
-    stopping = multihost_utils.reached_preemption_sync_point if shared else _ignore_step(asked)
     try:
         with _notices() if _in_cloud() else contextlib.nullcontext():
-            yield stopping
+            yield stopping if shared else lambda step: asked.is_set()
     finally:
+        if shared:
+            before[signal.SIGTERM] = signal.SIG_DFL  # nothing is left to be saved
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _ignore_step(asked: threading.Event) -> Callable[[int], bool]:
-    return lambda step: asked.is_set()
 
 
 def _in_cloud() -> bool:
@@ -60,13 +62,20 @@ def _in_cloud() -> bool:
 
 @contextlib.contextmanager
 def _notices() -> Iterator[None]:
-    """Within it a notice of the metadata server is a SIGTERM to this process."""
+    """Within it a new notice of the metadata server is a SIGTERM to this process.
+
+    One that stands already does not count: a run that it stopped would be stopped for ever.
+    """
     host = os.environ.get('GCE_METADATA_IP', 'metadata.google.internal')
     closing = threading.Event()
 
+    def standing() -> set[str]:
+        return {key for key, value in NOTICES.items() if _read(host, key) == value}
+
     def watch() -> None:
+        before = standing()
         while not closing.wait(POLL_S):
-            if any(_read(host, key) == value for key, value in NOTICES.items()):
+            if standing() - before:
                 print('this machine is about to be taken away: saving', flush=True)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
@@ -82,8 +91,9 @@ def _read(host: str, key: str) -> str | None:
     """One value of the metadata server; None where there is none, or no server."""
     url = METADATA.format(host=host, key=key)
     request = urllib.request.Request(url, headers={'Metadata-Flavor': 'Google'})
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(request, timeout=POLL_S) as answer:
+        with direct.open(request, timeout=POLL_S) as answer:
             return answer.read().decode().strip()
-    except OSError:
+    except (OSError, ValueError, http.client.HTTPException):
         return None

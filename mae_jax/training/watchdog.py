@@ -22,10 +22,16 @@ def watchdog(timeout_s: float) -> Iterator[Callable[[], None]]:
     alive, done = threading.Event(), threading.Event()
 
     def watch() -> None:
-        while alive.wait(timeout_s):
+        while alive.wait(min(timeout_s, threading.TIMEOUT_MAX)):
             alive.clear()
             if done.is_set():
                 return
+        try:
+            tell()
+        finally:
+            os._exit(EXIT_LOST)
+
+    def tell() -> None:
         print(
             f'process {jax.process_index()} of {jax.process_count()}: nothing happened for '
             f'{timeout_s:g} s (config.step_timeout_s): a device or another process hangs. Saved '
@@ -34,7 +40,6 @@ def watchdog(timeout_s: float) -> Iterator[Callable[[], None]]:
             flush=True,
         )
         faulthandler.dump_traceback(all_threads=True)
-        os._exit(EXIT_LOST)
 
     threading.Thread(target=watch, name='mae_jax-watchdog', daemon=True).start()
     try:

@@ -79,6 +79,18 @@ def test_files_that_may_grow_no_further_are_told_as_a_full_disk(arguments, undis
     goes_on(arguments, workdir, undisturbed, log)
 
 
+def test_a_stop_whose_save_fails_does_not_say_that_it_saved(arguments, tmp_path):
+    log, workdir = tmp_path / 'log', tmp_path / 'run'
+    rare = ('--config.num_steps=100000', '--config.checkpoint_every_steps=100000')
+    processes = spawn(*arguments, *rare, f'--workdir={workdir}', log=log)
+    with ended(processes):
+        assert wait_until(lambda: last_step(workdir) >= 4, processes)
+        resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+        processes[0].terminate()
+        said = failed(processes, log)
+    assert 'could not be written' in said and 'and saved' not in said
+
+
 def test_a_disk_that_turns_read_only_is_told_and_the_run_goes_on_later(
     arguments, undisturbed, tmp_path
 ):

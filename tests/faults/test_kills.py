@@ -81,7 +81,7 @@ def moments(workdir, log):
         compiling,
         stepped(34),
         stepped(39),
-        saving(STEPS),
+        lambda: (workdir / 'checkpoints' / str(STEPS)).exists() or saving(STEPS)(),
         said(f'finished at step {STEPS}'),
     ]
 

@@ -120,6 +120,23 @@ def test_sigterm_to_one_process_saves_in_all_at_the_same_step(arguments, alone, 
     assert losses(workdir) == pytest.approx(alone[0], rel=1e-5)
 
 
+def test_sigterm_before_the_first_step_of_a_resumed_run_stops_it_too(arguments, tmp_path):
+    workdir, log = tmp_path / 'run', tmp_path / 'log'
+    arguments = (*arguments, f'--workdir={workdir}')
+    finish(*arguments, log=log, processes=2)  # to step 48; the longer run goes on from there
+    arguments = (*arguments, '--config.num_steps=100000')
+    (workdir / 'config.json').unlink()
+    processes = spawn(*arguments, log=log, processes=2)
+    with ended(processes):
+        assert wait_until(lambda: 'resuming at step 48' in said_by(log, 2)[0], processes)
+        processes[0].send_signal(signal.SIGTERM)
+        statuses = wait_for(processes, 90)
+    said = said_by(log, 2)
+    assert statuses == [EXIT_PREEMPTED] * 2, said
+    stopped = re.search(r'stopped at step (\d+) and saved', said[0])[1]
+    assert 48 < int(stopped) < 1000
+
+
 def test_what_process_0_finds_wrong_is_told_by_all(arguments, tmp_path):
     workdir, log = tmp_path / 'run', tmp_path / 'log'
     arguments = (*arguments, f'--workdir={workdir}')

@@ -33,11 +33,12 @@ class Regression:
         return error, {}, {'seen': model_state['seen'] + batch['image'].sum()}
 
 
-def trained_on(batches, skip_nonfinite):
+def trained_on(batches, skip_nonfinite, ema_decay=None):
     """The states after each batch, as numpy, and their metrics."""
     task, tx, mesh = Regression(), make_tx(), mesh_lib.make_mesh(devices=jax.devices()[:1])
-    state = create_state(task, tx, mesh, seed=3)
-    step = jit_step(make_step(task, tx, seed=3, skip_nonfinite=skip_nonfinite), mesh, state)
+    state = create_state(task, tx, mesh, seed=3, ema_decay=ema_decay)
+    options = dict(skip_nonfinite=skip_nonfinite, ema_decay=ema_decay)
+    step = jit_step(make_step(task, tx, seed=3, **options), mesh, state)
     states, metrics = [jax.tree.map(np.asarray, state)], []
     for images in batches:
         state, found = step(state, mesh_lib.put_batch(mesh, {'image': images}, 8))
@@ -51,10 +52,12 @@ def test_a_step_that_is_not_finite_moves_the_schedule_and_nothing_else():
     good = [rng.random((8, 4), np.float32) for _ in range(3)]
     broken = good[1].copy()
     broken[5, 3] = np.nan
-    states, metrics = trained_on([good[0], good[1], broken, good[2]], skip_nonfinite=True)
+    batches = [good[0], good[1], broken, good[2]]
+    states, metrics = trained_on(batches, skip_nonfinite=True, ema_decay=0.5)
     assert math.isnan(metrics[2]['loss'])
     before, after = states[2], states[3]
     jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+    jax.tree.map(np.testing.assert_array_equal, before.ema, after.ema)
     assert before.model_state['seen'] == after.model_state['seen'] != 0
     adam = [s for s in after.opt_state if isinstance(s, optax.ScaleByAdamState)][0]
     assert adam.count == 2 and int(after.step) == 3

@@ -83,3 +83,12 @@ def test_a_live_migration_and_a_missing_server_ask_for_nothing(metadata, monkeyp
     with stop_requests() as stopping:
         time.sleep(0.3)
         assert not stopping(1)
+
+
+def test_a_notice_that_stands_already_stops_nothing_until_there_is_another(metadata):
+    answers, asked = metadata
+    answers['maintenance-event'] = 'TERMINATE_ON_HOST_MAINTENANCE'
+    with stop_requests() as stopping:
+        assert wait(lambda: len(asked) >= 6) and not stopping(1)
+        answers['preempted'] = 'TRUE'
+        assert wait(lambda: stopping(2))

@@ -8,9 +8,9 @@ from mae_jax.training.watchdog import watchdog
 SCRIPT = """
 import sys, time
 from mae_jax.training.watchdog import watchdog
-with watchdog(1.0) as alive:
-    for _ in range(6):
-        time.sleep(0.5)
+with watchdog(2.0) as alive:
+    for _ in range(15):
+        time.sleep(0.2)
         alive()
     print('alive for three seconds', flush=True)
     time.sleep(60)
@@ -21,7 +21,7 @@ def test_a_process_in_which_nothing_happens_is_ended_and_says_why_and_where():
     done = subprocess.run([sys.executable, '-c', SCRIPT], capture_output=True, text=True)
     assert done.stdout == 'alive for three seconds\n'
     assert done.returncode == EXIT_LOST
-    assert 'nothing happened for 1 s (config.step_timeout_s)' in done.stderr
+    assert 'nothing happened for 2 s (config.step_timeout_s)' in done.stderr
     assert 'run the same command' in done.stderr
     assert 'line 9 in <module>' in done.stderr  # where the main thread sleeps
 
