@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -36,12 +37,23 @@ from mae_jax.processes import is_lost
 PyTree = Any
 _warn = logging.getLogger(__name__).warning
 
-# Orbax logs through absl's one logger, and a failed write leaves coroutines of its behind.
-# Whatever fails there also raises, and is told from here.
+# Orbax logs through absl's one logger, and a failed write leaves coroutines of its behind, and
+# threads of TensorStore's that still want to tell them. Whatever fails there also raises, and is
+# told from here.
 warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
 logging.getLogger('absl').addFilter(
     lambda record: f'{os.sep}orbax{os.sep}checkpoint{os.sep}' not in record.pathname
 )
+
+_unraisable = sys.unraisablehook
+
+
+def _tell_but_late_futures(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        _unraisable(unraisable)
+
+
+sys.unraisablehook = _tell_but_late_futures
 
 
 class Checkpoints:

@@ -85,7 +85,7 @@ def test_a_stop_whose_save_fails_does_not_say_that_it_saved(arguments, tmp_path)
     processes = spawn(*arguments, *rare, f'--workdir={workdir}', log=log)
     with ended(processes):
         assert wait_until(lambda: last_step(workdir) >= 4, processes)
-        resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+        resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (15_000, 15_000))
         processes[0].terminate()
         said = failed(processes, log)
     assert 'could not be written' in said and 'and saved' not in said
