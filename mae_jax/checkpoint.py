@@ -28,9 +28,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from mae_jax.checksums import CHECKSUMS, write_checksums
+from mae_jax.checksums import CHECKSUMS, listed_files, write_checksums
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import Log, absolute, find_whole, read_meta, steps
+from mae_jax.limits import MAX_JSON_BYTES, check_expansion, regular_size
 
 PyTree = Any
 _warn = logging.getLogger(__name__).warning
@@ -216,7 +217,7 @@ class Checkpoints:
     def _read_scores(self) -> dict[int, float]:
         scores = {}
         for step in self.steps():
-            with contextlib.suppress(OSError, ValueError, KeyError):  # damaged, or has no score
+            with contextlib.suppress(UserError, KeyError):  # damaged, or has no score
                 scores[step] = read_meta(self._path(step))[self._score]
         return scores
 
@@ -288,22 +289,44 @@ def restore_weights(
     if found is None:
         raise UserError(f'There is no checkpoint in {directory}: give the --workdir of a run.')
     path = directory / str(found)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(path / 'state').item_metadata.tree
-        wanted = ('params', 'model_state', 'ema')
-        item = {name: dict(stored[name]) for name in wanted if stored.get(name)}
-        item.get('model_state', {}).pop('tokenizer', None)  # large, and no part of the model
-        item = {name: tree for name, tree in item.items() if tree}
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        restored = checkpointer.restore(
-            path / 'state',
-            args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            restored = _restore_weights(path, checkpointer)
+        params, average = (
+            traverse_util.flatten_dict(restored.get(name, {})) for name in ('params', 'ema')
         )
-    params, average = (
-        traverse_util.flatten_dict(restored.get(name, {})) for name in ('params', 'ema')
-    )
-    params = traverse_util.unflatten_dict(params | average)
+        params = traverse_util.unflatten_dict(params | average)
+    except Exception as error:  # a checkpoint of somebody else's can be anything
+        raise UserError(
+            f'The checkpoint {path} cannot be read ({_brief(error)}): take another one, or get it '
+            'again.'
+        ) from error
     return Weights(params, restored.get('model_state', {}), found, read_meta(path))
+
+
+def _restore_weights(path: epath.Path, checkpointer: ocp.PyTreeCheckpointer) -> dict[str, Any]:
+    """'params', and 'model_state' and 'ema' if any. Raises all kinds of exceptions."""
+    # Orbax would parse texts of any length; and without a manifest look for files by the names of
+    # tensors, which may lead anywhere. TensorStore's keys in a manifest cannot.
+    for name in ('_METADATA', '_sharding', 'manifest.ocdbt'):
+        if regular_size(path / 'state' / name) > MAX_JSON_BYTES:
+            raise ValueError(f'{name} is too large')
+    stored = checkpointer.metadata(path / 'state').item_metadata.tree
+    wanted = ('params', 'model_state', 'ema')
+    item = {name: dict(stored[name]) for name in wanted if stored.get(name)}
+    item.get('model_state', {}).pop('tokenizer', None)  # large, and no part of the model
+    item = {name: tree for name, tree in item.items() if tree}
+    claimed = [
+        math.prod(shape) * np.dtype(array.dtype).itemsize
+        for array in jax.tree.leaves(item)
+        for shape in (array.shape, array.storage.chunk_shape)  # each is allocated as it says
+    ]
+    check_expansion(sum(claimed), sum(size for size, _ in listed_files(path).values()))
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    return checkpointer.restore(
+        path / 'state',
+        args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
+    )
 
 
 def _brief(error: Exception) -> str:

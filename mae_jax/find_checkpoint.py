@@ -1,6 +1,5 @@
 """Which checkpoints there are, and which of them are as they were written."""
 
-import json
 import os
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from jax.experimental import multihost_utils
 
 from mae_jax.checksums import damage
 from mae_jax.errors import UserError
+from mae_jax.limits import read_json, reason
 
 Log = Callable[[str], None]
 
@@ -82,8 +82,21 @@ def find_whole(directory: epath.Path, step: int | None = None, *, log: Log) -> i
 
 
 def read_meta(path: epath.Path) -> dict:
-    """What a run remembered beside the arrays of the checkpoint in `path`."""
-    return json.loads((path / 'meta' / 'metadata').read_text())
+    """What a run remembered beside the arrays of the checkpoint in `path`.
+
+    Raises:
+      UserError: it is not to be read, or is something else.
+    """
+    file = path / 'meta' / 'metadata'
+    try:
+        meta = read_json(file)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'{file} cannot be read ({reason(error)}): take another checkpoint.'
+        ) from error
+    if not isinstance(meta, dict):
+        raise UserError(f'{file} is not what a run writes: take another checkpoint.')
+    return meta
 
 
 def absolute(directory: str | os.PathLike) -> epath.Path:
