@@ -23,6 +23,7 @@ from mae_jax.interop.tensor_files import (
     read_safetensors_metadata,
     write_safetensors,
 )
+from mae_jax.limits import parse_json
 from mae_jax.models.dvae import DVAE, REDUCTION, parameter_shapes
 
 HEADER = 'mae_jax_dvae'
@@ -181,9 +182,9 @@ def check_dvae(path: str | os.PathLike, dvae: DVAE, tensors: Mapping[str, np.nda
 def _read_dvae(path: str | os.PathLike) -> DVAE:
     metadata = read_safetensors_metadata(path)
     try:
-        fields = json.loads(metadata[HEADER])
+        fields = parse_json(metadata[HEADER])
         return DVAE(**{name: int(fields[name]) for name in FIELDS})
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f'target.tokenizer={os.fspath(path)!r} is no file of a dVAE: make one by\n'
             '    python scripts/convert_dvae.py encoder.pkl dvae.safetensors'
