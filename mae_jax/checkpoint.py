@@ -31,7 +31,7 @@ from flax import traverse_util
 from mae_jax.checksums import CHECKSUMS, listed_files, write_checksums
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import Log, absolute, find_whole, read_meta, steps
-from mae_jax.limits import MAX_JSON_BYTES, check_expansion, regular_size
+from mae_jax.limits import MAX_JSON_BYTES, check_expansion
 
 PyTree = Any
 _warn = logging.getLogger(__name__).warning
@@ -308,9 +308,13 @@ def _restore_weights(path: epath.Path, checkpointer: ocp.PyTreeCheckpointer) -> 
     """'params', and 'model_state' and 'ema' if any. Raises all kinds of exceptions."""
     # Orbax would parse texts of any length; and without a manifest look for files by the names of
     # tensors, which may lead anywhere. TensorStore's keys in a manifest cannot.
-    for name in ('_METADATA', '_sharding', 'manifest.ocdbt'):
-        if regular_size(path / 'state' / name) > MAX_JSON_BYTES:
-            raise ValueError(f'{name} is too large')
+    files = listed_files(path)
+    if 'state/manifest.ocdbt' not in files:
+        raise ValueError('manifest.ocdbt is missing')
+    for name in ('_METADATA', '_sharding'):
+        listed, _ = files.get(f'state/{name}', (MAX_JSON_BYTES + 1, 0))
+        if listed > MAX_JSON_BYTES and (path / 'state' / name).exists():
+            raise ValueError(f'{name} is too large, or in no list')
     stored = checkpointer.metadata(path / 'state').item_metadata.tree
     wanted = ('params', 'model_state', 'ema')
     item = {name: dict(stored[name]) for name in wanted if stored.get(name)}
@@ -321,7 +325,7 @@ def _restore_weights(path: epath.Path, checkpointer: ocp.PyTreeCheckpointer) -> 
         for array in jax.tree.leaves(item)
         for shape in (array.shape, array.storage.chunk_shape)  # each is allocated as it says
     ]
-    check_expansion(sum(claimed), sum(size for size, _ in listed_files(path).values()))
+    check_expansion(sum(claimed), sum(size for size, _ in files.values()))
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     return checkpointer.restore(
         path / 'state',
