@@ -209,6 +209,11 @@ class Checkpoints:
                 f'The checkpoint {path} does not fit this model ({_brief(error)}): use the '
                 'config it was trained with, or another --workdir.'
             ) from error
+        except Exception as error:  # its files are as they were written, and are no checkpoint
+            raise UserError(
+                f'The checkpoint {path} cannot be restored ({_brief(error)}): remove it to go on '
+                'from an earlier one, or choose another --workdir.'
+            ) from error
         return state, found, read_meta(path)
 
     def _path(self, step: int) -> epath.Path:

@@ -15,6 +15,12 @@ from mae_jax.limits import read_npy
 
 NPY_MAGIC = b'\x93NUMPY'
 BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277  # TIFF tags
+DIALECTS = (
+    *('lsm', 'mmstack', 'ome', 'imagej', 'ndtiff', 'fluoview', 'stk', 'sis', 'svs', 'scn', 'qpi'),
+    *('ndpi', 'bif', 'avs', 'eer', 'philips', 'scanimage', 'nih', 'mdgel'),
+)
+"""Of TIFF, for microscopes: their texts can claim a hundred million pages, or name other files.
+Here the pages are what counts."""
 PILLOW_MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 
 
@@ -136,9 +142,7 @@ def _tiff_array(data: bytes, channels: int) -> np.ndarray | None:
     except ImportError as error:
         remedy = 'reading a TIFF of several deep bands needs `pip install tifffile`.'
         raise UserError(remedy) from error
-    # Some kinds of TIFF name other files, which would be read too.
-    alone = {f'is_{kind}': False for kind in ('ome', 'mmstack', 'ndtiff')}
-    with tifffile.TiffFile(io.BytesIO(data), **alone) as tiff:
+    with tifffile.TiffFile(io.BytesIO(data), **{f'is_{kind}': False for kind in DIALECTS}) as tiff:
         series = tiff.series[0]
         check_series(data, series)
         return series.asarray(maxworkers=1)

@@ -105,6 +105,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 TIFF_MAGICS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 TILE_WIDTH, TILE_LENGTH = 322, 323
 DEFLATE, LZMA = (8, 32946), 34925
+MAX_LZMA_BYTES = 128 << 20
+"""Of LZMA's dictionary, which a file may ask to be 4 GiB; the highest preset has 64 MiB."""
 PLAIN = (1, 32773)
 """Compressions that cannot do much: none, and PackBits, which makes 64 bytes of one."""
 LZW = 5
@@ -180,7 +182,7 @@ def unpacked_size(data, is_lzma: bool, most: int) -> int:
     if is_lzma:
         import lzma  # not in every Python
 
-        unpack, size = lzma.LZMADecompressor(), 0
+        unpack, size = lzma.LZMADecompressor(memlimit=MAX_LZMA_BYTES), 0
         more = unpack.decompress(data, 1 << 20)
         while more and size <= most and not unpack.eof:
             size += len(more)
