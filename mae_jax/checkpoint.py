@@ -1,6 +1,6 @@
 """Checkpoints: written in the background, whole or not there at all, verified before use.
 
-The only file that knows Orbax. A checkpoint is a directory named by its step:
+Orbax is known here and in `weights.py` alone. A checkpoint is a directory named by its step:
 
     <step>/state/...         the arrays, as Orbax stores them
     <step>/meta/metadata     JSON: what the run wants to remember beside them
@@ -17,43 +17,20 @@ import dataclasses
 import logging
 import math
 import os
-import re
-import sys
-import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from flax import traverse_util
 
+from mae_jax import orbax_noise  # noqa: F401
 from mae_jax.checksums import CHECKSUMS, write_checksums
 from mae_jax.errors import Preempted, UserError
-from mae_jax.find_checkpoint import Log, absolute, find_whole, read_meta, steps
+from mae_jax.find_checkpoint import Log, absolute, brief, find_whole, read_meta, steps
 from mae_jax.processes import is_lost
 
 PyTree = Any
 _warn = logging.getLogger(__name__).warning
-
-# Orbax logs through absl's one logger, and a failed write leaves coroutines of its behind, and
-# threads of TensorStore's that still want to tell them. Whatever fails there also raises, and is
-# told from here.
-warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
-logging.getLogger('absl').addFilter(
-    lambda record: f'{os.sep}orbax{os.sep}checkpoint{os.sep}' not in record.pathname
-)
-
-_unraisable = sys.unraisablehook
-
-
-def _tell_but_late_futures(unraisable: Any) -> None:
-    if str(unraisable.exc_value) != 'Event loop is closed':
-        _unraisable(unraisable)
-
-
-sys.unraisablehook = _tell_but_late_futures
 
 
 class Checkpoints:
@@ -113,7 +90,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         except OSError as error:
             raise UserError(
-                f'Checkpoints cannot be kept in {self._directory} ({_brief(error)}): make it '
+                f'Checkpoints cannot be kept in {self._directory} ({brief(error)}): make it '
                 'writable or choose another --workdir.'
             ) from error
 
@@ -220,8 +197,13 @@ class Checkpoints:
                 state = checkpointer.restore(path / 'state', target)
         except ValueError as error:
             raise UserError(
-                f'The checkpoint {path} does not fit this model ({_brief(error)}): use the '
+                f'The checkpoint {path} does not fit this model ({brief(error)}): use the '
                 'config it was trained with, or another --workdir.'
+            ) from error
+        except Exception as error:  # its files are as they were written, and are no checkpoint
+            raise UserError(
+                f'The checkpoint {path} cannot be restored ({brief(error)}): remove it to go on '
+                'from an earlier one, or choose another --workdir.'
             ) from error
         return state, found, read_meta(path)
 
@@ -231,7 +213,7 @@ class Checkpoints:
     def _read_scores(self) -> dict[int, float]:
         scores = {}
         for step in self.steps():
-            with contextlib.suppress(OSError, ValueError, KeyError):  # damaged, or has no score
+            with contextlib.suppress(UserError, KeyError):  # damaged, or has no score
                 scores[step] = read_meta(self._path(step))[self._score]
         return scores
 
@@ -253,7 +235,7 @@ class Checkpoints:
                 raise
             raise UserError(
                 f'The checkpoint of step {step} could not be written to {self._directory} '
-                f'({_brief(error)}): make room or make it writable, then run the same command '
+                f'({brief(error)}): make room or make it writable, then run the same command '
                 'again. Earlier checkpoints are intact.'
             ) from error
 
@@ -273,59 +255,3 @@ class _Best(ocp.checkpoint_managers.PreservationPolicy):
 def _rank(scored: tuple[int, float]) -> tuple[float, int]:
     """Highest score first, the newest of equals."""
     return scored[1], scored[0]
-
-
-class Weights(NamedTuple):
-    """What a run has learned, as nested dicts of numpy arrays, and where it stood."""
-
-    params: PyTree
-    """The average of the parameters, where the run kept one."""
-    model_state: PyTree
-    step: int
-    meta: dict
-
-
-def restore_weights(
-    directory: str | os.PathLike, step: int | None = None, *, log: Log = _warn
-) -> Weights:
-    """Reads the weights alone, without knowing the model: to continue from, or to look at.
-
-    Changes nothing in the directory, so a run may be using it.
-
-    Args:
-      directory: as given to `Checkpoints`; their state is a `TrainState`, or a dict like it.
-      step: that one; None for the newest whole one.
-      log: is told about damaged checkpoints.
-
-    Raises:
-      UserError: there is no whole checkpoint.
-    """
-    directory = absolute(directory)
-    found = find_whole(directory, step, log=log)
-    if found is None:
-        raise UserError(f'There is no checkpoint in {directory}: give the --workdir of a run.')
-    path = directory / str(found)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(path / 'state').item_metadata.tree
-        wanted = ('params', 'model_state', 'ema')
-        item = {name: dict(stored[name]) for name in wanted if stored.get(name)}
-        item.get('model_state', {}).pop('tokenizer', None)  # large, and no part of the model
-        item = {name: tree for name, tree in item.items() if tree}
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        restored = checkpointer.restore(
-            path / 'state',
-            args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
-        )
-    params, average = (
-        traverse_util.flatten_dict(restored.get(name, {})) for name in ('params', 'ema')
-    )
-    params = traverse_util.unflatten_dict(params | average)
-    return Weights(params, restored.get('model_state', {}), found, read_meta(path))
-
-
-def _brief(error: Exception) -> str:
-    """The system's own words where there are some (TensorStore ends its message with a code)."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code or isinstance(error, OSError) and error.errno:
-        return os.strerror(int(code[1]) if code else error.errno)
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

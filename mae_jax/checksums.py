@@ -9,6 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
+from mae_jax.limits import (
+    MAX_JSON_BYTES,
+    parse_json,
+    read_bytes,
+    regular_size,
+    strange_entry,
+    within,
+)
+
 CHECKSUMS = 'checksums.txt'
 # Orbax rewrites these two as it commits, after the checksums are taken. Nothing here reads them.
 COMMIT_MARKERS = ('_CHECKPOINT_METADATA', 'commit_success.txt')
@@ -32,21 +41,45 @@ def write_checksums(path: epath.Path) -> None:
 
 
 def damage(path: epath.Path) -> str | None:
-    """Says which file of a checkpoint is not as it was written, and how. None for a whole one."""
+    """Says which file of a checkpoint is not as it was written, and how. None for a whole one.
+
+    A checkpoint may be somebody else's: what leads out of its directory is damage too.
+    """
+    if strange := strange_entry(path):
+        return f'{strange} is a link, or no file at all: copy what it stands for in its place'
     try:
-        crc, _, listed = (path / CHECKSUMS).read_bytes().partition(b'\n')
-    except OSError:
-        return f'{CHECKSUMS} is missing'
-    if crc != b'%08x' % zlib.crc32(listed):
-        return f'{CHECKSUMS} is not as it was written'
-    files = json.loads(listed)
+        files = listed_files(path)
+    except ValueError as error:
+        return f'{error}'
     with ThreadPoolExecutor(8) as pool:
         problems = pool.map(lambda name: _difference(path, name, files[name]), files)
         return next((problem for problem in problems if problem), None)
 
 
-def _difference(path: epath.Path, name: str, recorded: list[int]) -> str | None:
+def listed_files(path: epath.Path) -> dict[str, tuple[int, int]]:
+    """Name -> (size, CRC-32) as they were written.
+
+    Raises:
+      ValueError: the list is missing or damaged, or names a file that is not in the directory.
+    """
     try:
+        crc, _, listed = read_bytes(path / CHECKSUMS, MAX_JSON_BYTES).partition(b'\n')
+    except OSError as error:
+        raise ValueError(f'{CHECKSUMS} is missing, or cannot be read') from error
+    if crc != b'%08x' % zlib.crc32(listed):
+        raise ValueError(f'{CHECKSUMS} is not as it was written')
+    try:
+        files = {name: (int(size), int(crc)) for name, (size, crc) in parse_json(listed).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f'{CHECKSUMS} is no list of files') from error
+    if outside := [name for name in files if not within(name)]:
+        raise ValueError(f'{CHECKSUMS} names {outside[0]!r}, which is no file of the checkpoint')
+    return files
+
+
+def _difference(path: epath.Path, name: str, recorded: tuple[int, int]) -> str | None:
+    try:
+        regular_size(path / name)
         size, crc = _checksum(path / name)
     except OSError:
         return f'{name} is missing or cannot be read'

@@ -1,7 +1,7 @@
 """Which checkpoints there are, and which of them are as they were written."""
 
-import json
 import os
+import re
 from collections.abc import Callable
 
 import jax
@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from mae_jax.checksums import damage
 from mae_jax.errors import UserError
+from mae_jax.limits import read_json, reason
 
 Log = Callable[[str], None]
 
@@ -82,11 +83,32 @@ def find_whole(directory: epath.Path, step: int | None = None, *, log: Log) -> i
 
 
 def read_meta(path: epath.Path) -> dict:
-    """What a run remembered beside the arrays of the checkpoint in `path`."""
-    return json.loads((path / 'meta' / 'metadata').read_text())
+    """What a run remembered beside the arrays of the checkpoint in `path`.
+
+    Raises:
+      UserError: it is not to be read, or is something else.
+    """
+    file = path / 'meta' / 'metadata'
+    try:
+        meta = read_json(file)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'{file} cannot be read ({reason(error)}): take another checkpoint.'
+        ) from error
+    if not isinstance(meta, dict):
+        raise UserError(f'{file} is not what a run writes: take another checkpoint.')
+    return meta
 
 
 def absolute(directory: str | os.PathLike) -> epath.Path:
     """As Orbax wants it: `~` and relative paths resolved, `gs://` as it is."""
     directory = epath.Path(directory).expanduser()
     return directory if '://' in os.fspath(directory) else epath.Path(os.path.abspath(directory))
+
+
+def brief(error: Exception) -> str:
+    """The system's own words where there are some (TensorStore ends its message with a code)."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code or isinstance(error, OSError) and error.errno:
+        return os.strerror(int(code[1]) if code else error.errno)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,5 +1,6 @@
 """`init_from`: the weights of another run, fitted to the model of this one."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -40,6 +41,8 @@ def inherit(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.C
         _fill(config, source, ('image_size',))
         named = config.dataset.name is not None
         _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA)
+        if not (named or begun):
+            _check_data(config)
     needed = {'': ('image_size',), 'model': ('variant',), 'dataset': ('name', *STATISTICS)}
     unset = [
         f'{group}.{field}'.removeprefix('.')
@@ -59,6 +62,16 @@ def has_begun(workdir: str) -> bool:
     """Whether a checkpoint is there; until then a start that failed may be mended and repeated."""
     directory = epath.Path(workdir)
     return (directory / 'config.json').exists() and bool(steps(directory / 'checkpoints'))
+
+
+def _check_data(config: ml_collections.ConfigDict) -> None:
+    """Refuses a data set that another's config names, where TFDS would fetch code to read it."""
+    name, path = (config.dataset[field] for field in DATA)
+    told = f'dataset.name={name!r}, dataset.path={path!r} of init_from={config.init_from}'
+    if not isinstance(name, str | None) or not isinstance(path, str | None):
+        raise UserError(f'{told} are no names: give dataset.name.')
+    if re.match(r'[^:/]*:[^\d*]', name or ''):
+        raise UserError(f'{told} is of a namespace, and its code would be run: give dataset.name.')
 
 
 def _fill(group: ml_collections.ConfigDict, source: Mapping, fields: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_dict
 
 from mae_jax.errors import UserError
+from mae_jax.limits import MAX_JSON_BYTES, parse_json, read_bytes, reason
 
 try:
     import fcntl
@@ -173,11 +174,11 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
         file = candidate / 'config.json'
         if file.exists():
             try:
-                return from_json(file.read_text())
-            except ValueError as error:
+                return from_json(read_bytes(file, MAX_JSON_BYTES))
+            except (OSError, ValueError) as error:
                 raise UserError(
-                    f'{file} is damaged ({error}): restore it from a copy, or choose another '
-                    '--workdir.'
+                    f'{file} is damaged ({reason(error)}): restore it from a copy, or '
+                    'choose another --workdir.'
                 ) from error
     raise UserError(f'{path} is no work directory: there is no config.json in it.')
 
@@ -193,9 +194,22 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=plain) + '\n'
 
 
-def from_json(text: str) -> ConfigDict:
-    """Undoes `to_json`, but that sequences come back as tuples. Raises ValueError."""
-    return ConfigDict(_tuples(json.loads(text)))
+def from_json(text: str | bytes) -> ConfigDict:
+    """Undoes `to_json`, but that sequences come back as tuples.
+
+    The text may be somebody else's: what comes back are numbers, texts, tuples and groups of them,
+    under any names. Nothing is imported that a text names.
+
+    Raises:
+      ValueError: it is no JSON of named fields, or these are no names of fields.
+    """
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError('it holds no named fields')
+    try:
+        return ConfigDict(_tuples(content))
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError('it is no config') from error
 
 
 def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -11,6 +11,7 @@ Says which classes it met, and writes nothing unless names and shapes are those 
 
 import argparse
 import io
+import math
 import os
 import pickle
 import sys
@@ -25,6 +26,7 @@ import numpy as np
 from mae_jax.errors import UserError
 from mae_jax.interop.tensor_files import damaged, local, replacing, writing
 from mae_jax.interop.tokenizers import check_dvae, save_dvae
+from mae_jax.limits import check_expansion
 from mae_jax.models.dvae import DVAE
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -85,8 +87,11 @@ ALLOWED = {
 """(module, name) in the file -> what is taken in its place."""
 
 
-class RestrictedUnpickler(pickle.Unpickler):
-    """Knows the names of `ALLOWED`; `met` are those that were there."""
+class RestrictedUnpickler(pickle._Unpickler):
+    """Knows the names of `ALLOWED`; `met` are those that were there.
+
+    In Python: the one in C makes room for as many objects as a file says that it has.
+    """
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
@@ -170,6 +175,7 @@ def read_module(path: str) -> tuple[dict[str, np.ndarray], set[str]]:
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes], set[str]]:
     with zipfile.ZipFile(file) as archive:
         (pickled,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
+        check_expansion(sum(x.file_size for x in archive.infolist()), os.path.getsize(file.name))
         unpickler = RestrictedUnpickler(io.BytesIO(archive.read(pickled)))
         root = unpickler.load()
         folder = pickled.removesuffix('.pkl') + '/'
@@ -188,16 +194,24 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes], set[str]]:
     sizes = {x.storage.key: np.dtype(x.storage.dtype).itemsize for _, x in _named_tensors(root)}
     storages = {}
     for key in RestrictedUnpickler(file).load():
-        count = int.from_bytes(file.read(8), 'little')
-        storages[key] = file.read(count * sizes[key])
+        size = int.from_bytes(file.read(8), 'little') * sizes[key]
+        if size > os.path.getsize(file.name) - file.tell():
+            raise ValueError('a storage that goes beyond the file')
+        storages[key] = file.read(size)
     return root, storages, unpickler.met
 
 
-def _named_tensors(module: Module, prefix: str = '') -> list[tuple[str, Tensor]]:
+def _named_tensors(
+    module: Module, prefix: str = '', met: set[int] | None = None
+) -> list[tuple[str, Tensor]]:
     """As PyTorch names them: 'blocks.group_1.block_1.res_path.conv_1.w'."""
+    met = set() if met is None else met
+    if id(module) in met:  # of modules in each other's place there could be no end
+        raise ValueError('a module that stands in two places')
+    met.add(id(module))
     named = [(prefix + name, x) for name, x in module.state.get('_parameters', {}).items()]
     for name, child in module.state.get('_modules', {}).items():
-        named += _named_tensors(child, f'{prefix}{name}.')
+        named += _named_tensors(child, f'{prefix}{name}.', met)
     return named
 
 
@@ -205,6 +219,8 @@ def _array(tensor: Tensor, storages: Mapping[str, bytes]) -> np.ndarray:
     """float32, of the tensor's own shape."""
     numbers = np.frombuffer(storages[tensor.storage.key], tensor.storage.dtype)
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
+    if math.prod(tensor.shape) > len(numbers):
+        raise ValueError('a tensor of more numbers than there are')
     if min(*tensor.shape, *tensor.strides) < 1 or not 0 <= tensor.offset < len(numbers) - last:
         raise ValueError('a tensor that is not within its numbers')
     strides = [stride * numbers.itemsize for stride in tensor.strides]

@@ -17,8 +17,9 @@ from disks import files_no_larger_than, make_read_only, small_disk
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from mae_jax import checkpoint, checksums
-from mae_jax.checkpoint import Checkpoints, restore_weights
+from mae_jax.checkpoint import Checkpoints
 from mae_jax.errors import UserError
+from mae_jax.weights import restore_weights
 
 # A failed write leaves coroutines of Orbax's behind; outside of pytest the package says nothing.
 pytestmark = pytest.mark.filterwarnings('ignore:coroutine', 'ignore::ResourceWarning')
@@ -354,7 +355,8 @@ logging.basicConfig(level=logging.INFO)
 from absl import logging as absl_logging
 absl_logging.set_verbosity(absl_logging.INFO)
 import jax.numpy as jnp
-from mae_jax.checkpoint import Checkpoints, restore_weights
+from mae_jax.checkpoint import Checkpoints
+from mae_jax.weights import restore_weights
 with Checkpoints(sys.argv[1], keep_last=1) as checkpoints:
     checkpoints.save(4, {'params': {'x': jnp.ones(3)}}, {})
     checkpoints.restore({'params': {'x': jnp.ones(3)}})

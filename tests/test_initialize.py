@@ -9,11 +9,11 @@ import pytest
 from tiny_runs import PLAIN, SIZES, classifying, flat, make_image_folder, pretraining, start
 
 from configs import finetune, linprobe
-from mae_jax.checkpoint import restore_weights
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import locate
 from mae_jax.interop.convert import convert
 from mae_jax.run import run
+from mae_jax.weights import restore_weights
 
 
 @pytest.fixture(scope='module')

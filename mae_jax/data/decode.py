@@ -5,11 +5,22 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+from mae_jax.data.image_limits import (
+    TIFF_MAGICS,
+    check_series,
+    open_picture,
+)
 from mae_jax.errors import UserError
+from mae_jax.limits import read_npy
 
 NPY_MAGIC = b'\x93NUMPY'
-TIFF_MAGICS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # the last two are BigTIFF
 BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277  # TIFF tags
+DIALECTS = (
+    *('lsm', 'mmstack', 'ome', 'imagej', 'ndtiff', 'fluoview', 'stk', 'sis', 'svs', 'scn', 'qpi'),
+    *('ndpi', 'bif', 'avs', 'eer', 'philips', 'scanimage', 'nih', 'mdgel'),
+)
+"""Of TIFF, for microscopes: their texts can claim a hundred million pages, or name other files.
+Here the pages are what counts."""
 PILLOW_MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 
 
@@ -19,6 +30,9 @@ class BadImage(UserError):
 
 def decode(record: dict, channels: int, apply_exif: bool = False) -> Image.Image | np.ndarray:
     """The image of a record, with `channels` bands.
+
+    The file may be anybody's: nothing in it is run, and what would take more memory than
+    `image_limits` allows is refused before it is decoded.
 
     Photographs (JPEG, PNG, WebP, ...) become 8-bit grey (1), grey and alpha (2), RGB (3) or RGBA
     (4): grey is repeated, alpha dropped without blending, as in the original pipeline, CMYK and
@@ -44,12 +58,12 @@ def decode(record: dict, channels: int, apply_exif: bool = False) -> Image.Image
         if isinstance(image, np.ndarray):
             return _from_array(image, channels)
         if image.startswith(NPY_MAGIC):
-            return _from_array(np.load(io.BytesIO(image), allow_pickle=False), channels)
+            return _from_array(read_npy(image), channels)
         if image.startswith(TIFF_MAGICS):
             array = _tiff_array(image, channels)
             if array is not None:
                 return _from_array(array, channels)
-        return _from_pillow(Image.open(io.BytesIO(image)), channels, apply_exif)
+        return _from_pillow(open_picture(image, io.BytesIO(image)), channels, apply_exif)
     except UserError as error:
         raise type(error)(f'{record["name"]}: {error}') from error
     except Exception as error:  # decoders meet broken files with every kind of exception
@@ -113,7 +127,7 @@ def _tiff_array(data: bytes, channels: int) -> np.ndarray | None:
     Pillow would cut several deep bands to their upper 8 bits, and widen signed ones.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_picture(data, io.BytesIO(data))
         bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
         bands = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
         if bands > 1 or channels == 1 or image.n_frames != channels:
@@ -128,4 +142,7 @@ def _tiff_array(data: bytes, channels: int) -> np.ndarray | None:
     except ImportError as error:
         remedy = 'reading a TIFF of several deep bands needs `pip install tifffile`.'
         raise UserError(remedy) from error
-    return tifffile.imread(io.BytesIO(data))
+    with tifffile.TiffFile(io.BytesIO(data), **{f'is_{kind}': False for kind in DIALECTS}) as tiff:
+        series = tiff.series[0]
+        check_series(data, series)
+        return series.asarray(maxworkers=1)

@@ -11,12 +11,13 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from mae_jax.data.decode import BadImage
+from mae_jax.data.image_limits import MAX_IMAGE_BYTES
 from mae_jax.errors import UserError
+from mae_jax.limits import read_bytes, reason
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.npy')
 EVAL_SPLITS = ('validation', 'val', 'test')
@@ -154,9 +155,9 @@ class FolderSource:
     def __getitem__(self, index: int) -> dict:
         name = os.path.join(self.root, self.files[index])
         try:
-            image = Path(name).read_bytes()
+            image = read_bytes(name, MAX_IMAGE_BYTES)
         except OSError as error:
-            raise BadImage(f'{name} cannot be read: {error.strerror}.') from error
+            raise BadImage(f'{name} cannot be read: {reason(error)}.') from error
         label = -1 if self.labels is None else int(self.labels[index])
         return {'image': image, 'label': label, 'name': name}
 
@@ -238,13 +239,26 @@ def _hold_out(source: FolderSource, evaluation: bool) -> FolderSource:
 
 
 def _images_below(root: str, folder: str) -> list[str]:
-    """Sorted names, relative to the root, of the images at any depth of one of its folders."""
+    """Sorted names, relative to the root, of the images at any depth of one of its folders.
+
+    Links are followed, but not to a folder that they are in: there would be no end to it.
+    """
     names = []
     for directory, folders, files in os.walk(os.path.join(root, folder), followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith('.')]
+        above = os.path.realpath(directory)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith('.')
+            and not _is_above(os.path.realpath(os.path.join(directory, name)), above)
+        ]
         below = os.path.relpath(directory, root)
         names += [os.path.normpath(os.path.join(below, f)) for f in files if _is_image(f)]
     return sorted(names)
+
+
+def _is_above(folder: str, other: str) -> bool:
+    return os.path.commonpath([folder, other]) == folder
 
 
 def _is_image(name: str) -> bool:

@@ -4,7 +4,11 @@ They must have been prepared as ArrayRecord (or Parquet), which most need Tensor
 `pip install -e '.[tfds]'` and `tfds build <name> --file_format=array_record`.
 """
 
+import contextlib
 import hashlib
+import os
+import sys
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
@@ -37,7 +41,9 @@ class TfdsSource:
             ) from error
         except ValueError as error:
             raise UserError(f'{name}: {error}') from error
-        shards = [i.filename + str(i.take) for i in info.splits[split].file_instructions]
+        instructions = info.splits[split].file_instructions
+        _check_inside(name, os.fspath(builder.data_path), [i.filename for i in instructions])
+        shards = [i.filename + str(i.take) for i in instructions]
         digest = hashlib.sha256('\0'.join(shards).encode()).hexdigest()[:16]
         self.identity = f'{self._name}:{len(self)}:{digest}'
 
@@ -53,7 +59,8 @@ class TfdsSource:
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     where = data_dir or '~/tensorflow_datasets'
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        with _importing_nothing(name):
+            builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise UserError(
             f'dataset.name={name!r} is not digits, folder or synthetic, and TensorFlow Datasets '
@@ -71,6 +78,42 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             'or set dataset.path to the folder where it is.'
         )
     return builder
+
+
+@contextlib.contextmanager
+def _importing_nothing(name: str) -> Iterator[None]:
+    """Within it, a features.json cannot have a module imported.
+
+    It names the class of each feature, and TFDS would import whatever module that may be in, and
+    so run it. Its own are allowed, and those that have been imported already.
+    """
+    connector = tfds.features.FeatureConnector
+    original = connector.__dict__['cls_from_name']
+
+    def cls_from_name(cls, python_class_name: str):
+        module = python_class_name.rpartition('.')[0]
+        if not module.startswith('tensorflow_datasets.core.') and module not in sys.modules:
+            raise UserError(
+                f'The features.json of {name} would import {module!r}, which is never done: if you '
+                'trust it, import it in your config.'
+            )
+        return original.__func__(cls, python_class_name)
+
+    connector.cls_from_name = classmethod(cls_from_name)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = original
+
+
+def _check_inside(name: str, folder: str, files: list[str]) -> None:
+    """Refuses a dataset_info.json whose files are elsewhere."""
+    for file in map(os.path.normpath, files):
+        if os.path.dirname(file) != os.path.normpath(folder):
+            raise UserError(
+                f'The dataset_info.json of {name} names {file}, which is not in {folder}: prepare '
+                'the data set again.'
+            )
 
 
 def _existing_split(name: str, split: str, splits: list[str]) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from mae_jax.data.color_jitter import ColorJitter
-from mae_jax.data.decode import decode
+from mae_jax.data.decode import BadImage, decode
+from mae_jax.data.image_limits import check_pixels
 from mae_jax.data.randaugment import RandAugment
 
 Box = tuple[int, int, int, int]
@@ -236,6 +237,11 @@ def _resize_to_cover(image: Image.Image | np.ndarray, size: Size, share: float) 
     """
     width, height = _width_height(image)
     resized = _cover(height, width, [int(side / share) for side in size])
+    try:
+        check_pixels(*resized)
+    except ValueError as error:
+        told = f'an image of {width} x {height} pixels is too long: its short side would be resized'
+        raise BadImage(f'{told} to {min(resized)}, and it to {error}.') from error
     return resize_crop(image, (0, 0, width, height), resized)
 
 

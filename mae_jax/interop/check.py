@@ -1,7 +1,6 @@
 """A batch through a model of ours and through another library's, where that is installed."""
 
 import importlib
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,17 @@ TOLERANCE = 3e-5
 """Largest difference of an output, in units of the largest output."""
 
 
-def check(path: str | os.PathLike, foreign: Foreign, trained: Trained) -> str:
+def check(foreign: Foreign, trained: Trained) -> str:
     """Runs both on random images, and says how far apart they are, or why neither was run.
 
     An autoencoder and Hugging Face's own are run by transformers; the others by timm. Tensors that
     are in another spelling are brought into that library's by way of ours.
 
+    The other library is given the tensors alone, never the files they were in: a config.json can
+    have transformers fetch code and run it.
+
     Args:
-      path: where `foreign` was read; transformers opens its own directories itself.
-      foreign: what was read there.
+      foreign: what was read.
       trained: the same, as a model of ours.
 
     Raises:
@@ -56,7 +57,7 @@ def check(path: str | os.PathLike, foreign: Foreign, trained: Trained) -> str:
     with torch.no_grad():
         inputs = torch.from_numpy(images.transpose(0, 3, 1, 2))
         if by_transformers:
-            theirs = _run_transformers(path, trained, kind, inputs, torch.from_numpy(noise))
+            theirs = _run_transformers(foreign, trained, kind, inputs, torch.from_numpy(noise))
         else:
             official = foreign.spelling.startswith('official')
             tensors = foreign.tensors if official else to_theirs(trained, 'official')
@@ -85,19 +86,22 @@ def run_ours(trained: Trained, images: np.ndarray, noise: np.ndarray) -> np.ndar
 
 
 def _run_transformers(
-    path: str | os.PathLike, trained: Trained, kind: Kind, images: Any, noise: Any
+    foreign: Foreign, trained: Trained, kind: Kind, images: Any, noise: Any
 ) -> np.ndarray:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     name = huggingface.ARCHITECTURES[kind.name]
     options = dict(add_pooling_layer=False) if kind.name == 'encoder' else {}
+    own = foreign.spelling == 'huggingface'
+    tensors = foreign.tensors if own else to_theirs(trained, 'huggingface')
+    if kind.name == 'encoder':
+        tensors = {name.removeprefix('vit.'): tensor for name, tensor in tensors.items()}
     with tempfile.TemporaryDirectory() as folder:
-        if not huggingface.is_of(path, name):
-            path = Path(folder) / 'model'
-            tensors = to_theirs(trained, 'huggingface')
-            huggingface.write(path, tensors, trained.config, kind)
-        model = getattr(transformers, name).from_pretrained(path, **options).float().eval()
+        path = Path(folder) / 'model'
+        huggingface.write(path, tensors, trained.config, kind)
+        opened = getattr(transformers, name).from_pretrained(path, local_files_only=True, **options)
+    model = opened.float().eval()
     if kind.name == 'mae':
         return model(images, noise=noise).logits.numpy()
     outputs = model(images)

@@ -183,7 +183,7 @@ def _read(
     foreign = read_foreign(path)
     try:
         trained = to_ours(foreign, given, say)
-        return trained, check(path, foreign, trained) if run else None
+        return trained, check(foreign, trained) if run else None
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
 

@@ -1,7 +1,6 @@
 """Checkpoints of other libraries on disk: which spelling they are in, and what else they state."""
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from mae_jax.interop.tensor_files import (
     read_pth,
     read_safetensors,
 )
+from mae_jax.limits import read_json, reason, within
 
 PTH_SUFFIXES = ('.pth', '.pt', '.bin', '.tar')
 WEIGHTS_OF_A_DIRECTORY = (
@@ -89,12 +89,12 @@ def read_foreign(path: str | os.PathLike) -> Foreign:
 def _read_shards(path: epath.Path) -> Tensors:
     """The tensors of all files that an index names."""
     try:
-        names = sorted(set(json.loads(path.read_text())['weight_map'].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(path, 'index', error) from error
+        names = sorted(set(read_json(path)['weight_map'].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, 'index', reason(error)) from error
     tensors = {}
     for name in names:
-        if os.path.basename(name) != name:  # another directory's files are none of its business
+        if not within(name) or os.path.basename(name) != name:  # other directories are not its own
             raise damaged(path, 'index', f'{name!r} is no name of a file beside it')
         tensors |= read_safetensors(path.parent / name)[0]
     return tensors
@@ -132,9 +132,11 @@ def _read_configs(path: epath.Path) -> dict[str, Any]:
     ):
         if (path / name).exists():
             try:
-                stated |= read(json.loads((path / name).read_text()))
-            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-                raise damaged(path / name, 'configuration', error) from error
+                stated |= read(read_json(path / name))
+            except UserError:
+                raise
+            except Exception as error:  # it may be anything
+                raise damaged(path / name, 'configuration', reason(error)) from error
     return stated
 
 
@@ -142,6 +144,8 @@ def _float32(path: epath.Path, name: str, tensor: np.ndarray) -> np.ndarray:
     """Parameters are float32 here: shorter ones lose nothing, longer ones are refused."""
     if tensor.dtype == np.float64:
         raise UserError(f'{path}: {name} is float64, and would be rounded: save it as float32.')
+    if tensor.dtype.names:
+        raise UserError(f'{path}: {name} holds records, where numbers are needed.')
     return np.asarray(tensor, np.float32) if tensor.dtype.kind in 'fV' else tensor
 
 

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from mae_jax.build_task import image_size, make_architecture
 from mae_jax.errors import UserError
-from mae_jax.find_checkpoint import absolute
 from mae_jax.interop.modules import Kind
 from mae_jax.interop.tensor_files import write_safetensors
 
@@ -75,14 +74,6 @@ def read_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
         channels = len(config.get('image_mean', (0, 0, 0)))
         stated |= {'mean': (0.0,) * channels, 'std': (1.0,) * channels}
     return stated
-
-
-def is_of(path: str | os.PathLike, architecture: str) -> bool:
-    """Whether it is a directory of that class of transformers."""
-    file = absolute(path) / 'config.json'
-    if not file.exists():
-        return False
-    return architecture in (json.loads(file.read_text()).get('architectures') or ())
 
 
 def write(

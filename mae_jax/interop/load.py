@@ -16,6 +16,7 @@ from mae_jax.errors import UserError
 from mae_jax.interop.facts import restate
 from mae_jax.interop.modules import (
     Kind,
+    check_sizes,
     differences,
     encoder_of,
     kind_of,
@@ -168,8 +169,11 @@ def read_module(
     try:
         config.model.dtype = dtype or config.model.dtype
         kind = kind_of(tensors)
+        check_sizes(config, tensors)
         wanted = shapes_of(config, kind)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    except Exception as error:  # a config of somebody else's can say anything
         raise UserError(f'{path} is damaged: its config is not that of a model.') from error
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if problems := differences(found, wanted):

@@ -10,6 +10,8 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mae_jax import build_task
+from mae_jax.errors import UserError
+from mae_jax.patches import grid_size
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -51,6 +53,29 @@ def make_module(config: ConfigDict, kind: Kind) -> nn.Module:
     return build_task.make_encoder(config).clone(has_norm=kind.has_norm)
 
 
+def check_sizes(config: ConfigDict, tensors: Mapping[str, Any]) -> None:
+    """Holds the sizes in a config to the tensors beside it, before anything is made of that size.
+
+    Raises:
+      UserError: they are others. (And for a config that is none, all kinds of exceptions.)
+    """
+    sizes = build_task.make_architecture(config.model)
+    rows, columns = grid_size(build_task.image_size(config), sizes['patch_size'])
+    claimed = {'encoder': (sizes['width'], sizes['depth'])}
+    if any(name.startswith('decoder/') for name in tensors):
+        claimed['decoder'] = (config.model.decoder_width, config.model.decoder_depth)
+    for part, (width, depth) in claimed.items():
+        name = f'{part}/pos_embed'
+        if name not in tensors:
+            raise UserError(f'it has no {name}, and is damaged.')
+        shape, wanted = tensors[name].shape, (1, 1 + rows * columns, width)
+        if shape != wanted:
+            raise UserError(f'{name} has shape {shape}, and {wanted} by its config.')
+        blocks = {n.split('/')[2] for n in tensors if n.startswith(f'{part}/blocks/')}
+        if len(blocks) != depth:
+            raise UserError(f'its {part} has {len(blocks)} blocks, and {depth} by its config.')
+
+
 def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
     """Name -> shape of every tensor that the model has, running statistics included."""
     depths = {'encoder': build_task.make_architecture(config.model)['depth']}
@@ -59,7 +84,8 @@ def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
     if kind.name == 'mae':
         depths['decoder'] = config.model.decoder_depth
         config.model.decoder_depth = 1
-    images = jnp.zeros((1, *build_task.image_size(config), config.dataset.channels))
+    size = (1, *build_task.image_size(config), config.dataset.channels)
+    images = jax.ShapeDtypeStruct(size, jnp.float32)  # a config can ask for any size
     rngs = {'params': jax.random.key(0), 'mask': jax.random.key(0)}
     variables = dict(jax.eval_shape(make_module(config, kind).init, rngs, images))
     params = variables.pop('params')

@@ -9,7 +9,6 @@ import contextlib
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors.numpy import save_file
 
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute
+from mae_jax.limits import check_expansion, read_npy, reason, regular_size
 
 Tensors = dict[str, np.ndarray]
 
@@ -52,12 +52,13 @@ def write_safetensors(
 
 def read_npz(path: str | os.PathLike) -> Tensors:
     """Tensors of a NumPy archive; one that holds pickled objects is refused."""
-    with (
-        local(path) as file,
-        _reading(path, 'npz'),
-        np.load(file, allow_pickle=False) as archive,
-    ):
-        return {name: archive[name] for name in archive.files}
+    with local(path) as file, _reading(path, 'npz'), zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        check_expansion(sum(member.file_size for member in members), os.path.getsize(file))
+        return {
+            member.filename.removesuffix('.npy'): read_npy(archive.read(member))
+            for member in members
+        }
 
 
 def write_npz(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
@@ -74,16 +75,30 @@ def read_pth(path: str | os.PathLike) -> Any:
     """
     torch = import_torch(f'{path} is a PyTorch file')
     with local(path) as file, torch.serialization.safe_globals([argparse.Namespace]):
+        with _reading(path, 'PyTorch'):
+            size = os.path.getsize(file)
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    check_expansion(sum(x.file_size for x in archive.infolist()), size)
         try:
             content = torch.load(file, map_location='cpu', weights_only=True)
         except Exception as error:  # a damaged file meets every kind of exception
             raise damaged(path, 'PyTorch', _pickle_problem(error)) from error
 
+    met, claimed = {}, 0  # one that stands in many places, which may be more than there is time for
+
     def as_numpy(node: Any, name: str = 'it') -> Any:
+        nonlocal claimed
         if isinstance(node, Mapping):
-            return {str(key): as_numpy(value, str(key)) for key, value in node.items()}
+            if id(node) not in met:
+                met[id(node)] = {}
+                met[id(node)].update({str(k): as_numpy(x, str(k)) for k, x in node.items()})
+            return met[id(node)]
         if not isinstance(node, torch.Tensor):
             return node
+        claimed += node.numel() * node.element_size()  # of a view, more than it is made of
+        with _reading(path, 'PyTorch'):
+            check_expansion(claimed, size)
         if node.dtype == torch.bfloat16:  # NumPy has none
             node = node.float()
         try:
@@ -92,7 +107,10 @@ def read_pth(path: str | os.PathLike) -> Any:
             told = f'{name} is {node.layout} of {node.dtype}, which NumPy does not have'
             raise damaged(path, 'PyTorch', told) from error
 
-    return as_numpy(content)
+    try:
+        return as_numpy(content)
+    except RecursionError as error:
+        raise damaged(path, 'PyTorch', 'it is nested too deeply') from error
 
 
 def write_pth(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
@@ -127,18 +145,7 @@ def _pickle_problem(error: Exception) -> str:
 def _reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
     try:
         yield
-    except (
-        SafetensorError,
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,  # of a type that NumPy does not have
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        if 'allow_pickle' in str(error):
-            error = ValueError('it holds pickled objects, which are never read')
+    except Exception as error:  # a damaged file meets every kind
         raise damaged(path, kind, error) from error
 
 
@@ -154,6 +161,10 @@ def local(path: str | os.PathLike) -> Iterator[str]:
     if not path.exists():
         raise UserError(f'{path} does not exist.')
     if '://' not in os.fspath(path):
+        try:
+            regular_size(path)
+        except OSError as error:
+            raise UserError(f'{path} cannot be read: {reason(error)}.') from error
         yield os.fspath(path)
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -23,11 +23,14 @@ from mae_jax.interop.tensor_files import (
     read_safetensors_metadata,
     write_safetensors,
 )
+from mae_jax.limits import parse_json
 from mae_jax.models.dvae import DVAE, REDUCTION, parameter_shapes
 
 HEADER = 'mae_jax_dvae'
 """What the metadata of a dVAE's file hold under this name is JSON: {codes, width, blocks}."""
 FIELDS = ('codes', 'width', 'blocks')
+LARGEST = {'codes': 1 << 20, 'width': 1 << 14, 'blocks': 64}
+"""The published dVAE has 8,192 codes, is 256 wide and has 2 blocks in a group."""
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: `shapes` is a dict
@@ -181,9 +184,12 @@ def check_dvae(path: str | os.PathLike, dvae: DVAE, tensors: Mapping[str, np.nda
 def _read_dvae(path: str | os.PathLike) -> DVAE:
     metadata = read_safetensors_metadata(path)
     try:
-        fields = json.loads(metadata[HEADER])
-        return DVAE(**{name: int(fields[name]) for name in FIELDS})
-    except (KeyError, ValueError, TypeError) as error:
+        fields = parse_json(metadata[HEADER])
+        sizes = {name: int(fields[name]) for name in FIELDS}
+        if any(not 0 < size <= LARGEST[name] for name, size in sizes.items()):
+            raise ValueError(f'{sizes} are no sizes')
+        return DVAE(**sizes)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f'target.tokenizer={os.fspath(path)!r} is no file of a dVAE: make one by\n'
             '    python scripts/convert_dvae.py encoder.pkl dvae.safetensors'

@@ -17,7 +17,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mae_jax import workdir as workdir_lib
-from mae_jax.checkpoint import restore_weights
+from mae_jax.build_task import statistics
 from mae_jax.errors import UserError
 from mae_jax.find_checkpoint import absolute, locate
 from mae_jax.interop.facts import check_facts, facts
@@ -26,6 +26,8 @@ from mae_jax.interop.tensor_files import (
     read_safetensors_metadata,
     write_safetensors,
 )
+from mae_jax.limits import parse_json
+from mae_jax.weights import restore_weights
 
 HEADER = 'mae_jax'
 VERSION = 1
@@ -69,7 +71,7 @@ def read_trained(path: str | os.PathLike) -> Trained:
     try:
         params, model_state = unflat(tensors)
         params['encoder']['cls_token']
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f'{path} is damaged: its tensors are not those of a model.') from error
     return Trained(params, model_state, **header)
 
@@ -78,7 +80,7 @@ def read_config(path: str | os.PathLike) -> ConfigDict:
     """The config of what `read_trained` would read; its tensors are left alone."""
     if not is_file(path):
         locate(path)  # says what is wrong with the path
-        return workdir_lib.load_config(path)
+        return _checked(path, workdir_lib.load_config(path))
     if absolute(path).suffix != '.safetensors':
         raise _not_ours(path)
     return _header(path, read_safetensors_metadata(path))['config']
@@ -114,17 +116,29 @@ def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]
     if HEADER not in metadata:
         raise _not_ours(path)
     try:
-        header = json.loads(metadata[HEADER])
+        header = parse_json(metadata[HEADER])
         if header['version'] > VERSION:
             raise UserError(
                 f'{path} was written by a newer mae_jax (version {header["version"]} of the '
                 'format): upgrade.'
             )
         config = workdir_lib.from_json(header['config'])
-        check_facts(facts(config))
-        return {'step': header['step'] and int(header['step']), 'config': config}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        step = header['step'] and int(header['step'])
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f'{path} is damaged: its header is not what mae_jax writes.') from error
+    return {'step': step, 'config': _checked(path, config)}
+
+
+def _checked(path: str | os.PathLike, config: ConfigDict) -> ConfigDict:
+    """The config, which somebody else may have written, where it is one of a model."""
+    try:
+        check_facts(facts(config))
+        statistics(config)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    except Exception as error:  # it can say anything
+        raise UserError(f'{path} is damaged: its config is not that of a model.') from error
+    return config
 
 
 def _not_ours(path: str | os.PathLike) -> UserError:

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -95,3 +96,38 @@ def test_a_missing_data_set_says_how_to_prepare_it(tmp_path):
 def test_an_unknown_split_shows_those_there_are(prepared):
     with pytest.raises(UserError, match=r"no split 'tran'; it has train, test|test, train"):
         make_source('tiny_photos', 'tran', path=str(prepared))
+
+
+@pytest.fixture
+def copied(prepared, tmp_path):
+    """A copy whose files may be changed: (what dataset.path is, the folder of the files)."""
+    shutil.copytree(prepared, tmp_path / 'copy')
+    return tmp_path / 'copy', tmp_path / 'copy/tiny_photos/1.0.0'
+
+
+@pytest.mark.parametrize('field', ['pythonClassName', 'type'])
+def test_a_module_that_the_features_name_is_not_imported(field, copied, tmp_path, monkeypatch):
+    root, folder = copied
+    (tmp_path / 'trap_of_features.py').write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = json.loads((folder / 'features.json').read_text())
+    features['featuresDict']['features']['image']['pythonClassName'] = 'trap_of_features.Image'
+    if field == 'type':  # how TFDS wrote it earlier
+        features = {'type': 'trap_of_features.Image', 'content': {}}
+    (folder / 'features.json').write_text(json.dumps(features))
+    with pytest.raises(UserError, match="would import 'trap_of_features'"):
+        make_source('tiny_photos', 'train', path=str(root))
+    assert 'trap_of_features' not in sys.modules and not (tmp_path / 'ran').exists()
+    assert tfds.features.FeatureConnector.cls_from_name.__name__ == 'cls_from_name'
+
+
+@pytest.mark.parametrize('where', ['../../elsewhere', '/elsewhere', 'below'])
+def test_the_files_of_a_data_set_lie_in_its_folder(where, copied):
+    root, folder = copied
+    info = json.loads((folder / 'dataset_info.json').read_text())
+    for split in info['splits']:
+        template = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+        split['filepathTemplate'] = f'{where}/{template}'
+    (folder / 'dataset_info.json').write_text(json.dumps(info))
+    with pytest.raises(UserError, match='which is not in'):
+        make_source('tiny_photos', 'train', path=str(root))

@@ -16,8 +16,8 @@ from commands import QUICK, ROOT, TINY
 from PIL import Image
 from tiny_runs import flat
 
-from mae_jax.checkpoint import restore_weights
 from mae_jax.find_checkpoint import locate
+from mae_jax.weights import restore_weights
 
 IMAGES = 100
 STEPS = 48
