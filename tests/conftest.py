@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import tracemalloc
 
 import pytest
 
@@ -55,6 +56,29 @@ def fine_tuned(pretrained, tmp_path_factory):
     state = run(config, root / 'run')
     shutil.rmtree(source)
     return root / 'run', state, config
+
+
+@pytest.fixture
+def work_directory(pretrained, tmp_path):
+    """A copy of a finished run with one checkpoint, under another step."""
+    source, _ = pretrained
+    target = tmp_path / 'theirs'
+    from mae_jax.find_checkpoint import steps
+
+    (target / 'checkpoints').mkdir(parents=True)
+    (target / 'config.json').write_bytes((source / 'config.json').read_bytes())
+    last = max(steps(source / 'checkpoints'))
+    step = target / 'checkpoints/2'
+    shutil.copytree(source / f'checkpoints/{last}', step)
+    return target
+
+
+@pytest.fixture
+def allocations():
+    """How many bytes Python and NumPy have allocated at most, since the test began."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
 
 
 @pytest.fixture

@@ -104,16 +104,30 @@ def test_a_bad_image_is_named_from_a_worker_too(photo_folder):
         list(zip(range(4), batches, strict=False))
 
 
+class Hanging:
+    """A source one of whose examples is never read to its end."""
+
+    def __init__(self, source):
+        self.source, self.released = source, threading.Event()
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        if index == 5:
+            self.released.wait()
+        return self.source[index]
+
+
 def test_a_read_that_hangs_ends_the_stream_after_the_timeout(photo_folder):
-    root = photo_folder(20)
-    pipe = Path(make_source('folder', 'train', path=str(root))[5]['name'])
-    pipe.unlink()
-    os.mkfifo(pipe)  # reading it waits for a writer
+    source = Hanging(make_source('folder', 'train', path=str(photo_folder(20))))
+    sizes = {'batch_size': 12, 'rows': range(12), 'image_size': (16, 16)}
+    loader = make_loader(source, **sizes, seed=0, timeout_s=1, threads=2)
     try:
         with pytest.raises(UserError, match=r'1 s: a read may hang.*dataset\.timeout_s'):
-            list(photo_loader(root, timeout_s=1, threads=2).iterate(0, 4))
+            list(loader.iterate(0, 4))
     finally:  # let the thread go
-        threading.Thread(target=pipe.write_bytes, args=(b'',), daemon=True).start()
+        source.released.set()
 
 
 def test_workers_die_with_a_trainer_that_is_killed(photo_folder, tmp_path):
