@@ -152,19 +152,22 @@ def test_workers_die_with_a_trainer_that_is_killed(photo_folder, tmp_path):
             app.run(main)
         """)
     )
-    shared_memory = set(os.listdir('/dev/shm'))
     trainer = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     try:
         pids = [int(pid) for pid in trainer.stdout.readline().split()]
         assert len(pids) == 2
         assert all(alive(pid) for pid in pids)
+        held = {name for pid in (trainer.pid, *pids) for name in shared_memory(pid)}
     finally:
         trainer.kill()
         trainer.wait()
     wait_until(lambda: not any(alive(pid) for pid in pids))
-    mine = {name for name in set(os.listdir('/dev/shm')) - shared_memory if name[:4] == 'psm_'}
-    # Those of other tests that run meanwhile are among them, and go with their tests. What a worker
-    # was just making as it ended, a few kB and not yet registered for removal, may stay.
-    wait_until(
-        lambda: sum(Path('/dev/shm', name).exists() for name in mine) <= len(pids), seconds=60
-    )
+    # What a worker was just making as it ended, a few kB and not yet registered for removal, may
+    # stay.
+    wait_until(lambda: sum(path.exists() for path in held) <= len(pids), seconds=60)
+
+
+def shared_memory(pid):
+    """The segments that a process has mapped; others' tests may run meanwhile."""
+    lines = Path(f'/proc/{pid}/maps').read_text().splitlines()
+    return {Path(line.split()[-1]) for line in lines if '/dev/shm/psm_' in line}
