@@ -95,10 +95,7 @@ def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] 
     if int(environment.get('SLURM_NTASKS', '1')) > 1:
         if all(name in environment for name in SLURM_STEP):
             return f'found by Slurm, job {environment["SLURM_JOB_ID"]}', {}
-        return (
-            'one process: Slurm has several tasks for it, but srun did not start them',
-            None,
-        )
+        return 'one process: the Slurm job has several tasks, but srun did not start it', None
     return '', None
 
 

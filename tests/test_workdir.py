@@ -10,8 +10,9 @@ from disks import files_no_larger_than
 from ml_collections.config_dict import placeholder
 
 from configs import default
+from mae_jax import workdir
 from mae_jax.errors import UserError
-from mae_jax.workdir import check_config, claim, load_config
+from mae_jax.workdir import check_config, check_shared, claim, load_config
 
 
 def make_config(**fields):
@@ -229,3 +230,17 @@ def test_nothing_but_the_lock_and_the_config_is_left_in_the_directory(tmp_path):
     with claim(tmp_path):
         check_config(tmp_path, make_config())
     assert sorted(os.listdir(tmp_path)) == ['.lock', 'config.json']
+
+
+def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
+    check_config(tmp_path, make_config(seed=1), begun=False)
+    assert check_config(tmp_path, make_config(seed=2), begun=False) == []
+    assert load_config(tmp_path).seed == 2
+
+
+def test_a_process_that_does_not_see_what_another_wrote_says_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, 'SHARED_WITHIN_S', 0)
+    with pytest.raises(UserError, match='written by process 0 and is not seen on .*share'):
+        check_shared(tmp_path / 'local')
+    check_config(tmp_path, make_config())
+    check_shared(tmp_path)
