@@ -302,7 +302,7 @@ def test_no_images_a_missing_one_and_one_that_is_none_are_told(tmp_path):
         read_images([], **options)
     with pytest.raises(UserError, match='missing.png cannot be read'):
         read_images([str(tmp_path / 'missing.png')], **options)
-    with pytest.raises(UserError, match='cannot be read: Is a directory'):
+    with pytest.raises(UserError, match='cannot be read: it is not a regular file'):
         read_images([str(tmp_path)], **options)
     text = tmp_path / 'text.png'
     text.write_text('no picture')
