@@ -1,10 +1,13 @@
 """What every test shares: eight virtual CPU devices, and a run of the real command."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
 import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +27,7 @@ os.environ.setdefault(
 
 from commands import make_tiny_config, start
 from tiny_runs import AVERAGED, classifying, pretraining
+from tiny_runs import start as state_of
 
 from configs import finetune
 
@@ -33,13 +37,30 @@ def tiny_config():
     return make_tiny_config()
 
 
+def shared_folder(tmp_path_factory) -> Path:
+    """Of all processes that share in these tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if 'PYTEST_XDIST_WORKER' in os.environ else own
+
+
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A copy of the directory that `make` made for whichever test process came first."""
+    shared = shared_folder(tmp_path_factory) / f'shared_{name}' / 'run'
+    shared.parent.mkdir(exist_ok=True)
+    with open(shared.parent / 'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            make(shared)
+        return shutil.copytree(shared, tmp_path_factory.mktemp(name) / 'run')
+
+
 @pytest.fixture(scope='session')
 def pretrained(tmp_path_factory):
     """A finished pretraining run that others start from: (its directory, its state)."""
     from mae_jax.run import run
 
-    workdir = tmp_path_factory.mktemp('pretrained') / 'run'
-    return workdir, run(pretraining(), workdir)
+    workdir = made_once(tmp_path_factory, 'pretrained', lambda path: run(pretraining(), path))
+    return workdir, state_of(pretraining(), workdir)
 
 
 @pytest.fixture(scope='session')
@@ -50,12 +71,16 @@ def fine_tuned(pretrained, tmp_path_factory):
     """
     from mae_jax.run import run
 
-    root = tmp_path_factory.mktemp('fine_tuned')
-    source = shutil.copytree(pretrained[0], root / 'pretrained')
+    source = shared_folder(tmp_path_factory) / 'fine_tuned_from'
     config = classifying(finetune.get_config, source, AVERAGED)
-    state = run(config, root / 'run')
-    shutil.rmtree(source)
-    return root / 'run', state, config
+
+    def make(path):
+        shutil.copytree(pretrained[0], source)
+        run(config, path)
+        shutil.rmtree(source)
+
+    workdir = made_once(tmp_path_factory, 'fine_tuned', make)
+    return workdir, state_of(config, workdir), config
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ def pca_run(tmp_path_factory):
     return workdir, run(pretraining(**PCA, **MASK_TOKENS, image_every_steps=2), workdir)
 
 
+@pytest.mark.slow
 def test_the_basis_is_fitted_to_the_first_crops_of_the_run_and_kept_in_its_checkpoint(pca_run):
     workdir, state = pca_run
     config = pretraining(**PCA)
@@ -51,6 +52,7 @@ def test_a_run_that_goes_on_keeps_the_basis_of_the_run_it_comes_from(pca_run, tm
     assert (np.asarray(fresh.params['pca']['basis']) != basis).any()
 
 
+@pytest.mark.slow
 def test_the_same_command_again_takes_the_basis_from_the_checkpoint(pca_run, monkeypatch):
     monkeypatch.delattr(fit_target, '_fit_pca')
     state = start(pretraining(**PCA, **MASK_TOKENS), pca_run[0])
@@ -58,12 +60,14 @@ def test_the_same_command_again_takes_the_basis_from_the_checkpoint(pca_run, mon
     np.testing.assert_array_equal(state.params['pca']['basis'], basis)
 
 
+@pytest.mark.slow
 def test_another_target_than_that_of_init_from_is_told(pca_run, tmp_path):
     fields = MASK_TOKENS | {'init_from': str(pca_run[0])}
     with pytest.raises(UserError, match=r'predicts another target\.name.*decoder/head/bias'):
         start(pretraining(**fields), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_encoder_of_a_model_with_mask_tokens_is_one_like_others(pca_run, tmp_path):
     workdir, state = pca_run
     encoder, params = mae_jax.load_encoder(workdir)
@@ -77,6 +81,7 @@ def test_the_encoder_of_a_model_with_mask_tokens_is_one_like_others(pca_run, tmp
         np.testing.assert_array_equal(value, theirs[name])
 
 
+@pytest.mark.slow
 def test_only_the_encoder_has_a_place_in_other_libraries(pca_run, tmp_path):
     with pytest.raises(
         UserError, match=r"target\.name='pca': convert to 'mae_jax', or .*--encoder"

@@ -45,10 +45,12 @@ def test_a_run_trains_writes_everything_and_says_so_when_it_is_run_again(command
 @pytest.mark.parametrize(
     ('argument', 'told'),
     [
-        ('--config.modle.width=3', "'modle'"),
+        pytest.param('--config.modle.width=3', "'modle'", marks=pytest.mark.slow),
         ('--config.model.widht=3', "field: 'widht'. Did you mean 'width' instead of 'widht'?"),
-        ('--config.batch_size=many', 'batch_size=many'),
-        ('--config=configs/missing.py', '--config names no file'),
+        pytest.param('--config.batch_size=many', 'batch_size=many', marks=pytest.mark.slow),
+        pytest.param(
+            '--config=configs/missing.py', '--config names no file', marks=pytest.mark.slow
+        ),
         ('--config.batch_size=0', 'batch_size=0'),
     ],
 )

@@ -158,6 +158,7 @@ def test_speed_is_operations_by_the_share_of_the_peak_that_is_reached(plain):
     assert speed.days == pytest.approx(steps * speed.step_seconds / 86400)
 
 
+@pytest.mark.slow
 def test_what_is_to_change_makes_it_fit(plain):
     def chip(gib):
         return Chip('x', (), flops=1e12, memory=gib)

@@ -78,6 +78,7 @@ def test_remat_and_devices_may_change_within_a_run(tiny_config, finished_copy, c
     assert "model.remat was 'none', now 'block'" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_config, tmp_path):
     tiny_config.num_steps = 200
     tiny_config.optimizer.base_lr = 1e30

@@ -16,6 +16,7 @@ def check(count: int, start: int = 0) -> None:
     assert min(report.read, report.refused) > count // 20  # there is something to see
 
 
+@pytest.mark.slow
 def test_forty_mutated_checkpoints_are_loaded_or_refused():
     check(40)
 

@@ -56,7 +56,14 @@ def golden(name: str) -> dict[str, np.ndarray]:
         return {k.removeprefix(f'{name}/'): arrays[k] for k in arrays if k.startswith(f'{name}/')}
 
 
-cases = pytest.mark.parametrize('name', vitmae.CASES)
+QUICK = ('square_rgb_pixel', 'tall_gray_normalized')
+cases = pytest.mark.parametrize(
+    'name',
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in vitmae.CASES
+    ],
+)
 
 
 @cases
@@ -94,8 +101,8 @@ def test_golden_weights_fill_the_whole_tree(name):
 @pytest.mark.parametrize(
     'options',
     [
-        dict(scan=True),
-        dict(remat='block'),
+        pytest.param(dict(scan=True), marks=pytest.mark.slow),
+        pytest.param(dict(remat='block'), marks=pytest.mark.slow),
         dict(scan=True, remat='dots'),
     ],
     ids=str,
