@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
 
     for chatty in ('xla_bridge', 'distributed'):  # backends not found, services begun
         logging.getLogger(f'jax._src.{chatty}').setLevel(logging.WARNING)
-    start_processes(saves=_CONFIG.value.mode == 'train' and _CONFIG.value.task != 'knn')
+    start_processes(saves=_CONFIG.value.get('mode') == 'train')  # k-NN has no mode
     with ending_together():
         run(_CONFIG.value, _WORKDIR.value or default_workdir())
 
