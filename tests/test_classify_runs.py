@@ -104,6 +104,7 @@ def test_a_linear_probe_moves_the_head_and_the_running_statistics_alone(
     assert moments(state.opt_state) == 16 * 10 + 10  # the momentum of LARS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('trained', 'learning'),
     [
@@ -155,6 +156,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(made, request, copy, caps
     assert {path.name for path in kept} == {p.name for p in (workdir / 'checkpoints').iterdir()}
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_beside_the_latest(restless, capsys):
     workdir, _, config = restless
     accuracy = {step: line['eval/top1'] for step, line in evaluations(workdir).items()}

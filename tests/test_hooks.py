@@ -195,6 +195,7 @@ def test_logged_are_the_means():
     assert hook.run(7, None) == {'eval/loss': 2.5, 'eval/top1': 5 / 12, 'eval/top5': 0.75}
 
 
+@pytest.mark.slow
 def test_a_picture_shows_what_becomes_of_the_images_it_is_given():
     source = digits_source('validation')
     task = make_task(pretraining(), source)

@@ -83,6 +83,7 @@ def test_card_of_fine_tuning_tells_accuracy_and_the_best_checkpoint(fine_tuned):
     assert re.search(rf'the best: /\S+/run/checkpoints/{step}\n', card)
 
 
+@pytest.mark.slow
 def test_python_of_a_card_loads_the_encoder_and_the_whole(pretrained):
     names = load_by(read(pretrained[0])[0])
     assert names['features'].shape == (8, 16)

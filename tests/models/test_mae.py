@@ -98,11 +98,12 @@ def test_golden_weights_fill_the_whole_tree(name):
     assert jax.tree.map(jnp.shape, tree) == jax.tree.map(lambda a: a.shape, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'options',
     [
-        pytest.param(dict(scan=True), marks=pytest.mark.slow),
-        pytest.param(dict(remat='block'), marks=pytest.mark.slow),
+        dict(scan=True),
+        dict(remat='block'),
         dict(scan=True, remat='dots'),
     ],
     ids=str,

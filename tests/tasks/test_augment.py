@@ -233,6 +233,7 @@ def split_over_devices(function, batch, drawn):
     return compiled(*batch, drawn), set(re.findall(collectives, compiled.as_text()))
 
 
+@pytest.mark.slow
 def test_the_key_decides_the_batch_and_its_split_over_devices_does_not():
     batch = make_images(64), np.eye(64, dtype=np.float32)
     run = jax.jit(augmented)

@@ -278,6 +278,7 @@ def test_images_are_normalised_then_erased_then_mixed():
         assert 0.8 < image[box].std() < 1.2  # noise after, not before, division by 0.01
 
 
+@pytest.mark.slow
 def test_the_key_of_a_step_decides_all_that_is_random():
     task = colour_task(drop_path=0.1, **AUGMENTED)
     prepare, batch = jax.jit(task.prepare), colours(64)

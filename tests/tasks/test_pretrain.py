@@ -105,6 +105,7 @@ def brightness(_, images):
     return (cells * 4).astype(int).reshape(len(images), 48)
 
 
+@pytest.mark.slow
 def test_tokens_are_made_of_the_images_as_they_were_loaded():
     model = MAE(**TINY | {'target': 'token', 'codes': 4})
     tokenizer = Tokenizer(4, brightness, {}, dict)

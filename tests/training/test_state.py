@@ -63,9 +63,8 @@ def one_device():
     return run(devices=1)
 
 
-@pytest.mark.parametrize(
-    'fsdp', [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('fsdp', [1, 4, 8])
 def test_eight_devices_have_the_losses_of_one(fsdp):
     losses, state = run(devices=8, fsdp=fsdp)
     np.testing.assert_allclose(losses, one_device()[0], atol=1e-5)
@@ -106,6 +105,7 @@ def test_the_step_under_pmap_is_the_same():
         assert float(value[0]) == pytest.approx(losses[number], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('accumulate', [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_accumulated_micro_batches_equal_the_whole_batch(accumulate):
     losses, state = run(devices=1, accumulate=accumulate)
