@@ -25,8 +25,8 @@ from etils import epath
 
 from mae_jax import orbax_noise  # noqa: F401
 from mae_jax.checksums import CHECKSUMS, write_checksums
-from mae_jax.errors import Preempted, UserError
-from mae_jax.find_checkpoint import Log, absolute, brief, find_whole, read_meta, steps
+from mae_jax.errors import Preempted, UserError, brief
+from mae_jax.find_checkpoint import Log, absolute, find_whole, read_meta, steps
 from mae_jax.processes import is_lost
 
 PyTree = Any

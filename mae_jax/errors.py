@@ -1,5 +1,8 @@
 """What a run can say to its user, and the exit status that goes with it."""
 
+import os
+import re
+
 EXIT_USER_ERROR = 1
 """A mistake that the user can mend: the message says how."""
 
@@ -38,3 +41,11 @@ class Lost(UserError):
     """Another process of the run is gone, or hangs. Work up to the last checkpoint is kept."""
 
     exit_status = EXIT_LOST
+
+
+def brief(error: Exception) -> str:
+    """The system's own words where there are some (TensorStore ends its message with a code)."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code or isinstance(error, OSError) and error.errno:
+        return os.strerror(int(code[1]) if code else error.errno)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,7 +1,6 @@
 """Which checkpoints there are, and which of them are as they were written."""
 
 import os
-import re
 from collections.abc import Callable
 
 import jax
@@ -104,11 +103,3 @@ def absolute(directory: str | os.PathLike) -> epath.Path:
     """As Orbax wants it: `~` and relative paths resolved, `gs://` as it is."""
     directory = epath.Path(directory).expanduser()
     return directory if '://' in os.fspath(directory) else epath.Path(os.path.abspath(directory))
-
-
-def brief(error: Exception) -> str:
-    """The system's own words where there are some (TensorStore ends its message with a code)."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code or isinstance(error, OSError) and error.errno:
-        return os.strerror(int(code[1]) if code else error.errno)
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,7 +1,7 @@
 """How much a file of somebody else may ask for, and the checks that come before anything is read.
 
 Weights and what lies beside them are data: they may be wrong, or made to do harm. The bounds of
-images are in `data/decode.py`. `SECURITY.md` says what holds in all.
+images are in `data/image_limits.py`. `SECURITY.md` says what holds in all.
 """
 
 import errno

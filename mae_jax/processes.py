@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mae_jax.errors import Diverged, Lost, Preempted, UserError
+from mae_jax.errors import Diverged, Lost, Preempted, UserError, brief
 
 HEARTBEAT_S = 30
 """A process that gave no sign of life for so long is lost; JAX then ends the others."""
@@ -51,7 +51,7 @@ def start_processes(saves: bool = True) -> None:
             raise UserError(f'{told}, but the processes cannot be counted: {error}.') from error
         except RuntimeError as error:
             raise Lost(
-                f'{told}, but the processes did not find each other ({_brief(error)}): see that '
+                f'{told}, but the processes did not find each other ({brief(error)}): see that '
                 'all were started, and can reach the coordinator.'
             ) from error
         told = f'{jax.process_count()} processes: {told}'
@@ -176,7 +176,7 @@ def ending_together() -> Iterator[None]:
         if is_lost(error):
             raise Lost(
                 f'process {jax.process_index()} of {jax.process_count()} lost another '
-                f'({_brief(error)}); its own output says why. Saved steps are intact: run the '
+                f'({brief(error)}); its own output says why. Saved steps are intact: run the '
                 'same command to go on.'
             ) from error
         traceback.print_exc()
@@ -187,15 +187,11 @@ def ending_together() -> Iterator[None]:
 def _device_failure(error: jax.errors.JaxRuntimeError) -> UserError:
     if 'RESOURCE_EXHAUSTED' in str(error):
         return UserError(
-            f'a device has too little memory ({_brief(error)}): set optimizer.accumulate, '
+            f'a device has too little memory ({brief(error)}): set optimizer.accumulate, '
             'mesh.fsdp or model.remat=block; mae-jax plan tells what fits.'
         )
     traceback.print_exception(error)  # it may be a fault of the program after all
     return Lost(
-        f'a device, or what runs it, failed ({_brief(error)}). Saved steps are intact: run the '
+        f'a device, or what runs it, failed ({brief(error)}). Saved steps are intact: run the '
         'same command to go on.'
     )
-
-
-def _brief(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

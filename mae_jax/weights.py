@@ -17,8 +17,8 @@ from flax import traverse_util
 
 from mae_jax import orbax_noise  # noqa: F401
 from mae_jax.checksums import listed_files
-from mae_jax.errors import UserError
-from mae_jax.find_checkpoint import Log, absolute, brief, find_whole, read_meta
+from mae_jax.errors import UserError, brief
+from mae_jax.find_checkpoint import Log, absolute, find_whole, read_meta
 from mae_jax.limits import MAX_JSON_BYTES, check_expansion
 
 PyTree = Any
