@@ -1,0 +1,554 @@
+/* The box of a JPEG, decoded and resized: Pillow's pixels to the bit, in less time. See jpeg.py.
+
+   libjpeg-turbo undoes the DCT of the box alone; its rows are resized horizontally while they are
+   in the cache, then vertically. The files may be anybody's: whatever libjpeg as much as warns of
+   is left to Pillow, which tells the user. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <limits.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jpeglib.h>
+
+#if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2001000
+#error "libjpeg-turbo 2.1 or newer is needed: others cannot decode a part, or upsample differently"
+#endif
+
+/* ---- Eight lanes of int32: a vector where the compiler has them, a loop elsewhere ---- */
+
+#define BITS 22 /* of a weight's fraction: with 8 of a pixel, a sign and one for overshoot, 32 */
+#define HALF (1 << (BITS - 1))
+#define ROWS 4 /* resized horizontally at once, so that weights are loaded once for all */
+
+#if defined(__GNUC__)
+typedef int32_t Lanes __attribute__((vector_size(32)));
+typedef int32_t Half __attribute__((vector_size(16)));
+typedef uint8_t Bytes8 __attribute__((vector_size(8)));
+typedef uint8_t Bytes4 __attribute__((vector_size(4)));
+#define INLINE static inline __attribute__((always_inline))
+#else
+typedef struct {
+    int32_t lane[8];
+} Lanes;
+#define INLINE static inline
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
+#define CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define CLONES
+#endif
+
+/* sum += bytes * weights */
+INLINE void add_product(Lanes *sum, const uint8_t *bytes, const int32_t *weights) {
+#if defined(__GNUC__)
+    Bytes8 b;
+    Lanes w;
+    memcpy(&b, bytes, sizeof b);
+    memcpy(&w, weights, sizeof w);
+    *sum += __builtin_convertvector(b, Lanes) * w;
+#else
+    for (int i = 0; i < 8; i++) sum->lane[i] += bytes[i] * weights[i];
+#endif
+}
+
+/* sum += bytes * weight */
+INLINE void add_scaled(Lanes *sum, const uint8_t *bytes, int32_t weight) {
+#if defined(__GNUC__)
+    Bytes8 b;
+    memcpy(&b, bytes, sizeof b);
+    *sum += __builtin_convertvector(b, Lanes) * weight;
+#else
+    for (int i = 0; i < 8; i++) sum->lane[i] += bytes[i] * weight;
+#endif
+}
+
+INLINE uint8_t clip(int32_t sum) {
+    int32_t value = (sum + HALF) >> BITS;
+    return value < 0 ? 0 : value > 255 ? 255 : (uint8_t)value;
+}
+
+/* Eight pixels' worth of bytes. */
+INLINE void store_lanes(uint8_t *out, const Lanes *sum) {
+#if defined(__GNUC__)
+    Lanes v = (*sum + HALF) >> BITS;
+    v &= ~(v >> 31);
+    Lanes over = v > 255;
+    v = (v & ~over) | (over & 255);
+    Bytes8 b = __builtin_convertvector(v, Bytes8);
+    memcpy(out, &b, sizeof b);
+#else
+    for (int i = 0; i < 8; i++) out[i] = clip(sum->lane[i]);
+#endif
+}
+
+/* One RGB pixel, whose even taps are in the lower lanes and odd ones in the upper. */
+INLINE void store_pixel(uint8_t *out, const Lanes *sum) {
+#if defined(__GNUC__)
+    Half v, upper;
+    memcpy(&v, sum, sizeof v);
+    memcpy(&upper, (const char *)sum + sizeof v, sizeof upper);
+    v = (v + upper + HALF) >> BITS;
+    v &= ~(v >> 31);
+    Half over = v > 255;
+    v = (v & ~over) | (over & 255);
+    Bytes4 b = __builtin_convertvector(v, Bytes4);
+    memcpy(out, &b, 3);
+#else
+    for (int i = 0; i < 3; i++) out[i] = clip(sum->lane[i] + sum->lane[i + 4]);
+#endif
+}
+
+/* ---- One direction of a resize ---- */
+
+typedef struct {
+    int in, out;      /* sizes; where they are equal nothing is done, and the rest is unset */
+    int taps;         /* weights of an output pixel */
+    int copies;       /* of every weight, for lanes of their own */
+    int *first;       /* [out]: the input pixel of its first weight */
+    int32_t *weights; /* [out][taps][copies] */
+} Pass;
+
+static double cubic(double x) { /* Keys 1981, with a = -1/2 */
+    const double a = -0.5;
+    x = fabs(x);
+    if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+    if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
+    return 0;
+}
+
+/* The input pixels that output pixel i sees; the kernel is as much wider as the pixels. */
+static void pass_range(const Pass *pass, int i, int *begin, int *end) {
+    double scale = (double)pass->in / pass->out, reach = 2 * fmax(scale, 1);
+    double center = (i + 0.5) * scale;
+    double from = center - reach + 0.5, to = center + reach + 0.5;
+    *begin = from < 0 ? 0 : (int)from;
+    *end = to > pass->in ? pass->in : (int)to;
+}
+
+static void pass_weights(Pass *pass, int i, double *exact) {
+    double scale = (double)pass->in / pass->out, step = 1 / fmax(scale, 1);
+    double center = (i + 0.5) * scale, sum = 0;
+    int begin, end;
+    pass_range(pass, i, &begin, &end);
+    for (int x = begin; x < end; x++) sum += exact[x - begin] = cubic((x - center + 0.5) * step);
+    /* All have as many taps: those of the edges begin inside, and weigh what they must not see 0. */
+    int first = begin < pass->in - pass->taps ? begin : pass->in - pass->taps;
+    if (first < 0) first = 0;
+    pass->first[i] = first;
+    for (int x = begin; x < end; x++) {
+        double weight = exact[x - begin];
+        if (sum != 0) weight /= sum;
+        int32_t fixed = (int32_t)(weight * (1 << BITS) + (weight < 0 ? -0.5 : 0.5));
+        size_t at = (size_t)i * pass->taps + (x - first);
+        for (int c = 0; c < pass->copies; c++) pass->weights[at * pass->copies + c] = fixed;
+    }
+}
+
+static void pass_free(Pass *pass) {
+    free(pass->first);
+    free(pass->weights);
+}
+
+/* False without memory. */
+static bool pass_init(Pass *pass, int in, int out, int copies) {
+    *pass = (Pass){.in = in, .out = out, .copies = copies};
+    if (in == out) return true;
+    for (int i = 0; i < out; i++) {
+        int begin, end;
+        pass_range(pass, i, &begin, &end);
+        if (end - begin > pass->taps) pass->taps = end - begin;
+    }
+    double *exact = malloc(sizeof(double) * pass->taps);
+    if (copies > 1) pass->taps += pass->taps & 1; /* two pixels fill the lanes */
+    pass->first = malloc(sizeof(int) * (size_t)out);
+    pass->weights = calloc(out, sizeof(int32_t) * copies * (size_t)pass->taps);
+    bool ok = exact && pass->first && pass->weights;
+    for (int i = 0; ok && i < out; i++) pass_weights(pass, i, exact);
+    free(exact);
+    return ok;
+}
+
+/* RGBX -> RGB, ROWS rows. The input may be read a pixel beyond its end. */
+CLONES static void resize_rgbx(const Pass *pass, uint8_t *const *in, uint8_t *const *out,
+                               bool flip) {
+    for (int x = 0; x < pass->out; x++) {
+        int from = flip ? pass->out - 1 - x : x;
+        const int32_t *weights = pass->weights + (size_t)from * pass->taps * 4;
+        size_t at = (size_t)pass->first[from] * 4;
+        Lanes sums[ROWS] = {0};
+        for (int t = 0; t < pass->taps; t += 2, at += 8, weights += 8)
+            for (int r = 0; r < ROWS; r++) add_product(&sums[r], in[r] + at, weights);
+        for (int r = 0; r < ROWS; r++) store_pixel(out[r] + (size_t)x * 3, &sums[r]);
+    }
+}
+
+CLONES static void resize_grey(const Pass *pass, const uint8_t *in, uint8_t *out, bool flip) {
+    for (int x = 0; x < pass->out; x++) {
+        int from = flip ? pass->out - 1 - x : x;
+        const int32_t *weights = pass->weights + (size_t)from * pass->taps;
+        const uint8_t *pixels = in + pass->first[from];
+        int32_t sum = 0;
+        for (int t = 0; t < pass->taps; t++) sum += pixels[t] * weights[t];
+        out[x] = clip(sum);
+    }
+}
+
+/* Rows that lie `stride` apart, a multiple of 32, to rows of `width` bytes. */
+CLONES static void resize_columns(const Pass *pass, const uint8_t *in, size_t stride, uint8_t *out,
+                                  size_t width) {
+    for (int y = 0; y < pass->out; y++) {
+        const int32_t *weights = pass->weights + (size_t)y * pass->taps;
+        const uint8_t *top = in + pass->first[y] * stride;
+        for (size_t x = 0; x < width; x += 32) {
+            Lanes sums[4] = {0};
+            for (int t = 0; t < pass->taps; t++)
+                for (int i = 0; i < 4; i++)
+                    add_scaled(&sums[i], top + t * stride + x + 8 * i, weights[t]);
+            uint8_t block[32];
+            for (int i = 0; i < 4; i++) store_lanes(block + 8 * i, &sums[i]);
+            if (width - x >= 32)
+                memcpy(out + x, block, 32);
+            else
+                memcpy(out + x, block, width - x);
+        }
+        out += width;
+    }
+}
+
+/* ---- Both directions, fed row by row ---- */
+
+typedef struct {
+    Pass across, down;
+    int channels;
+    bool flip;
+    uint8_t *strip[ROWS]; /* rows of input: RGBX or grey */
+    uint8_t *middle;      /* [down.in][stride], resized across; `out` itself where that is all */
+    size_t stride;
+    uint8_t *out; /* [down.out][across.out][channels] */
+    int filled, done;
+} Resizer;
+
+static void resizer_free(Resizer *self) {
+    pass_free(&self->across);
+    pass_free(&self->down);
+    free(self->strip[0]);
+    if (self->middle != self->out) free(self->middle);
+}
+
+/* False without memory. `widest`: pixels of a row of the strip. */
+static bool resizer_init(Resizer *self, int width, int height, int widest) {
+    size_t pixel = self->channels == 3 ? 4 : 1;
+    size_t row = (widest + 2) * pixel, packed = (size_t)self->across.out * self->channels;
+    if (!pass_init(&self->across, width, self->across.out, (int)pixel)) return false;
+    if (!pass_init(&self->down, height, self->down.out, 1)) return false;
+    self->stride = self->down.in == self->down.out ? packed : (packed + 31) / 32 * 32;
+    self->middle = self->stride == packed && self->down.in == self->down.out
+                       ? self->out
+                       : calloc(height, self->stride);
+    self->strip[0] = calloc(ROWS, row);
+    for (int r = 1; r < ROWS && self->strip[0]; r++) self->strip[r] = self->strip[0] + r * row;
+    return self->middle && self->strip[0];
+}
+
+static void copy_row(const Resizer *self, const uint8_t *in, uint8_t *out) {
+    int step = self->channels == 3 ? 4 : 1, last = self->across.out - 1;
+    for (int x = 0; x <= last; x++)
+        memcpy(out + (size_t)x * self->channels, in + (size_t)(self->flip ? last - x : x) * step,
+               self->channels);
+}
+
+/* The strip holds `filled` rows, whose box begins at pixel `left`. */
+static void resizer_flush(Resizer *self, int left) {
+    uint8_t *in[ROWS], *out[ROWS];
+    for (int r = 0; r < ROWS; r++) { /* of a strip that is not full the last row is done again */
+        int row = r < self->filled ? r : self->filled - 1;
+        in[r] = self->strip[row] + (size_t)left * (self->channels == 3 ? 4 : 1);
+        out[r] = self->middle + (size_t)(self->done + row) * self->stride;
+    }
+    if (self->across.taps && self->channels == 3)
+        resize_rgbx(&self->across, in, out, self->flip);
+    else
+        for (int r = 0; r < self->filled; r++)
+            if (self->across.taps)
+                resize_grey(&self->across, in[r], out[r], self->flip);
+            else
+                copy_row(self, in[r], out[r]);
+    self->done += self->filled;
+    self->filled = 0;
+}
+
+static void resizer_finish(Resizer *self) {
+    if (self->middle != self->out)
+        resize_columns(&self->down, self->middle, self->stride, self->out,
+                       (size_t)self->across.out * self->channels);
+}
+
+/* ---- JPEG ---- */
+
+typedef struct {
+    struct jpeg_error_mgr errors;
+    jmp_buf failed;
+    struct jpeg_decompress_struct jpeg;
+    Py_buffer data;
+    long long most_pixels;
+    int left, top, width, height;
+    Resizer resizer; /* its `out` is the result of a decode, too */
+} Job;
+
+static void fail(j_common_ptr jpeg) { longjmp(((Job *)jpeg->err)->failed, 1); }
+
+/* A warning is a failure; traces, whose level is not negative, are nothing. */
+static void hear(j_common_ptr jpeg, int level) {
+    if (level < 0) fail(jpeg);
+}
+
+static void say_nothing(j_common_ptr jpeg) { (void)jpeg; }
+
+static bool ends_as_a_jpeg(const uint8_t *data, Py_ssize_t size) {
+    while (size && !data[size - 1]) size--;
+    return size > 3 && data[size - 2] == 0xff && data[size - 1] == 0xd9;
+}
+
+static bool read_header(Job *job) {
+    j_decompress_ptr jpeg = &job->jpeg;
+    const uint8_t *data = job->data.buf;
+    if (!ends_as_a_jpeg(data, job->data.len) || job->data.len > LONG_MAX) return false;
+    jpeg->err = jpeg_std_error(&job->errors);
+    job->errors.error_exit = fail;
+    job->errors.emit_message = hear;
+    job->errors.output_message = say_nothing;
+    jpeg_create_decompress(jpeg);
+    jpeg_mem_src(jpeg, (uint8_t *)data, (unsigned long)job->data.len);
+    jpeg_read_header(jpeg, TRUE);
+    bool grey = jpeg->num_components == 1 && jpeg->jpeg_color_space == JCS_GRAYSCALE;
+    bool colour = jpeg->num_components == 3 && (jpeg->jpeg_color_space == JCS_YCbCr ||
+                                                jpeg->jpeg_color_space == JCS_RGB);
+    bool lossy = jpeg->progressive_mode || (jpeg->Ss == 0 && jpeg->Se == DCTSIZE2 - 1);
+    return (grey || colour) && lossy && jpeg->data_precision == 8 && !jpeg->arith_code &&
+           (long long)jpeg->image_width * jpeg->image_height <= job->most_pixels;
+}
+
+/* False where scans are missing: what is put in their place depends on libjpeg's version. */
+static bool is_whole(j_decompress_ptr jpeg) {
+    for (int c = 0; jpeg->progressive_mode && c < jpeg->num_components; c++)
+        for (int i = 0; i < DCTSIZE2; i++)
+            if (jpeg->coef_bits[c][i]) return false;
+    return true;
+}
+
+static bool start(Job *job, J_COLOR_SPACE colours) {
+    j_decompress_ptr jpeg = &job->jpeg;
+    if (!read_header(job)) return false;
+    if (job->resizer.channels == 1 && jpeg->num_components == 3) return false;
+    jpeg->out_color_space = job->resizer.channels == 1 ? JCS_GRAYSCALE : colours;
+    jpeg->dct_method = JDCT_ISLOW;
+    jpeg_start_decompress(jpeg);
+    return is_whole(jpeg);
+}
+
+static bool decode_all(Job *job) {
+    j_decompress_ptr jpeg = &job->jpeg;
+    if (!start(job, JCS_RGB)) return false;
+    if (job->width != (int)jpeg->output_width || job->height != (int)jpeg->output_height)
+        return false;
+    while (jpeg->output_scanline < jpeg->output_height) {
+        JSAMPROW row = job->resizer.out +
+                       (size_t)jpeg->output_scanline * job->width * job->resizer.channels;
+        jpeg_read_scanlines(jpeg, &row, 1);
+    }
+    return true;
+}
+
+/* Has libjpeg skip what is left of, right of and above the box: where its rows begin.
+
+   An upsampled pixel depends on its chroma sample and those around it, so one more is decoded on
+   the left and above. On the right it is a whole block: rows of less than three samples would be
+   upsampled in another way. */
+static int skip_margins(Job *job) {
+    j_decompress_ptr jpeg = &job->jpeg;
+    int across = jpeg->max_h_samp_factor, down = jpeg->max_v_samp_factor;
+    JDIMENSION left = job->left > across ? job->left - across : 0;
+    JDIMENSION right = job->left + job->width + DCTSIZE * across, width;
+    if (right > jpeg->output_width) right = jpeg->output_width;
+    width = right - left;
+    if (width < jpeg->output_width) jpeg_crop_scanline(jpeg, &left, &width);
+    int block = DCTSIZE * down, skipped = (job->top - down) / block * block;
+    if (skipped > 0 && jpeg_skip_scanlines(jpeg, skipped) != (JDIMENSION)skipped)
+        fail((j_common_ptr)jpeg);
+    return job->left - (int)left;
+}
+
+static bool decode_box(Job *job) {
+    j_decompress_ptr jpeg = &job->jpeg;
+    Resizer *resizer = &job->resizer;
+    if (!start(job, JCS_EXT_RGBX)) return false;
+    if (job->left > (int)jpeg->output_width - job->width ||
+        job->top > (int)jpeg->output_height - job->height)
+        return false;
+    int left = skip_margins(job);
+    if (!resizer_init(resizer, job->width, job->height, jpeg->output_width)) return false;
+    while (resizer->done < job->height) {
+        bool wanted = (int)jpeg->output_scanline >= job->top;
+        jpeg_read_scanlines(jpeg, &resizer->strip[resizer->filled], 1);
+        if (wanted) resizer->filled++;
+        if (resizer->filled == ROWS || resizer->done + resizer->filled == job->height)
+            resizer_flush(resizer, left);
+    }
+    resizer_finish(resizer);
+    return true;
+}
+
+/* Does `work`, which libjpeg may leave by a jump; nothing that it changes is in this frame. */
+static bool attempt(Job *job, bool (*work)(Job *)) {
+    if (setjmp(job->failed)) return false;
+    return work(job);
+}
+
+static bool run(Job *job, bool (*work)(Job *)) {
+    bool ok;
+    Py_BEGIN_ALLOW_THREADS;
+    ok = attempt(job, work);
+    jpeg_destroy_decompress(&job->jpeg);
+    resizer_free(&job->resizer);
+    Py_END_ALLOW_THREADS;
+    return ok;
+}
+
+/* ---- Python ---- */
+
+static bool is_picture(const Py_buffer *view, bool dense) {
+    if (view->ndim != 3 || view->itemsize != 1) return false;
+    for (int i = 0; i < 3; i++)
+        if (view->shape[i] < 1 || view->shape[i] > 1 << 26) return false;
+    Py_ssize_t channels = view->shape[2];
+    if (channels != 1 && channels != 3) return false;
+    if (dense) return PyBuffer_IsContiguous(view, 'C');
+    return view->strides[2] == 1 && view->strides[1] == channels;
+}
+
+static bool set_out(Resizer *resizer, const Py_buffer *out) {
+    if (!is_picture(out, true)) {
+        PyErr_SetString(PyExc_ValueError, "out: a dense uint8 [H,W,1] or [H,W,3] is needed");
+        return false;
+    }
+    resizer->out = resizer->middle = out->buf;
+    resizer->down.out = (int)out->shape[0];
+    resizer->across.out = (int)out->shape[1];
+    resizer->channels = (int)out->shape[2];
+    return true;
+}
+
+static PyObject *py_size(PyObject *module, PyObject *args) {
+    Job job = {0};
+    if (!PyArg_ParseTuple(args, "y*L", &job.data, &job.most_pixels)) return NULL;
+    bool ok = run(&job, read_header);
+    PyBuffer_Release(&job.data);
+    if (!ok) Py_RETURN_NONE;
+    return Py_BuildValue("III", job.jpeg.image_width, job.jpeg.image_height,
+                         (unsigned)job.jpeg.num_components);
+}
+
+static PyObject *decode_into(PyObject *args, bool cropping) {
+    Job job = {0};
+    PyObject *target;
+    Py_buffer out;
+    int flip = 0;
+    if (!PyArg_ParseTuple(args, cropping ? "y*OL(iiii)p" : "y*OL", &job.data, &target,
+                          &job.most_pixels, &job.left, &job.top, &job.width, &job.height, &flip))
+        return NULL;
+    if (PyObject_GetBuffer(target, &out, PyBUF_WRITABLE | PyBUF_STRIDES) < 0) {
+        PyBuffer_Release(&job.data);
+        return NULL;
+    }
+    bool ok = false, told = !set_out(&job.resizer, &out);
+    job.resizer.flip = flip;
+    if (!cropping) job.height = job.resizer.down.out, job.width = job.resizer.across.out;
+    if (!told && job.left >= 0 && job.top >= 0 && job.width > 0 && job.height > 0)
+        ok = run(&job, cropping ? decode_box : decode_all);
+    PyBuffer_Release(&job.data);
+    PyBuffer_Release(&out);
+    return told ? NULL : PyBool_FromLong(ok);
+}
+
+static PyObject *py_crop(PyObject *module, PyObject *args) { return decode_into(args, true); }
+
+static PyObject *py_decode(PyObject *module, PyObject *args) { return decode_into(args, false); }
+
+/* Rows [width][channels] -> the strip's RGBX or grey. */
+static void fill_strip(Resizer *self, const uint8_t *row, int width) {
+    uint8_t *to = self->strip[self->filled++];
+    if (self->channels == 1) {
+        memcpy(to, row, width);
+        return;
+    }
+    for (int x = 0; x < width; x++, row += 3, to += 4) memcpy(to, row, 3);
+}
+
+static bool resize_picture(Resizer *self, const Py_buffer *pixels) {
+    int height = (int)pixels->shape[0], width = (int)pixels->shape[1];
+    if (!resizer_init(self, width, height, width)) return false;
+    for (int y = 0; y < height; y++) {
+        fill_strip(self, (const uint8_t *)pixels->buf + y * pixels->strides[0], width);
+        if (self->filled == ROWS || y == height - 1) resizer_flush(self, 0);
+    }
+    resizer_finish(self);
+    return true;
+}
+
+static PyObject *py_resize(PyObject *module, PyObject *args) {
+    PyObject *source, *target;
+    Py_buffer pixels, out;
+    Resizer resizer = {0};
+    if (!PyArg_ParseTuple(args, "OO", &source, &target)) return NULL;
+    if (PyObject_GetBuffer(source, &pixels, PyBUF_STRIDES) < 0) return NULL;
+    if (PyObject_GetBuffer(target, &out, PyBUF_WRITABLE | PyBUF_STRIDES) < 0) {
+        PyBuffer_Release(&pixels);
+        return NULL;
+    }
+    bool fits = set_out(&resizer, &out), ok = false;
+    if (fits && (!is_picture(&pixels, false) || pixels.shape[2] != out.shape[2])) {
+        PyErr_SetString(PyExc_ValueError, "pixels: uint8 [h,w,C] of dense rows are needed");
+        fits = false;
+    }
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS;
+        ok = resize_picture(&resizer, &pixels);
+        resizer_free(&resizer);
+        Py_END_ALLOW_THREADS;
+    }
+    PyBuffer_Release(&pixels);
+    PyBuffer_Release(&out);
+    if (!fits) return NULL;
+    if (!ok) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"size", py_size, METH_VARARGS, "size(data, most_pixels) -> (width, height, bands) or None"},
+    {"crop", py_crop, METH_VARARGS,
+     "crop(data, out, most_pixels, (left, top, width, height), flip) -> whether out was filled"},
+    {"decode", py_decode, METH_VARARGS, "decode(data, out, most_pixels) -> whether out was filled"},
+    {"resize", py_resize, METH_VARARGS, "resize(pixels, out)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, .m_name = "_jpeg", .m_methods = methods, .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__jpeg(void) { return PyModuleDef_Init(&module); }

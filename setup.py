@@ -1,0 +1,18 @@
+"""Builds the optional C module; everything else about the package is in setup.cfg.
+
+Without a compiler or libjpeg-turbo's header the module is left out, with a warning, and Pillow does
+its work.
+"""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            'mae_jax.data._jpeg',
+            ['mae_jax/data/_jpeg.c'],
+            libraries=['jpeg'],
+            optional=True,
+        )
+    ]
+)
