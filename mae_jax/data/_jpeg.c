@@ -202,94 +202,110 @@ CLONES static void resize_grey(const Pass *pass, const uint8_t *in, uint8_t *out
     }
 }
 
-/* Rows that lie `stride` apart, a multiple of 32, to rows of `width` bytes. */
-CLONES static void resize_columns(const Pass *pass, const uint8_t *in, size_t stride, uint8_t *out,
-                                  size_t width) {
-    for (int y = 0; y < pass->out; y++) {
+/* Columns of `width` bytes; input rows may be read as far as PADDING beyond their end. */
+CLONES static void resize_columns(const Pass *pass, const uint8_t *in, size_t in_stride,
+                                  uint8_t *out, size_t width) {
+    for (int y = 0; y < pass->out; y++, out += width) {
         const int32_t *weights = pass->weights + (size_t)y * pass->taps;
-        const uint8_t *top = in + pass->first[y] * stride;
+        const uint8_t *top = in + pass->first[y] * in_stride;
         for (size_t x = 0; x < width; x += 32) {
             Lanes sums[4] = {0};
             for (int t = 0; t < pass->taps; t++)
                 for (int i = 0; i < 4; i++)
-                    add_scaled(&sums[i], top + t * stride + x + 8 * i, weights[t]);
+                    add_scaled(&sums[i], top + t * in_stride + x + 8 * i, weights[t]);
             uint8_t block[32];
             for (int i = 0; i < 4; i++) store_lanes(block + 8 * i, &sums[i]);
-            if (width - x >= 32)
-                memcpy(out + x, block, 32);
-            else
-                memcpy(out + x, block, width - x);
+            memcpy(out + x, block, width - x < 32 ? width - x : 32);
         }
-        out += width;
     }
 }
 
 /* ---- Both directions, fed row by row ---- */
 
+#define PADDING 32 /* bytes that may be read beyond the last row */
+
 typedef struct {
     Pass across, down;
-    int channels;
-    bool flip;
-    uint8_t *strip[ROWS]; /* rows of input: RGBX or grey */
-    uint8_t *middle;      /* [down.in][stride], resized across; `out` itself where that is all */
-    size_t stride;
-    uint8_t *out; /* [down.out][across.out][channels] */
-    int filled, done;
+    int channels, pixel; /* bytes of a pixel of the output (RGB) and of the input (RGBX) */
+    bool flip, down_first;
+    uint8_t *rows;   /* of input: ROWS of them, or all where down_first */
+    uint8_t *middle; /* between the passes; `out` itself where the first is the last */
+    uint8_t *out;    /* [down.out][across.out][channels] */
+    size_t row, left; /* bytes of an input row, and those before its first pixel */
+    int held, done;   /* rows of input: in `rows`, and resized across */
 } Resizer;
 
 static void resizer_free(Resizer *self) {
     pass_free(&self->across);
     pass_free(&self->down);
-    free(self->strip[0]);
+    free(self->rows);
     if (self->middle != self->out) free(self->middle);
 }
 
-/* False without memory. `widest`: pixels of a row of the strip. */
-static bool resizer_init(Resizer *self, int width, int height, int widest) {
-    size_t pixel = self->channels == 3 ? 4 : 1;
-    size_t row = (widest + 2) * pixel, packed = (size_t)self->across.out * self->channels;
-    if (!pass_init(&self->across, width, self->across.out, (int)pixel)) return false;
+/* False without memory. `left`, `stored`: the first pixel of a row that counts, and all it has. */
+static bool resizer_init(Resizer *self, int width, int height, int left, int stored) {
+    self->pixel = self->channels == 3 ? 4 : 1;
+    self->row = (size_t)stored * self->pixel;
+    self->left = (size_t)left * self->pixel;
+    if (!pass_init(&self->across, width, self->across.out, self->pixel)) return false;
     if (!pass_init(&self->down, height, self->down.out, 1)) return false;
-    self->stride = self->down.in == self->down.out ? packed : (packed + 31) / 32 * 32;
-    self->middle = self->stride == packed && self->down.in == self->down.out
-                       ? self->out
-                       : calloc(height, self->stride);
-    self->strip[0] = calloc(ROWS, row);
-    for (int r = 1; r < ROWS && self->strip[0]; r++) self->strip[r] = self->strip[0] + r * row;
-    return self->middle && self->strip[0];
+    self->down_first = self->down_first && self->across.taps && self->down.taps;
+    size_t rows = self->down_first ? height : ROWS;
+    size_t middle = self->down_first ? (size_t)self->down.out * width * self->pixel
+                                     : (size_t)height * self->across.out * self->channels;
+    self->rows = malloc(rows * self->row + PADDING);
+    self->middle = self->down.taps ? malloc(middle + PADDING) : self->out;
+    return self->rows && self->middle;
 }
 
 static void copy_row(const Resizer *self, const uint8_t *in, uint8_t *out) {
-    int step = self->channels == 3 ? 4 : 1, last = self->across.out - 1;
+    int last = self->across.out - 1;
     for (int x = 0; x <= last; x++)
-        memcpy(out + (size_t)x * self->channels, in + (size_t)(self->flip ? last - x : x) * step,
-               self->channels);
+        memcpy(out + (size_t)x * self->channels,
+               in + (size_t)(self->flip ? last - x : x) * self->pixel, self->channels);
 }
 
-/* The strip holds `filled` rows, whose box begins at pixel `left`. */
-static void resizer_flush(Resizer *self, int left) {
-    uint8_t *in[ROWS], *out[ROWS];
-    for (int r = 0; r < ROWS; r++) { /* of a strip that is not full the last row is done again */
-        int row = r < self->filled ? r : self->filled - 1;
-        in[r] = self->strip[row] + (size_t)left * (self->channels == 3 ? 4 : 1);
-        out[r] = self->middle + (size_t)(self->done + row) * self->stride;
+static void resize_rows(const Resizer *self, uint8_t *in, size_t in_stride, uint8_t *out,
+                        int count) {
+    size_t out_stride = (size_t)self->across.out * self->channels;
+    for (int y = 0; y < count; y += ROWS) {
+        uint8_t *from[ROWS], *to[ROWS];
+        for (int r = 0; r < ROWS; r++) { /* where fewer are left the last is done again */
+            int at = y + r < count ? y + r : count - 1;
+            from[r] = in + at * in_stride;
+            to[r] = out + at * out_stride;
+        }
+        if (self->across.taps && self->channels == 3)
+            resize_rgbx(&self->across, from, to, self->flip);
+        else
+            for (int r = 0; r < ROWS; r++)
+                if (self->across.taps)
+                    resize_grey(&self->across, from[r], to[r], self->flip);
+                else
+                    copy_row(self, from[r], to[r]);
     }
-    if (self->across.taps && self->channels == 3)
-        resize_rgbx(&self->across, in, out, self->flip);
-    else
-        for (int r = 0; r < self->filled; r++)
-            if (self->across.taps)
-                resize_grey(&self->across, in[r], out[r], self->flip);
-            else
-                copy_row(self, in[r], out[r]);
-    self->done += self->filled;
-    self->filled = 0;
 }
 
-static void resizer_finish(Resizer *self) {
-    if (self->middle != self->out)
-        resize_columns(&self->down, self->middle, self->stride, self->out,
-                       (size_t)self->across.out * self->channels);
+/* Where the next row of input goes. */
+static uint8_t *resizer_row(Resizer *self) { return self->rows + self->held * self->row; }
+
+/* That row is there. After the last, the output is. */
+static void resizer_push(Resizer *self) {
+    size_t out_row = (size_t)self->across.out * self->channels;
+    bool last = self->done + ++self->held == self->down.in;
+    if (self->down_first) {
+        if (!last) return;
+        size_t row = (size_t)self->across.in * self->pixel;
+        resize_columns(&self->down, self->rows + self->left, self->row, self->middle, row);
+        resize_rows(self, self->middle, row, self->out, self->down.out);
+    } else if (self->held == ROWS || last) {
+        uint8_t *to = self->middle + self->done * out_row;
+        resize_rows(self, self->rows + self->left, self->row, to, self->held);
+        self->done += self->held;
+        self->held = 0;
+        if (last && self->down.taps)
+            resize_columns(&self->down, self->middle, out_row, self->out, out_row);
+    }
 }
 
 /* ---- JPEG ---- */
@@ -395,15 +411,13 @@ static bool decode_box(Job *job) {
         job->top > (int)jpeg->output_height - job->height)
         return false;
     int left = skip_margins(job);
-    if (!resizer_init(resizer, job->width, job->height, jpeg->output_width)) return false;
-    while (resizer->done < job->height) {
+    if (!resizer_init(resizer, job->width, job->height, left, jpeg->output_width)) return false;
+    while ((int)jpeg->output_scanline < job->top + job->height) {
         bool wanted = (int)jpeg->output_scanline >= job->top;
-        jpeg_read_scanlines(jpeg, &resizer->strip[resizer->filled], 1);
-        if (wanted) resizer->filled++;
-        if (resizer->filled == ROWS || resizer->done + resizer->filled == job->height)
-            resizer_flush(resizer, left);
+        JSAMPROW row = resizer_row(resizer);
+        jpeg_read_scanlines(jpeg, &row, 1);
+        if (wanted) resizer_push(resizer);
     }
-    resizer_finish(resizer);
     return true;
 }
 
@@ -440,7 +454,7 @@ static bool set_out(Resizer *resizer, const Py_buffer *out) {
         PyErr_SetString(PyExc_ValueError, "out: a dense uint8 [H,W,1] or [H,W,3] is needed");
         return false;
     }
-    resizer->out = resizer->middle = out->buf;
+    resizer->out = out->buf;
     resizer->down.out = (int)out->shape[0];
     resizer->across.out = (int)out->shape[1];
     resizer->channels = (int)out->shape[2];
@@ -461,9 +475,10 @@ static PyObject *decode_into(PyObject *args, bool cropping) {
     Job job = {0};
     PyObject *target;
     Py_buffer out;
-    int flip = 0;
-    if (!PyArg_ParseTuple(args, cropping ? "y*OL(iiii)p" : "y*OL", &job.data, &target,
-                          &job.most_pixels, &job.left, &job.top, &job.width, &job.height, &flip))
+    int flip = 0, down_first = 0;
+    if (!PyArg_ParseTuple(args, cropping ? "y*OL(iiii)pp" : "y*OL", &job.data, &target,
+                          &job.most_pixels, &job.left, &job.top, &job.width, &job.height, &flip,
+                          &down_first))
         return NULL;
     if (PyObject_GetBuffer(target, &out, PyBUF_WRITABLE | PyBUF_STRIDES) < 0) {
         PyBuffer_Release(&job.data);
@@ -471,6 +486,7 @@ static PyObject *decode_into(PyObject *args, bool cropping) {
     }
     bool ok = false, told = !set_out(&job.resizer, &out);
     job.resizer.flip = flip;
+    job.resizer.down_first = down_first;
     if (!cropping) job.height = job.resizer.down.out, job.width = job.resizer.across.out;
     if (!told && job.left >= 0 && job.top >= 0 && job.width > 0 && job.height > 0)
         ok = run(&job, cropping ? decode_box : decode_all);
@@ -483,24 +499,18 @@ static PyObject *py_crop(PyObject *module, PyObject *args) { return decode_into(
 
 static PyObject *py_decode(PyObject *module, PyObject *args) { return decode_into(args, false); }
 
-/* Rows [width][channels] -> the strip's RGBX or grey. */
-static void fill_strip(Resizer *self, const uint8_t *row, int width) {
-    uint8_t *to = self->strip[self->filled++];
-    if (self->channels == 1) {
-        memcpy(to, row, width);
-        return;
-    }
-    for (int x = 0; x < width; x++, row += 3, to += 4) memcpy(to, row, 3);
-}
-
 static bool resize_picture(Resizer *self, const Py_buffer *pixels) {
     int height = (int)pixels->shape[0], width = (int)pixels->shape[1];
-    if (!resizer_init(self, width, height, width)) return false;
+    if (!resizer_init(self, width, height, 0, width)) return false;
     for (int y = 0; y < height; y++) {
-        fill_strip(self, (const uint8_t *)pixels->buf + y * pixels->strides[0], width);
-        if (self->filled == ROWS || y == height - 1) resizer_flush(self, 0);
+        const uint8_t *from = (const uint8_t *)pixels->buf + y * pixels->strides[0];
+        uint8_t *to = resizer_row(self);
+        if (self->channels == 1)
+            memcpy(to, from, width);
+        else
+            for (int x = 0; x < width; x++) memcpy(to + 4 * x, from + 3 * x, 3);
+        resizer_push(self);
     }
-    resizer_finish(self);
     return true;
 }
 
@@ -508,12 +518,14 @@ static PyObject *py_resize(PyObject *module, PyObject *args) {
     PyObject *source, *target;
     Py_buffer pixels, out;
     Resizer resizer = {0};
-    if (!PyArg_ParseTuple(args, "OO", &source, &target)) return NULL;
+    int down_first;
+    if (!PyArg_ParseTuple(args, "OOp", &source, &target, &down_first)) return NULL;
     if (PyObject_GetBuffer(source, &pixels, PyBUF_STRIDES) < 0) return NULL;
     if (PyObject_GetBuffer(target, &out, PyBUF_WRITABLE | PyBUF_STRIDES) < 0) {
         PyBuffer_Release(&pixels);
         return NULL;
     }
+    resizer.down_first = down_first;
     bool fits = set_out(&resizer, &out), ok = false;
     if (fits && (!is_picture(&pixels, false) || pixels.shape[2] != out.shape[2])) {
         PyErr_SetString(PyExc_ValueError, "pixels: uint8 [h,w,C] of dense rows are needed");
@@ -535,9 +547,10 @@ static PyObject *py_resize(PyObject *module, PyObject *args) {
 static PyMethodDef methods[] = {
     {"size", py_size, METH_VARARGS, "size(data, most_pixels) -> (width, height, bands) or None"},
     {"crop", py_crop, METH_VARARGS,
-     "crop(data, out, most_pixels, (left, top, width, height), flip) -> whether out was filled"},
+     "crop(data, out, most_pixels, (left, top, width, height), flip, down_first) -> whether out was "
+     "filled"},
     {"decode", py_decode, METH_VARARGS, "decode(data, out, most_pixels) -> whether out was filled"},
-    {"resize", py_resize, METH_VARARGS, "resize(pixels, out)"},
+    {"resize", py_resize, METH_VARARGS, "resize(pixels, out, down_first)"},
     {NULL, NULL, 0, NULL},
 };
 
