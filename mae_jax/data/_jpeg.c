@@ -22,89 +22,20 @@
 #error "libjpeg-turbo 2.1 or newer is needed: others cannot decode a part, or upsample differently"
 #endif
 
-/* ---- Eight lanes of int32: a vector where the compiler has them, a loop elsewhere ---- */
+#if defined(__GNUC__) && defined(__x86_64__)
+#include <immintrin.h>
+#define HAS_AVX2 1 /* in the compiler; the processor is asked where it is used */
+#define AVX2 __attribute__((target("avx2")))
+#endif
 
 #define BITS 22 /* of a weight's fraction: with 8 of a pixel, a sign and one for overshoot, 32 */
 #define HALF (1 << (BITS - 1))
-#define ROWS 4 /* resized horizontally at once, so that weights are loaded once for all */
+#define ROWS 4     /* resized across at once: their weights are loaded once */
+#define PADDING 32 /* bytes that may be read beyond the last row */
 
-#if defined(__GNUC__)
-typedef int32_t Lanes __attribute__((vector_size(32)));
-typedef int32_t Half __attribute__((vector_size(16)));
-typedef uint8_t Bytes8 __attribute__((vector_size(8)));
-typedef uint8_t Bytes4 __attribute__((vector_size(4)));
-#define INLINE static inline __attribute__((always_inline))
-#else
-typedef struct {
-    int32_t lane[8];
-} Lanes;
-#define INLINE static inline
-#endif
-
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define CLONES
-#endif
-
-/* sum += bytes * weights */
-INLINE void add_product(Lanes *sum, const uint8_t *bytes, const int32_t *weights) {
-#if defined(__GNUC__)
-    Bytes8 b;
-    Lanes w;
-    memcpy(&b, bytes, sizeof b);
-    memcpy(&w, weights, sizeof w);
-    *sum += __builtin_convertvector(b, Lanes) * w;
-#else
-    for (int i = 0; i < 8; i++) sum->lane[i] += bytes[i] * weights[i];
-#endif
-}
-
-/* sum += bytes * weight */
-INLINE void add_scaled(Lanes *sum, const uint8_t *bytes, int32_t weight) {
-#if defined(__GNUC__)
-    Bytes8 b;
-    memcpy(&b, bytes, sizeof b);
-    *sum += __builtin_convertvector(b, Lanes) * weight;
-#else
-    for (int i = 0; i < 8; i++) sum->lane[i] += bytes[i] * weight;
-#endif
-}
-
-INLINE uint8_t clip(int32_t sum) {
+static uint8_t clip(int32_t sum) {
     int32_t value = (sum + HALF) >> BITS;
     return value < 0 ? 0 : value > 255 ? 255 : (uint8_t)value;
-}
-
-/* Eight pixels' worth of bytes. */
-INLINE void store_lanes(uint8_t *out, const Lanes *sum) {
-#if defined(__GNUC__)
-    Lanes v = (*sum + HALF) >> BITS;
-    v &= ~(v >> 31);
-    Lanes over = v > 255;
-    v = (v & ~over) | (over & 255);
-    Bytes8 b = __builtin_convertvector(v, Bytes8);
-    memcpy(out, &b, sizeof b);
-#else
-    for (int i = 0; i < 8; i++) out[i] = clip(sum->lane[i]);
-#endif
-}
-
-/* One RGB pixel, whose even taps are in the lower lanes and odd ones in the upper. */
-INLINE void store_pixel(uint8_t *out, const Lanes *sum) {
-#if defined(__GNUC__)
-    Half v, upper;
-    memcpy(&v, sum, sizeof v);
-    memcpy(&upper, (const char *)sum + sizeof v, sizeof upper);
-    v = (v + upper + HALF) >> BITS;
-    v &= ~(v >> 31);
-    Half over = v > 255;
-    v = (v & ~over) | (over & 255);
-    Bytes4 b = __builtin_convertvector(v, Bytes4);
-    memcpy(out, &b, 3);
-#else
-    for (int i = 0; i < 3; i++) out[i] = clip(sum->lane[i] + sum->lane[i + 4]);
-#endif
 }
 
 /* ---- One direction of a resize ---- */
@@ -177,52 +108,119 @@ static bool pass_init(Pass *pass, int in, int out, int copies) {
     return ok;
 }
 
-/* RGBX -> RGB, ROWS rows. The input may be read a pixel beyond its end. */
-CLONES static void resize_rgbx(const Pass *pass, uint8_t *const *in, uint8_t *const *out,
-                               bool flip) {
-    for (int x = 0; x < pass->out; x++) {
-        int from = flip ? pass->out - 1 - x : x;
-        const int32_t *weights = pass->weights + (size_t)from * pass->taps * 4;
-        size_t at = (size_t)pass->first[from] * 4;
-        Lanes sums[ROWS] = {0};
-        for (int t = 0; t < pass->taps; t += 2, at += 8, weights += 8)
-            for (int r = 0; r < ROWS; r++) add_product(&sums[r], in[r] + at, weights);
-        for (int r = 0; r < ROWS; r++) store_pixel(out[r] + (size_t)x * 3, &sums[r]);
-    }
+/* Output column x's weights, and where its pixels begin. */
+static const int32_t *column(const Pass *pass, int x, bool flip, size_t *first) {
+    int from = flip ? pass->out - 1 - x : x;
+    *first = pass->first[from];
+    return pass->weights + (size_t)from * pass->taps * pass->copies;
 }
 
-CLONES static void resize_grey(const Pass *pass, const uint8_t *in, uint8_t *out, bool flip) {
+static void across_grey(const Pass *pass, const uint8_t *in, uint8_t *out, bool flip) {
     for (int x = 0; x < pass->out; x++) {
-        int from = flip ? pass->out - 1 - x : x;
-        const int32_t *weights = pass->weights + (size_t)from * pass->taps;
-        const uint8_t *pixels = in + pass->first[from];
+        size_t first;
+        const int32_t *weights = column(pass, x, flip, &first);
         int32_t sum = 0;
-        for (int t = 0; t < pass->taps; t++) sum += pixels[t] * weights[t];
+        for (int t = 0; t < pass->taps; t++) sum += in[first + t] * weights[t];
         out[x] = clip(sum);
     }
 }
 
-/* Columns of `width` bytes; input rows may be read as far as PADDING beyond their end. */
-CLONES static void resize_columns(const Pass *pass, const uint8_t *in, size_t in_stride,
-                                  uint8_t *out, size_t width) {
-    for (int y = 0; y < pass->out; y++, out += width) {
-        const int32_t *weights = pass->weights + (size_t)y * pass->taps;
-        const uint8_t *top = in + pass->first[y] * in_stride;
-        for (size_t x = 0; x < width; x += 32) {
-            Lanes sums[4] = {0};
-            for (int t = 0; t < pass->taps; t++)
-                for (int i = 0; i < 4; i++)
-                    add_scaled(&sums[i], top + t * in_stride + x + 8 * i, weights[t]);
-            uint8_t block[32];
-            for (int i = 0; i < 4; i++) store_lanes(block + 8 * i, &sums[i]);
-            memcpy(out + x, block, width - x < 32 ? width - x : 32);
+/* RGBX -> RGB, ROWS rows. */
+static void across_rgbx(const Pass *pass, uint8_t *const *in, uint8_t *const *out, bool flip) {
+    for (int x = 0; x < pass->out; x++) {
+        size_t first;
+        const int32_t *weights = column(pass, x, flip, &first);
+        for (int r = 0; r < ROWS; r++) {
+            const uint8_t *pixels = in[r] + first * 4;
+            int32_t sums[4] = {0};
+            for (int t = 0; t < pass->taps * 4; t += 4)
+                for (int c = 0; c < 4; c++) sums[c] += pixels[t + c] * weights[t + c];
+            for (int c = 0; c < 3; c++) out[r][x * 3 + c] = clip(sums[c]);
         }
     }
 }
 
-/* ---- Both directions, fed row by row ---- */
+/* Columns of `width` bytes, from the pixels at `in`, rows of which lie `stride` apart. */
+static void down_row(const uint8_t *in, size_t stride, const int32_t *weights, int taps,
+                     uint8_t *out, size_t width) {
+    for (size_t x = 0; x < width; x += 16) {
+        int32_t sums[16] = {0};
+        for (int t = 0; t < taps; t++)
+            for (int i = 0; i < 16; i++) sums[i] += in[t * stride + x + i] * weights[t];
+        for (size_t i = 0; i < 16 && x + i < width; i++) out[x + i] = clip(sums[i]);
+    }
+}
 
-#define PADDING 32 /* bytes that may be read beyond the last row */
+#if HAS_AVX2
+
+/* Eight bytes as int32, which is what has room for the products. */
+AVX2 static inline __m256i widen(const uint8_t *bytes) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)bytes));
+}
+
+/* Two pixels at a time: sums of the even ones are in the lower lanes, of the odd in the upper. */
+AVX2 static void across_rgbx_avx2(const Pass *pass, uint8_t *const *in, uint8_t *const *out,
+                                  bool flip) {
+    for (int x = 0; x < pass->out; x++) {
+        size_t first;
+        const int32_t *weights = column(pass, x, flip, &first);
+        __m256i sums[ROWS];
+        for (int r = 0; r < ROWS; r++) sums[r] = _mm256_setzero_si256();
+        for (int t = 0; t < pass->taps; t += 2) {
+            __m256i weight = _mm256_loadu_si256((const __m256i *)(weights + 4 * t));
+            for (int r = 0; r < ROWS; r++)
+                sums[r] = _mm256_add_epi32(
+                    sums[r], _mm256_mullo_epi32(widen(in[r] + (first + t) * 4), weight));
+        }
+        for (int r = 0; r < ROWS; r++) {
+            __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums[r]),
+                                        _mm256_extracti128_si256(sums[r], 1));
+            sum = _mm_srai_epi32(_mm_add_epi32(sum, _mm_set1_epi32(HALF)), BITS);
+            sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);
+            int32_t pixel = _mm_cvtsi128_si32(sum);
+            memcpy(out[r] + (size_t)x * 3, &pixel, 3);
+        }
+    }
+}
+
+AVX2 static void down_row_avx2(const uint8_t *in, size_t stride, const int32_t *weights, int taps,
+                               uint8_t *out, size_t width) {
+    for (size_t x = 0; x < width; x += 32) {
+        __m256i sums[4];
+        for (int i = 0; i < 4; i++) sums[i] = _mm256_set1_epi32(HALF);
+        for (int t = 0; t < taps; t++) {
+            __m256i weight = _mm256_set1_epi32(weights[t]);
+            for (int i = 0; i < 4; i++)
+                sums[i] = _mm256_add_epi32(
+                    sums[i], _mm256_mullo_epi32(widen(in + t * stride + x + 8 * i), weight));
+        }
+        for (int i = 0; i < 4; i++) sums[i] = _mm256_srai_epi32(sums[i], BITS);
+        __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(sums[0], sums[1]),
+                                            _mm256_packs_epi32(sums[2], sums[3]));
+        bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        uint8_t block[32];
+        _mm256_storeu_si256((__m256i *)block, bytes);
+        memcpy(out + x, block, width - x < 32 ? width - x : 32);
+    }
+}
+
+static bool use_avx2(void) { return __builtin_cpu_supports("avx2"); }
+#else
+#define across_rgbx_avx2 across_rgbx
+#define down_row_avx2 down_row
+static bool use_avx2(void) { return false; }
+#endif
+
+/* Rows of `width` bytes from rows that lie `stride` apart. */
+static void resize_columns(const Pass *pass, const uint8_t *in, size_t stride, uint8_t *out,
+                           size_t width) {
+    for (int y = 0; y < pass->out; y++, out += width)
+        (use_avx2() ? down_row_avx2 : down_row)(in + pass->first[y] * stride, stride,
+                                                pass->weights + (size_t)y * pass->taps,
+                                                pass->taps, out, width);
+}
+
+/* ---- Both directions, fed row by row ---- */
 
 typedef struct {
     Pass across, down;
@@ -276,11 +274,11 @@ static void resize_rows(const Resizer *self, uint8_t *in, size_t in_stride, uint
             to[r] = out + at * out_stride;
         }
         if (self->across.taps && self->channels == 3)
-            resize_rgbx(&self->across, from, to, self->flip);
+            (use_avx2() ? across_rgbx_avx2 : across_rgbx)(&self->across, from, to, self->flip);
         else
             for (int r = 0; r < ROWS; r++)
                 if (self->across.taps)
-                    resize_grey(&self->across, from[r], to[r], self->flip);
+                    across_grey(&self->across, from[r], to[r], self->flip);
                 else
                     copy_row(self, from[r], to[r]);
     }
