@@ -11,6 +11,7 @@ setup(
         Extension(
             'mae_jax.data._jpeg',
             ['mae_jax/data/_jpeg.c'],
+            depends=['mae_jax/data/_resize.h'],
             libraries=['jpeg'],
             optional=True,
         )

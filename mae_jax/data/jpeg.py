@@ -10,7 +10,7 @@ import functools
 import numpy as np
 from PIL import Image
 
-from mae_jax.data.image_limits import MAX_IMAGE_PIXELS, check_scans
+from mae_jax.data.image_limits import MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
 
 try:
     from mae_jax.data import _jpeg
@@ -20,6 +20,7 @@ except ImportError:
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
 BICUBIC = Image.Resampling.BICUBIC
+LIMITS = MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
 ACROSS, DOWN = 'across', 'down'
 
 
@@ -37,9 +38,9 @@ def jpeg_size(data: bytes, channels: int) -> tuple[int, int] | None:
     Returns:
       None for what is to be left to Pillow, which says what is wrong with a file if something is.
     """
-    if not _may_be_read(data, channels):
+    if not _reads(channels):
         return None
-    header = _jpeg.size(data, MAX_IMAGE_PIXELS)
+    header = _jpeg.size(data, LIMITS)
     if header is None or header[2] > channels:
         return None
     return header[:2]
@@ -60,10 +61,10 @@ def crop_jpeg(
       its header is noticed only here.
     """
     order = _order(box[3], box[2], *size)
-    if order is None or not _may_be_read(data, channels):
+    if order is None or not _reads(channels):
         return None
     pixels = np.empty((*size, channels), np.uint8)
-    return pixels if _jpeg.crop(data, pixels, MAX_IMAGE_PIXELS, box, flip, order == DOWN) else None
+    return pixels if _jpeg.crop(data, pixels, LIMITS, box, flip, order == DOWN) else None
 
 
 def decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
@@ -72,7 +73,7 @@ def decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
     if size is None:
         return None
     pixels = np.empty((*size[::-1], channels), np.uint8)
-    return pixels if _jpeg.decode(data, pixels, MAX_IMAGE_PIXELS) else None
+    return pixels if _jpeg.decode(data, pixels, LIMITS) else None
 
 
 def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
@@ -114,7 +115,7 @@ def _order(height: int, width: int, new_height: int, new_width: int) -> str | No
 
 @functools.cache
 def _pillow_chooses() -> bool:
-    """Whether the order depends on the sizes, as of Pillow 13: a picture where it shows is asked."""
+    """Whether the order depends on the sizes: Pillow is given a picture where it shows."""
     picture = Image.fromarray(np.arange(0, 256 * 7, 7).astype(np.uint8).reshape(16, 16))
     across, down = picture.resize((24, 16), BICUBIC), picture.resize((16, 8), BICUBIC)
     wholes = [picture, across, down]
@@ -123,11 +124,5 @@ def _pillow_chooses() -> bool:
     return bool((whole == down).all())
 
 
-def _may_be_read(data: bytes, channels: int) -> bool:
-    if _jpeg is None or channels not in (1, 3) or data[:2] != b'\xff\xd8':
-        return False
-    try:
-        check_scans(data)
-    except ValueError:
-        return False
-    return True
+def _reads(channels: int) -> bool:
+    return _jpeg is not None and channels in (1, 3)
