@@ -27,11 +27,13 @@ def main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError('no config: start with --config=configs/quickstart.py.')
     set_xla_flags(_CONFIG.value.deterministic)  # before anything touches a device
+    from mae_jax.compilation_cache import keep_compiled
     from mae_jax.processes import ending_together, start_processes
     from mae_jax.run import run
 
     for chatty in ('xla_bridge', 'distributed'):  # backends not found, services begun
         logging.getLogger(f'jax._src.{chatty}').setLevel(logging.WARNING)
+    keep_compiled()
     start_processes(saves=_CONFIG.value.get('mode') == 'train')  # k-NN has no mode
     with ending_together():
         run(_CONFIG.value, _WORKDIR.value or default_workdir())
