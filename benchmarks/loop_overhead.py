@@ -53,7 +53,7 @@ class Bench:
             0, 256, (batch_size, *task.image_size, len(task.mean)), np.uint8
         )
         self.steps, self.log_every = steps, log_every
-        self.batch = mesh_lib.put_batch(mesh, {'image': images}, batch_size)
+        self.batch = mesh_lib.put_batch(mesh, {'image': images})
         self.state = create_state(task, tx, mesh, seed=0)
         self.step = jit_step(make_step(task, tx, seed=0), mesh, self.state)
         self.checkpoints = Checkpoints(folder / 'checkpoints', keep_last=1)

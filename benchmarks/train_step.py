@@ -58,7 +58,7 @@ def ours(task: Pretrain, images: np.ndarray) -> Contender:
     batch_size = len(images)
 
     def put() -> dict[str, jax.Array]:
-        return mesh_lib.put_batch(mesh, {'image': images}, batch_size)
+        return mesh_lib.put_batch(mesh, {'image': images})
 
     start = time.perf_counter()
     step = jit_step(make_step(task, optimizer, seed=0), mesh, state).lower(state, put()).compile()

@@ -51,8 +51,8 @@ def get_config() -> ml_collections.ConfigDict:
     target.codes = 8192  # token: how many there are
 
     config.dataset = dataset = ml_collections.ConfigDict()
-    dataset.name = 'imagenet2012'  # digits | folder | synthetic | any TFDS image data set
-    dataset.path = placeholder(str)  # folder: its root; TFDS: data_dir
+    dataset.name = 'imagenet2012'  # digits | folder | prepared | synthetic | a TFDS name
+    dataset.path = placeholder(str)  # folder, prepared: its root; TFDS: data_dir
     dataset.train_split = 'train'
     dataset.eval_split = 'validation'
     dataset.channels = 3
@@ -66,6 +66,9 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.augment = ''  # rand-m9-mstd0.5-inc1 (RandAugment) | jitter-b0.4-c0.4-s0.4-h0.1
     dataset.eval_crop_share = placeholder(float)  # unset: .875 up to 224 pixels, 1 above
     dataset.apply_exif = False  # the original ignores EXIF orientation
+    dataset.repeats = 1  # r crops and masks of each decoded image, counted as r examples
+    dataset.resize = 'host'  # host | device: crop, resize and flip there; see docs/performance.md
+    dataset.canvas = 384  # device: side of the square that carries an image; larger ones shrink
     dataset.threads = 8  # decoding threads in each process
     dataset.workers = 0  # worker processes, past what threads scale to; 0: threads alone
     dataset.prefetch = 2  # batches a process keeps ready

@@ -25,7 +25,8 @@ def get_config() -> ConfigDict:
     for field in ('pool', 'drop_path', 'batch_norm', 'head_std'):
         del config.model[field]
     config.dataset = every.dataset
-    for field in ('crop', 'crop_scale', 'crop_ratio', 'flip', 'augment', 'erase', 'workers'):
+    trained = ('crop', 'crop_scale', 'crop_ratio', 'flip', 'augment', 'erase', 'workers')
+    for field in (*trained, 'repeats', 'resize', 'canvas'):
         del config.dataset[field]
 
     config.knn = knn = ConfigDict()

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import optax
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from mae_jax.build_task import image_size, make_architecture, make_task
 from mae_jax.data import memory
@@ -148,6 +148,12 @@ def make_tx(
     return tx, schedule
 
 
+def check_batch(config: ml_collections.ConfigDict, mesh: Mesh | AbstractMesh) -> None:
+    """Raises a UserError unless the batch of a config can be split as it asks."""
+    accumulate, repeats = config.optimizer.accumulate, config.dataset.repeats
+    mesh_lib.check_batch(config.batch_size, mesh, accumulate, repeats)
+
+
 def step_accumulate(config: ml_collections.ConfigDict) -> int:
     """Micro-batches of a step. A linear probe sees to its own: only its encoder needs them."""
     return 1 if config.get('trained') == 'head' else config.optimizer.accumulate
@@ -198,6 +204,9 @@ def make_train_loader(
         flip=dataset.flip,
         augment=make_augment(config),
         apply_exif=dataset.apply_exif,
+        repeats=dataset.repeats,
+        resize=dataset.resize,
+        canvas=dataset.canvas,
         threads=dataset.threads,
         workers=dataset.workers,
         prefetch=dataset.prefetch,
@@ -277,7 +286,7 @@ class Run:
     @classmethod
     def make(cls, config: ml_collections.ConfigDict, workdir: str) -> 'Run':
         mesh = mesh_lib.make_mesh(config.mesh.fsdp)
-        mesh_lib.check_batch(config.batch_size, mesh, config.optimizer.accumulate)
+        check_batch(config, mesh)
         source, held_out = make_sources(config)
         if config.task == 'classify':
             check_classes(source, held_out)

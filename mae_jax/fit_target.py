@@ -94,6 +94,7 @@ def _crops(parts: Run, count: int) -> Iterator[jax.Array]:
     """The first so many crops that the run trains on, normalised, `CHUNK` at a time."""
     task, config = parts.task, parts.config.copy_and_resolve_references()
     config.batch_size = CHUNK  # the order of examples does not depend on it
+    config.dataset.update(repeats=1, resize='host')  # other images say more than other views
     loader = build.make_train_loader(config, parts.source, np.arange(CHUNK))
     chunks = -(-count // CHUNK)
     hidden = not sys.stderr.isatty() or chunks == 1

@@ -39,7 +39,7 @@ def with_features(parts: Run, state: TrainState) -> Run:
     batch_size = build.eval_batch_size(parts.config, parts.mesh, len(parts.source))
     config = parts.config.copy_and_resolve_references()
     config.cache_features = False  # these passes read images
-    encode = make_encode(parts.task.features, parts.mesh, batch_size)
+    encode = make_encode(parts.task.features, parts.mesh)
 
     def cached(source: Any) -> ArraySource:
         features, labels = encode_split(
@@ -96,7 +96,7 @@ def make_online_probe(parts: Run, alive: Callable[[], None]) -> Hook:
         for source, count in zip((parts.source, parts.held_out), counts, strict=True)
     )
     return probe_hook(
-        make_encode(make_frozen_encoder(config).features, mesh, batch_size),
+        make_encode(make_frozen_encoder(config).features, mesh),
         train,
         test,
         every_steps=max(round(fields.every_epochs * parts.length.steps_per_epoch), 1),
@@ -107,7 +107,7 @@ def encoder_accuracies(parts: Run, params: Any) -> dict[str, float]:
     """Probes an encoder on the config's own train and held-out splits; {} but in process 0."""
     config, mesh = parts.config, parts.mesh
     batch_size = build.eval_batch_size(config, mesh, len(parts.source))
-    encode = make_encode(make_frozen_encoder(config).features, mesh, batch_size)
+    encode = make_encode(make_frozen_encoder(config).features, mesh)
     params = {'encoder': params['encoder']}
     splits = [
         encode_split(encode, params, config, source, mesh, batch_size)
@@ -160,7 +160,7 @@ def evaluate_knn(config: ml_collections.ConfigDict, workdir: str) -> dict[str, f
     sources = build.make_sources(config)
     build.check_classes(*sources)
     params, step = initial_encoder(config, frozen.encoder, mesh)
-    encode = make_encode(frozen.features, mesh, config.batch_size)
+    encode = make_encode(frozen.features, mesh)
     splits = [
         encode_split(encode, params, config, source, mesh, config.batch_size) for source in sources
     ]

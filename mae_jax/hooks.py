@@ -35,7 +35,7 @@ def make_evaluate(
         params, sums, ahead = evaluation_params(state), {}, {}
         for number, batch in enumerate(batches()):
             task.check(batch)
-            batch = mesh_lib.put_batch(mesh, batch, batch_size)
+            batch = mesh_lib.put_batch(mesh, batch)
             found = evaluate(params, state.model_state, batch, number * batch_size)
             _add(sums, ahead)  # one batch late, so that the device always has the next one
             ahead = found
@@ -98,7 +98,7 @@ def picture_hook(
     return Hook(every_steps, run)
 
 
-def make_encode(features: Callable[[Any, Batch], jax.Array], mesh: Mesh, batch_size: int) -> Encode:
+def make_encode(features: Callable[[Any, Batch], jax.Array], mesh: Mesh) -> Encode:
     """Makes the function that runs `features` over a split; every process gets all of it.
 
     That function raises a UserError for an image without a label.
@@ -112,7 +112,7 @@ def make_encode(features: Callable[[Any, Batch], jax.Array], mesh: Mesh, batch_s
     def run(params: Any, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
         found = []
         for batch in batches:
-            batch = mesh_lib.put_batch(mesh, batch, batch_size)
+            batch = mesh_lib.put_batch(mesh, batch)
             vectors, labels, valid = map(np.asarray, encode(params, batch))
             found.append((vectors[valid], labels[valid]))
         vectors, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))

@@ -98,7 +98,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
         raise UserError("task='knn' trains nothing: there is nothing to plan.")
     build.check_fields(config)
     mesh = mesh_lib.planned_mesh(devices, config.mesh.fsdp)
-    mesh_lib.check_batch(config.batch_size, mesh, config.optimizer.accumulate)
+    build.check_batch(config, mesh)
     task = make_task(config, SimpleNamespace(num_classes=data.num_classes))
     length = build.make_length(config, data.examples)
     tx, _ = build.make_tx(config, length)
@@ -120,12 +120,16 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
 
 def loaded_batch(config: ml_collections.ConfigDict, task: Task) -> Batch:
     """Shapes of a global batch as the loader gives it: 8-bit images, or cached features."""
+    dataset, rows = config.dataset, config.batch_size
+    shapes = {'label': jax.ShapeDtypeStruct((rows,), jnp.int32)}
     if config.get('cache_features'):
-        image = jax.ShapeDtypeStruct((config.batch_size, task.model.width), jnp.float32)
-    else:
-        shape = (config.batch_size, *image_size(config), config.dataset.channels)
-        image = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    return {'image': image, 'label': jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)}
+        return shapes | {'image': jax.ShapeDtypeStruct((rows, task.model.width), jnp.float32)}
+    if dataset.resize == 'device':
+        shape = (rows // dataset.repeats, dataset.canvas, dataset.canvas, dataset.channels)
+        shapes['box'] = jax.ShapeDtypeStruct((rows, 5), jnp.int32)
+        return shapes | {'canvas': jax.ShapeDtypeStruct(shape, jnp.uint8)}
+    shape = (rows, *image_size(config), dataset.channels)
+    return shapes | {'image': jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
 
 def count_xla_flops(

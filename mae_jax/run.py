@@ -157,7 +157,7 @@ def train_from(parts: Run, checkpoints: Checkpoints, state: TrainState) -> Train
 
     def put(batch):
         parts.task.check(batch)
-        return mesh_lib.put_batch(mesh, batch, config.batch_size)
+        return mesh_lib.put_batch(mesh, batch)
 
     with (
         watchdog(config.step_timeout_s) as alive,

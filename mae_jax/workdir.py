@@ -59,6 +59,9 @@ ADDED = {
     'target.codes': 8192,
     'step_timeout_s': 1800.0,
     'optimizer.skip_nonfinite': 0,
+    'dataset.repeats': 1,
+    'dataset.resize': 'host',
+    'dataset.canvas': 384,
 }
 """Fields that the configs of earlier versions lack, and what those runs did."""
 

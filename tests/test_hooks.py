@@ -237,7 +237,7 @@ def features_by_hand():
 def encoded(source, devices: int, batch_size: int):
     config, _, task, params = digits()
     mesh = mesh_of(devices)
-    encode = make_encode(task.features, mesh, batch_size)
+    encode = make_encode(task.features, mesh)
     return encode(params, build.eval_passes(config, source, mesh, batch_size)())
 
 

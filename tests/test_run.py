@@ -45,6 +45,8 @@ def finished_copy(finished, tmp_path):
         ('model.remat', 'all', r"model\.remat='all'"),
         ('dataset.mean', (0.5, 0.5), r'dataset\.mean has 2'),
         ('dataset.on_error', 'ignore', r"dataset\.on_error='ignore'"),
+        ('dataset.repeats', 4, r'dataset\.repeats=4 .* multiple of 32'),
+        ('dataset.resize', 'tpu', r"dataset\.resize='tpu'"),
         ('optimizer.name', 'sgd', r"optimizer\.name='sgd'"),
         ('optimizer.accumulate', 3, r'optimizer\.accumulate=3'),
         ('mesh.fsdp', 3, r'mesh\.fsdp=3'),

@@ -1,5 +1,6 @@
 """One record of a source -> an image, whatever kind of file it came from."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -10,6 +11,7 @@ from mae_jax.data.image_limits import (
     check_series,
     open_picture,
 )
+from mae_jax.data.jpeg import jpeg_size
 from mae_jax.errors import UserError
 from mae_jax.limits import read_npy
 
@@ -28,7 +30,24 @@ class BadImage(UserError):
     """One image cannot be used; the message names it."""
 
 
-def decode(record: dict, channels: int, apply_exif: bool = False) -> Image.Image | np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class LazyJpeg:
+    """A JPEG of which nothing but the header has been read: a crop of it is decoded alone.
+
+    Attributes:
+      record: see `decode`.
+      channels: 1 or 3.
+      size: width and height.
+    """
+
+    record: dict
+    channels: int
+    size: tuple[int, int]
+
+
+def decode(
+    record: dict, channels: int, apply_exif: bool = False, lazily: bool = False
+) -> Image.Image | LazyJpeg | np.ndarray:
     """The image of a record, with `channels` bands.
 
     The file may be anybody's: nothing in it is run, and what would take more memory than
@@ -45,8 +64,10 @@ def decode(record: dict, channels: int, apply_exif: bool = False) -> Image.Image
       record: `{'image': encoded bytes or array [H,W,C], 'name': str}`, see `sources`.
       channels: bands wanted.
       apply_exif: turn the picture as its EXIF orientation says.
+      lazily: leave the decoding of a JPEG to `data.jpeg`, where that can do it.
 
     Returns:
+      A `LazyJpeg`, if so asked and the file is one.
       A PIL image of mode L or RGB where the result is 8 bits deep and has 1 or 3 bands, else an
       array [H,W,C].
 
@@ -54,6 +75,10 @@ def decode(record: dict, channels: int, apply_exif: bool = False) -> Image.Image
       BadImage: truncated, of an unknown format, far too large, or of other bands.
     """
     image = record['image']
+    if lazily and not apply_exif and isinstance(image, bytes):
+        size = jpeg_size(image, channels)
+        if size:
+            return LazyJpeg(record, channels, size)
     try:
         if isinstance(image, np.ndarray):
             return _from_array(image, channels)

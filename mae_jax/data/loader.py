@@ -1,69 +1,49 @@
 """The order of examples, and how they become batches: a batch is a pure function of (seed, step).
 
-The examples of all steps form one endless sequence: epoch after epoch, each a new permutation.
-Row r of step s is at position `s * batch_size + r` of it, whichever process, worker or thread
-loads it; so a run may go on at any step, with any number of each.
+The images of all steps form one endless sequence: epoch after epoch, each a new permutation. Image
+i of step s is at position `s * images + i` of it, where a batch has so many `images`, whichever
+process, worker or thread loads it; so a run may go on at any step, with any number of each. An
+image gives `repeats` rows, one after another: mostly one.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from mae_jax.data import transforms
+from mae_jax.data.crops import BOXES, CROPS
 from mae_jax.data.decode import BadImage
-from mae_jax.data.workers import Stream, start_worker
+from mae_jax.data.reading import Reading, join, read_ahead
+from mae_jax.data.workers import Stream
 from mae_jax.errors import UserError
 
-MAX_CHUNK = 8  # rows that one thread loads at a time, so that all of them share in a batch
 MAX_NEIGHBOURS = 100  # this many unreadable images in a row are no accident
 MIN_SEEN = 1000  # the share of bad ones among fewer images than this says little
 FOREVER = 2**31  # steps
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How batches are read ahead, and what may go wrong on the way (config.dataset)."""
-
-    threads: int = 8
-    workers: int = 0
-    prefetch: int = 2
-    timeout_s: float = 300.0
-    on_error: str = 'raise'
-    max_bad_share: float = 0.01
-
-    def __post_init__(self):
-        if self.on_error not in ('raise', 'skip'):
-            raise UserError(f'dataset.on_error={self.on_error!r} must be raise or skip.')
-        for field, least in (('threads', 1), ('workers', 0), ('prefetch', 1)):
-            if getattr(self, field) < least:
-                value = getattr(self, field)
-                raise UserError(f'dataset.{field}={value} must be at least {least}.')
 
 
 class Loader:
     """Shuffled, augmented training batches; see `make_loader`.
 
     Attributes:
-      num_replaced: unreadable images that on_error='skip' replaced in the batches handed out.
+      num_replaced: rows of unreadable images that on_error='skip' replaced in the batches handed
+        out.
     """
 
-    def __init__(self, load: Callable[[int], dict], batch_size: int, rows, reading: Reading):
+    def __init__(self, load: Callable[[int], dict], images: int, numbers, reading: Reading):
         self._load = load
-        self._batch_size = batch_size
-        self._rows = rows
+        self._images = images
+        self._numbers = numbers
         self._reading = reading
         self._seen = 0
         self.num_replaced = 0
 
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
         """The batch of one step, loaded here and now."""
-        examples = [self._load(step * self._batch_size + row) for row in self._rows]
-        batch = _stack(examples)
+        batch = join([self._load(step * self._images + number) for number in self._numbers])
         del batch['replaced']
         return batch
 
@@ -81,22 +61,22 @@ class Loader:
           An iterator and context manager, with `close()`. Its `next` raises UserError for an
           unreadable image, too many of them, a dead worker and a stall.
         """
-        position = functools.partial(_position, self._rows, self._batch_size)
-        return _stream(
+        position = functools.partial(_position, self._numbers, self._images)
+        return read_ahead(
             self._load,
             position,
-            len(self._rows),
+            len(self._numbers),
             start_step,
             start_step + (FOREVER if num_steps is None else num_steps),
             self._reading,
-            lambda batch: (int(batch.pop('replaced').sum()), put(batch)),
+            lambda batch: (batch.pop('replaced'), put(batch)),
             self._count,
         )
 
-    def _count(self, loaded: tuple[int, dict]) -> dict:
+    def _count(self, loaded: tuple[np.ndarray, dict]) -> dict:
         replaced, batch = loaded
-        self.num_replaced += replaced
-        self._seen += len(self._rows)
+        self.num_replaced += int(replaced.sum())
+        self._seen += len(replaced)
         _check_bad_share(self.num_replaced, self._seen, self._reading.max_bad_share)
         return batch
 
@@ -115,40 +95,84 @@ def make_loader(
     flip: bool = True,
     augment: transforms.Augment | None = None,
     apply_exif: bool = False,
+    repeats: int = 1,
+    resize: str = 'host',
+    canvas: int = 384,
     **reading,
 ) -> Loader:
     """Training batches `{'image': [b,H,W,C], 'label': int32 [b]}` of a source, b = len(rows).
 
+    With resize='device' they are `{'canvas': [b/r,S,S,C], 'box': int32 [b,5], 'label'}`, where r
+    is `repeats` and S the side of the `canvas`; see `transforms.train_canvas`.
+
     Args:
       source: see `sources`.
       batch_size: of all processes together.
-      rows: which rows of the global batch this process loads.
+      rows: which rows of the global batch this process loads; all the rows of an image.
       seed: of the order and of the augmentation, 0 <= seed < 2**32.
-      image_size, channels, crop, crop_scale, crop_ratio, flip, augment, apply_exif: see
-        `transforms`.
+      image_size, channels, crop, crop_scale, crop_ratio, flip, augment, apply_exif, repeats: see
+        `transforms.train_views`.
+      resize: 'host' or 'device', where training images are cropped and resized.
       **reading: fields of `Reading`: threads, workers, prefetch, timeout_s, on_error,
         max_bad_share.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f'seed={seed} must be at least 0 and below 2**32.')
-    if crop not in transforms.CROPS:
-        raise UserError(f'dataset.crop={crop!r} must be {" or ".join(transforms.CROPS)}.')
-    transform = functools.partial(
-        transforms.train_transform,
+    if crop not in CROPS:
+        raise UserError(f'dataset.crop={crop!r} must be {" or ".join(CROPS)}.')
+    options = dict(
         seed=seed,
-        image_size=tuple(image_size),
         channels=channels,
         crop=crop,
         crop_scale=tuple(crop_scale),
         crop_ratio=tuple(crop_ratio),
         flip=flip,
-        augment=augment,
         apply_exif=apply_exif,
+        repeats=repeats,
     )
+    if resize == 'device':
+        _check_device_resize(crop, augment, canvas)
+        transform = functools.partial(transforms.train_canvas, canvas=canvas, **options)
+    elif resize == 'host':
+        options |= dict(image_size=tuple(image_size), augment=augment)
+        transform = functools.partial(transforms.train_views, **options)
+    else:
+        raise UserError(f"dataset.resize={resize!r} must be 'host' or 'device'.")
+    numbers = _image_numbers(np.asarray(rows), batch_size, repeats)
     reading = Reading(**reading)
     order = epochs(len(source), seed)
-    load = functools.partial(_load_train, source, order, transform, reading.on_error)
-    return Loader(load, batch_size, np.asarray(rows), reading)
+    load = functools.partial(_load_train, source, order, transform, reading.on_error, repeats)
+    return Loader(load, batch_size // repeats, numbers, reading)
+
+
+def _check_device_resize(crop: str, augment: transforms.Augment | None, canvas: int) -> None:
+    if crop not in BOXES:
+        raise UserError(
+            f"dataset.resize='device' needs dataset.crop={' or '.join(BOXES)}, not {crop!r}."
+        )
+    if augment is not None:
+        raise UserError(
+            "dataset.augment works on what the host has cropped: set dataset.resize='host', or "
+            "dataset.augment=''."
+        )
+    if canvas < 1:
+        raise UserError(f'dataset.canvas={canvas} must be at least 1 pixel.')
+
+
+def _image_numbers(rows: np.ndarray, batch_size: int, repeats: int) -> np.ndarray:
+    """Which images of a global batch have these rows."""
+    if repeats < 1 or batch_size % repeats:
+        raise UserError(
+            f'dataset.repeats={repeats} does not divide batch_size={batch_size}: choose one of its '
+            'divisors.'
+        )
+    numbers = rows[::repeats] // repeats
+    if not np.array_equal(rows, (numbers[:, None] * repeats + np.arange(repeats)).ravel()):
+        raise UserError(
+            f'dataset.repeats={repeats} rows of an image would be on several devices: choose a '
+            'multiple of dataset.repeats times the number of devices as batch_size.'
+        )
+    return numbers
 
 
 def eval_batches(
@@ -174,7 +198,7 @@ def eval_batches(
       source, batch_size, rows, image_size, channels, apply_exif, **reading: as in `make_loader`.
     """
     transform = functools.partial(
-        transforms.eval_transform,
+        _eval_rows,
         image_size=tuple(image_size),
         channels=channels,
         apply_exif=apply_exif,
@@ -194,7 +218,7 @@ def eval_batches(
         return batch
 
     steps = -(-examples // batch_size)
-    return _stream(load, position, len(rows), 0, steps, reading, dict, count)
+    return read_ahead(load, position, len(rows), 0, steps, reading, dict, count)
 
 
 def epochs(num_examples: int, seed: int) -> grain.MapDataset:
@@ -206,29 +230,35 @@ def epochs(num_examples: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(num_examples).seed(seed).shuffle().repeat()
 
 
-def _load_train(source, order, transform: Callable, on_error: str, position: int) -> dict:
+def _load_train(
+    source, order, transform: Callable, on_error: str, repeats: int, position: int
+) -> dict:
     epoch = position // len(source)
     index = order[position]
     transform = functools.partial(transform, epoch=epoch, index=index)
-    return _load(source, index, transform, on_error)
+    return _load(source, index, transform, on_error, repeats)
+
+
+def _eval_rows(record: dict, **options) -> dict[str, np.ndarray]:
+    return {'image': transforms.eval_transform(record, **options)[None]}
 
 
 def _load_eval(source, examples: int, transform: Callable, on_error: str, position: int) -> dict:
     valid = position < examples
     index = position % examples * len(source) // examples
-    example = _load(source, index, transform, on_error) | {'valid': np.bool_(valid)}
+    example = _load(source, index, transform, on_error) | {'valid': np.array([valid])}
     if not valid:
-        example |= {'label': np.int32(-1), 'replaced': np.int32(0)}
+        example |= {'label': np.array([-1], np.int32), 'replaced': np.array([False])}
     return example
 
 
-def _load(source, index: int, transform: Callable, on_error: str) -> dict:
-    """Example `index`, or for 'skip' the next one after it that can be read."""
+def _load(source, index: int, transform: Callable, on_error: str, repeats: int = 1) -> dict:
+    """The rows of example `index`, or for 'skip' of the next one after it that can be read."""
     tries = min(len(source), MAX_NEIGHBOURS)
     for tried in range(tries):
         try:
             record = source[(index + tried) % len(source)]
-            image = transform(record)
+            rows = transform(record)
         except BadImage as error:
             if on_error == 'raise':
                 hint = "Mend or remove it, or set dataset.on_error='skip'."
@@ -236,68 +266,15 @@ def _load(source, index: int, transform: Callable, on_error: str) -> dict:
             last = error
             logging.warning('Replaced by its neighbour: %s', error)
             continue
-        label = np.int32(record['label'])
-        return {'image': image, 'label': label, 'replaced': np.int32(tried > 0)}
+        told = {'label': np.int32(record['label']), 'replaced': np.bool_(tried > 0)}
+        return rows | {name: np.repeat(value, repeats) for name, value in told.items()}
     raise UserError(f'{tries} images in a row are unreadable; the last one: {last}')
 
 
-def _position(rows: np.ndarray, batch_size: int, local: int) -> int:
-    """Where the n-th example that this process loads is in the sequence of all."""
-    step, row = divmod(local, len(rows))
-    return step * batch_size + int(rows[row])
-
-
-def _stream(
-    load: Callable[[int], dict],
-    position: Callable[[int], int],
-    rows: int,
-    start_step: int,
-    stop_step: int,
-    reading: Reading,
-    prepare: Callable[[dict], Any],
-    finish: Callable[[Any], dict],
-) -> Stream:
-    """Steps start_step ... stop_step of `load(position(n))`, in batches of `rows`."""
-    chunk = next(size for size in range(min(rows, MAX_CHUNK), 0, -1) if rows % size == 0)
-    chunks_ahead = -(-reading.prefetch * rows // chunk // max(reading.workers, 1))
-
-    def make(register: str) -> grain.IterDataset:
-        numbers = grain.MapDataset.range(start_step * rows, stop_step * rows)
-        chunks = numbers.map(position).map(load).batch(chunk, batch_fn=_stack)
-        options = grain.ReadOptions(
-            num_threads=reading.threads,
-            prefetch_buffer_size=max(reading.threads, chunks_ahead),
-        )
-        dataset = chunks.to_iter_dataset(options)
-        if reading.workers:
-            if not flags.FLAGS.is_parsed():  # a notebook or a test: grain reads flags of its own
-                flags.FLAGS.mark_as_parsed()
-            dataset = dataset.mp_prefetch(
-                grain.multiprocessing.MultiprocessingOptions(
-                    num_workers=reading.workers, per_worker_buffer_size=chunks_ahead
-                ),
-                worker_init_fn=functools.partial(start_worker, register),
-            )
-        return dataset.batch(rows // chunk, batch_fn=_concatenate)
-
-    return Stream(make, prepare, finish, reading.timeout_s)
-
-
-def _stack(examples: Sequence[dict]) -> dict[str, np.ndarray]:
-    _check_dtypes(examples)
-    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-
-
-def _concatenate(chunks: Sequence[dict]) -> dict[str, np.ndarray]:
-    _check_dtypes(chunks)
-    return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
-
-
-def _check_dtypes(parts: Sequence[dict]) -> None:
-    """NumPy would make one dtype of several without a word, and the scale be wrong for some."""
-    dtypes = sorted({str(part['image'].dtype) for part in parts})
-    if len(dtypes) > 1:
-        raise UserError(f'Images of several depths ({", ".join(dtypes)}) cannot share a batch.')
+def _position(numbers: np.ndarray, images: int, local: int) -> int:
+    """Where the n-th image that this process loads is in the sequence of all."""
+    step, place = divmod(local, len(numbers))
+    return step * images + int(numbers[place])
 
 
 def _check_bad_share(bad: int, seen: int, max_bad_share: float) -> None:

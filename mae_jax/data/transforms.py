@@ -4,27 +4,30 @@ A result depends on (record, seed, epoch, index) alone, so that neither the orde
 the process that does it changes a pixel. Normalisation happens on the device.
 """
 
-import math
-
 import numpy as np
 from PIL import Image
 
 from mae_jax.data.color_jitter import ColorJitter
-from mae_jax.data.decode import BadImage, decode
-from mae_jax.data.image_limits import check_pixels
+from mae_jax.data.crops import (
+    BOXES,
+    Size,
+    as_array,
+    center_crop,
+    decoded,
+    resize_crop,
+    train_crop,
+    width_height,
+)
+from mae_jax.data.decode import decode
 from mae_jax.data.randaugment import RandAugment
 
-Box = tuple[int, int, int, int]
-Size = tuple[int, int]
 Augment = RandAugment | ColorJitter
 
 # The purposes of the random numbers drawn here; the order of examples has grain's.
 CROP_AND_FLIP, AUGMENT = 1, 2
-EVAL_CROP_SHARE = 224 / 256
-CROPS = ('retry', 'clamp', 'fixed', 'center')
 
 
-def train_transform(
+def train_views(
     record: dict,
     *,
     seed: int,
@@ -38,34 +41,104 @@ def train_transform(
     apply_exif: bool = False,
     crop: str = 'retry',
     augment: Augment | None = None,
-) -> np.ndarray:
-    """Decode, RandomResizedCrop, horizontal flip (He et al. 2021, appendix A.1), augmentation.
+    repeats: int = 1,
+) -> dict[str, np.ndarray]:
+    """Decode, then `repeats` times RandomResizedCrop, horizontal flip and augmentation.
+
+    (He et al. 2021, appendix A.1; several views of one decoded image: Feichtenhofer et al. 2022,
+    arXiv 2205.09113, section 3.)
 
     Args:
       crop_scale, crop_ratio: of the crops that are resized, 'retry' and 'clamp'.
-      crop: one of `CROPS`: see `train_crop`.
+      crop: see `crops.train_crop`.
       augment: applied last; it draws random numbers of its own, so crops and flips stay as they are
         without it.
+      repeats: views, r. The first is the one that there is without repeats.
 
     Returns:
-      [H,W,C], uint8 or the source's own dtype.
+      `{'image': [r,H,W,C]}`, uint8 or the source's own dtype.
 
     Raises:
       BadImage: the image cannot be read.
       UserError: it is not one that `augment` is defined for.
     """
-    image = decode(record, channels, apply_exif)
-    rng = np.random.default_rng((seed, CROP_AND_FLIP, epoch, index))
-    pixels = train_crop(image, crop, image_size, rng, crop_scale, crop_ratio)
-    if flip and rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    if augment:
-        rng = np.random.default_rng((seed, AUGMENT, epoch, index))
-        picture = pixels
-        if isinstance(image, Image.Image):
-            picture = Image.fromarray(pixels[..., 0] if image.mode == 'L' else pixels)
-        pixels = np.asarray(augment(picture, rng)).reshape(pixels.shape)
-    return np.ascontiguousarray(pixels)
+    image = decode(record, channels, apply_exif, lazily=True)
+    if repeats > 1:
+        image = decoded(image)
+    views = []
+    for view in range(repeats):
+        rng = _generator(seed, CROP_AND_FLIP, epoch, index, view)
+        pixels = train_crop(image, crop, image_size, rng, crop_scale, crop_ratio)
+        if flip and rng.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        if augment:
+            pixels = _augmented(pixels, augment, _generator(seed, AUGMENT, epoch, index, view))
+        views.append(pixels)
+    return {'image': np.stack(views)}
+
+
+def train_canvas(
+    record: dict,
+    *,
+    seed: int,
+    epoch: int,
+    index: int,
+    channels: int,
+    crop_scale: tuple[float, float],
+    crop_ratio: tuple[float, float],
+    flip: bool,
+    canvas: int,
+    apply_exif: bool = False,
+    crop: str = 'retry',
+    repeats: int = 1,
+) -> dict[str, np.ndarray]:
+    """The whole image, and where it is to be cropped and flipped: the device does the rest.
+
+    `tasks.preprocess.crop_and_resize` makes of it what `train_views` makes, but for rounding, where
+    the image fits on the canvas. A larger one is reduced until it does.
+
+    Args:
+      crop: 'retry' or 'clamp'.
+      canvas: side of the square that carries the image, S.
+      others: as of `train_views`.
+
+    Returns:
+      `{'canvas': [1,S,S,C], the image at its upper left, uint8 or the source's own dtype,
+      'box': int32 [r,5]: left, top, width, height, and 1 to flip}`.
+
+    Raises:
+      BadImage: the image cannot be read.
+    """
+    image = decode(record, channels, apply_exif, lazily=True)
+    width, height = width_height(image)
+    if max(width, height) > canvas:
+        share = canvas / max(width, height)
+        size = max(1, round(height * share)), max(1, round(width * share))
+        pixels = resize_crop(image, (0, 0, width, height), size)
+    else:
+        pixels = as_array(decoded(image))
+    height, width = pixels.shape[:2]
+    boxes = []
+    for view in range(repeats):
+        rng = _generator(seed, CROP_AND_FLIP, epoch, index, view)
+        box = BOXES[crop](width, height, rng, crop_scale, crop_ratio)
+        boxes.append((*box, flip and rng.random() < 0.5))
+    carrier = np.zeros((1, canvas, canvas, channels), pixels.dtype)
+    carrier[0, :height, :width] = pixels
+    return {'canvas': carrier, 'box': np.array(boxes, np.int32)}
+
+
+def _generator(seed: int, purpose: int, epoch: int, index: int, view: int) -> np.random.Generator:
+    """The first view has the numbers that it has where there are no others."""
+    return np.random.default_rng((seed, purpose, epoch, index, view)[: 5 if view else 4])
+
+
+def _augmented(pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+    picture = pixels
+    if pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3):
+        bands = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        picture = Image.fromarray(np.ascontiguousarray(bands))
+    return np.asarray(augment(picture, rng)).reshape(pixels.shape)
 
 
 def eval_transform(
@@ -76,7 +149,7 @@ def eval_transform(
     apply_exif: bool = False,
     crop_share: float | None = None,
 ) -> np.ndarray:
-    """Decode, resize, centre crop: see `center_crop`.
+    """Decode, resize, centre crop: see `crops.center_crop`.
 
     Returns:
       [H,W,C], uint8 or the source's own dtype.
@@ -84,173 +157,5 @@ def eval_transform(
     Raises:
       BadImage: the image cannot be read.
     """
-    image = decode(record, channels, apply_exif)
+    image = decode(record, channels, apply_exif, lazily=True)
     return np.ascontiguousarray(center_crop(image, image_size, crop_share))
-
-
-def train_crop(
-    image: Image.Image | np.ndarray,
-    crop: str,
-    size: Size,
-    rng: np.random.Generator,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> np.ndarray:
-    """A training image before its flip, [H,W,C].
-
-    Args:
-      crop: the first two crop and then resize, the others resize and then crop.
-        'retry': torchvision's RandomResizedCrop; see `random_resized_crop_box`.
-        'clamp': that of the original linear probe; see `clamped_crop_box`.
-        'fixed': a crop of one size at a random place; see `fixed_size_crop`.
-        'center': what evaluation sees if its crop share is not set; see `center_crop`.
-      scale, ratio: of the crops that are resized.
-    """
-    match crop:
-        case 'retry':
-            box = random_resized_crop_box(*_width_height(image), rng, scale, ratio)
-            return resize_crop(image, box, size)
-        case 'clamp':
-            box = clamped_crop_box(*_width_height(image), rng, scale, ratio)
-            return resize_crop(image, box, size)
-        case 'fixed':
-            return fixed_size_crop(image, size, rng)
-        case 'center':
-            return center_crop(image, size)
-    raise ValueError(f'{crop!r} is none of {CROPS}')
-
-
-def random_resized_crop_box(
-    width: int,
-    height: int,
-    rng: np.random.Generator,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> Box:
-    """The crop that torchvision's RandomResizedCrop draws, as (left, top, width, height).
-
-    Ten tries at a share of the area, uniform in `scale`, and a width / height, log-uniform in
-    `ratio`; then the largest central crop of an allowed ratio.
-    """
-    for _ in range(10):
-        w, h = _draw_sides(width * height, rng, scale, ratio)
-        if 0 < w <= width and 0 < h <= height:
-            return _draw_place(width, height, w, h, rng)
-    w, h = width, height
-    if width / height < ratio[0]:
-        h = round(width / ratio[0])
-    elif width / height > ratio[1]:
-        w = round(height * ratio[1])
-    return (width - w) // 2, (height - h) // 2, w, h
-
-
-def clamped_crop_box(
-    width: int,
-    height: int,
-    rng: np.random.Generator,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> Box:
-    """The crop of the original linear probe, as (left, top, width, height).
-
-    Share and ratio are drawn once; a side longer than the image's is cut to it, so that the crop's
-    share or ratio may lie outside what was asked for.
-    """
-    w, h = _draw_sides(width * height, rng, scale, ratio)
-    return _draw_place(width, height, max(1, min(w, width)), max(1, min(h, height)), rng)
-
-
-def _draw_sides(
-    area: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int]:
-    """Width and height of a crop that may not fit."""
-    area = area * rng.uniform(*scale)
-    aspect = math.exp(rng.uniform(*np.log(ratio)))
-    return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-
-
-def _draw_place(width: int, height: int, w: int, h: int, rng: np.random.Generator) -> Box:
-    top = int(rng.integers(height - h + 1))
-    left = int(rng.integers(width - w + 1))
-    return left, top, w, h
-
-
-def fixed_size_crop(
-    image: Image.Image | np.ndarray, size: Size, rng: np.random.Generator
-) -> np.ndarray:
-    """torchvision's Resize, then RandomCrop: every place in the resized image is as likely.
-
-    The crop is 224/256 of the resized image's short side at any `size`: it needs room to move.
-    """
-    pixels = _resize_to_cover(image, size, EVAL_CROP_SHARE)
-    height, width = pixels.shape[:2]
-    left, top, _, _ = _draw_place(width, height, size[1], size[0], rng)
-    return pixels[top : top + size[0], left : left + size[1]]
-
-
-def center_crop(
-    image: Image.Image | np.ndarray, size: Size, share: float | None = None
-) -> np.ndarray:
-    """torchvision's Resize, then CenterCrop.
-
-    The crop is `share` of the resized image's short side; unset, it is the original's: 224/256
-    up to 224 pixels, all of it above.
-    """
-    share = share or (EVAL_CROP_SHARE if max(size) <= 224 else 1.0)
-    pixels = _resize_to_cover(image, size, share)
-    top, left = (round((a - b) / 2) for a, b in zip(pixels.shape[:2], size, strict=True))
-    return pixels[top : top + size[0], left : left + size[1]]
-
-
-def resize_crop(image: Image.Image | np.ndarray, box: Box, size: Size) -> np.ndarray:
-    """Crop, *then* resize with Pillow's antialiased bicubic, to [H,W,C].
-
-    `resize(box=...)` would let pixels outside the crop into its border. Arrays go through Pillow
-    band by band: 8 bits as they are (as RGBA, Pillow would blend by alpha), others as float32 and
-    back to their dtype.
-    """
-    left, top, width, height = box
-    if isinstance(image, Image.Image):
-        crop = image.crop((left, top, left + width, top + height))
-        pixels = np.asarray(crop.resize(size[::-1], Image.Resampling.BICUBIC))
-        return pixels if pixels.ndim == 3 else pixels[..., None]
-    crop = image[top : top + height, left : left + width]
-    bands = [_resize_band(crop[..., i], size) for i in range(crop.shape[-1])]
-    return np.stack(bands, axis=-1)
-
-
-def _resize_band(band: np.ndarray, size: Size) -> np.ndarray:
-    dtype = band.dtype
-    band = np.ascontiguousarray(band if dtype == np.uint8 else band.astype(np.float32))
-    resized = np.asarray(Image.fromarray(band).resize(size[::-1], Image.Resampling.BICUBIC))
-    if dtype.kind in 'ui' and dtype != np.uint8:  # bicubic overshoots: do not wrap around
-        limits = np.iinfo(dtype)
-        resized = np.clip(np.rint(resized.astype(np.float64)), limits.min, limits.max)
-    return resized.astype(dtype)
-
-
-def _resize_to_cover(image: Image.Image | np.ndarray, size: Size, share: float) -> np.ndarray:
-    """The whole image, resized so that a crop of `size` is `share` of its short side.
-
-    It keeps its proportions and just covers the rectangle that is `size` over `share`: for a
-    square, torchvision's Resize(short side).
-    """
-    width, height = _width_height(image)
-    resized = _cover(height, width, [int(side / share) for side in size])
-    try:
-        check_pixels(*resized)
-    except ValueError as error:
-        told = f'an image of {width} x {height} pixels is too long: its short side would be resized'
-        raise BadImage(f'{told} to {min(resized)}, and it to {error}.') from error
-    return resize_crop(image, (0, 0, width, height), resized)
-
-
-def _cover(height: int, width: int, target: Size) -> Size:
-    """The smallest size of the same proportions that covers `target`, in torchvision's integers."""
-    if height * target[1] >= width * target[0]:
-        return target[1] * height // width, target[1]
-    return target[0], target[0] * width // height
-
-
-def _width_height(image: Image.Image | np.ndarray) -> tuple[int, int]:
-    return image.size if isinstance(image, Image.Image) else image.shape[1::-1]

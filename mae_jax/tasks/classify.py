@@ -13,7 +13,7 @@ from mae_jax.models.classifier import Classifier
 from mae_jax.models.vit import blocks_flops
 from mae_jax.patches import grid_size
 from mae_jax.tasks import augment
-from mae_jax.tasks.preprocess import normalize
+from mae_jax.tasks.preprocess import loaded_images, normalize
 from mae_jax.tasks.task import Batch
 from mae_jax.training.mesh import join_rows, split_rows
 
@@ -78,7 +78,7 @@ class Classify:
         Images that are only to be normalised stay as they were loaded, a quarter as large.
         """
         erase_key, mix_key, path_key = jax.random.split(key, 3)
-        images = batch['image']
+        images = loaded_images(batch, self.image_size)
         targets = augment.soft_targets(batch['label'], self.model.num_classes, self.label_smoothing)
         if self.augments:
             images = self._normalized(images)

@@ -14,7 +14,7 @@ from mae_jax.models.vit import blocks_flops
 from mae_jax.patches import grid_size
 from mae_jax.pretext.masking import draw_noise
 from mae_jax.pretext.targets import mean_error, prediction_size
-from mae_jax.tasks.preprocess import normalize
+from mae_jax.tasks.preprocess import loaded_images, normalize
 from mae_jax.tasks.task import Batch
 
 
@@ -62,7 +62,7 @@ class Pretrain:
         """Any image will do."""
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
-        images = batch['image']
+        images = loaded_images(batch, self.image_size)
         return {'image': self._normalized(images), 'noise': self._noise(key, len(images))}
 
     def loss(

@@ -49,13 +49,24 @@ def _shape(devices: int, fsdp: int) -> tuple[int, int]:
     return devices // fsdp, fsdp
 
 
-def check_batch(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
-    """Raises a UserError unless every device gets as many rows of every micro-batch."""
+def check_batch(
+    batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1, repeats: int = 1
+) -> None:
+    """Raises a UserError unless every device gets as many rows of every micro-batch.
+
+    And all `repeats` rows of an image.
+    """
     if batch_size < 1 or accumulate < 1 or batch_size % (mesh.size * accumulate):
         multiple = mesh.size * max(accumulate, 1)
         raise UserError(
             f'batch_size={batch_size} cannot be split over {mesh.size} device(s) in '
             f'optimizer.accumulate={accumulate} micro-batch(es): choose a multiple of {multiple}.'
+        )
+    if repeats < 1 or batch_size % (mesh.size * repeats):
+        raise UserError(
+            f'batch_size={batch_size} cannot be split over {mesh.size} device(s) with all '
+            f'dataset.repeats={repeats} rows of an image on one of them: choose a multiple of '
+            f'{mesh.size * max(repeats, 1)}.'
         )
 
 
@@ -91,11 +102,16 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in owned]))
 
 
-def put_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
-    """This process's rows (see `local_rows`) -> the global batch on the devices."""
-    sharding = batch_sharding(mesh)
+def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's rows (see `local_rows`) -> the global batch on the devices.
+
+    An array may have a row for several examples: each is split over the devices by itself.
+    """
+    sharding, here = batch_sharding(mesh), len(mesh.local_devices)
     return {
-        name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+        name: jax.make_array_from_process_local_data(
+            sharding, rows, (len(rows) * mesh.size // here, *rows.shape[1:])
+        )
         for name, rows in batch.items()
     }
 

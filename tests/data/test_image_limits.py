@@ -27,7 +27,7 @@ from PIL import Image
 
 from mae_jax.data import image_limits
 from mae_jax.data.decode import BadImage, decode
-from mae_jax.data.transforms import eval_transform, train_transform
+from mae_jax.data.transforms import eval_transform, train_views
 
 SIDE = 10_000
 """Squared, it is more than `MAX_IMAGE_PIXELS`, and less than what Pillow itself refuses."""
@@ -75,8 +75,8 @@ def test_a_long_thin_image_is_not_resized_to_what_it_would_become():
     crop = dict(crop_scale=(0.2, 1.0), crop_ratio=(0.75, 4 / 3), flip=True)
     options = dict(seed=0, epoch=0, index=0, image_size=(224, 224), channels=3, **crop)
     with pytest.raises(BadImage, match='too long'):
-        train_transform(record, crop='fixed', **options)
-    assert train_transform(record, **options).shape == (224, 224, 3)  # a square of it
+        train_views(record, crop='fixed', **options)
+    assert train_views(record, **options)['image'].shape == (1, 224, 224, 3)  # a square of it
 
 
 @pytest.mark.parametrize('compression', ['zlib', 'lzma'])

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mae_jax.data.loader import epochs, eval_batches, make_loader
 from mae_jax.data.randaugment import RandAugment
-from mae_jax.data.sources import make_source
+from mae_jax.data.sources import ArraySource, make_source
 from mae_jax.errors import UserError
+from mae_jax.tasks.preprocess import crop_and_resize
 
 PHOTO = {'image_size': (16, 16), 'seed': 0}
 
@@ -139,6 +141,79 @@ def test_crop_and_augmentation_reach_the_images(photo_folder):
     augment = RandAugment((0, 0, 0), probability=1)
     augmented = make_loader(source, **options, augment=augment).batch_at(0)['image']
     assert (clamp != plain).any() and (augmented != plain).any()
+
+
+@pytest.mark.parametrize('resize', ['host', 'device'])
+def test_a_repeated_image_gives_rows_one_after_another_and_comes_once_an_epoch(resize):
+    loader = numbered_loader(12, 6, repeats=3, resize=resize, canvas=4)
+    seen = labels(loader, 12).reshape(24, 3)  # two epochs of images, in twelve steps of two
+    assert (seen == seen[:, :1]).all()
+    for epoch in np.split(seen[:, 0], 2):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(12))
+
+
+def test_a_repeated_image_has_other_crops_of_which_the_first_is_what_it_would_be(photo_folder):
+    source = make_source('folder', 'train', path=str(photo_folder(12)))
+    once = make_loader(source, batch_size=2, rows=range(2), **PHOTO)
+    thrice = make_loader(source, batch_size=6, rows=range(6), repeats=3, **PHOTO)
+    for step in range(4):
+        views = thrice.batch_at(step)['image'].reshape(2, 3, 16, 16, 3)
+        np.testing.assert_array_equal(views[:, 0], once.batch_at(step)['image'])
+        assert len(np.unique(views.reshape(6, -1), axis=0)) == 6
+
+
+@pytest.mark.parametrize('resize', ['host', 'device'])
+def test_repeated_images_are_shared_among_processes_as_wholes(photo_folder, resize):
+    source = make_source('folder', 'train', path=str(photo_folder(12)))
+    options = {'batch_size': 8, 'repeats': 2, 'resize': resize, 'canvas': 64, **PHOTO}
+    whole = make_loader(source, rows=range(8), **options)
+    parts = [make_loader(source, rows=rows, **options) for rows in np.split(np.arange(8), 2)]
+    with whole.iterate(3, 2) as batches:
+        for step, batch in enumerate(batches, start=3):
+            pieces = [part.batch_at(step) for part in parts]
+            joined = {name: np.concatenate([p[name] for p in pieces]) for name in batch}
+            assert_same(batch, joined)
+    with pytest.raises(UserError, match=r'dataset\.repeats=2 rows of an image'):
+        make_loader(source, rows=range(1, 5), **options)
+
+
+def test_the_device_is_given_the_crops_that_the_host_would_make(photo_folder):
+    source = make_source('folder', 'train', path=str(photo_folder(12)))
+    options = {'batch_size': 8, 'rows': range(8), 'repeats': 2, **PHOTO}
+    expected = make_loader(source, **options).batch_at(2)
+    batch = make_loader(source, resize='device', canvas=64, **options).batch_at(2)
+    assert batch['canvas'].shape == (4, 64, 64, 3) and batch['box'].shape == (8, 5)
+    ours = np.asarray(crop_and_resize(batch['canvas'], batch['box'], (16, 16)))
+    assert np.abs(ours - expected['image']).max() <= 1
+    np.testing.assert_array_equal(batch['label'], expected['label'])
+
+
+def test_an_image_larger_than_the_canvas_is_reduced_to_fit():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    source = ArraySource(pixels[None], np.zeros(1, int), ['one'])
+    options = {'batch_size': 1, 'rows': [0], 'resize': 'device', 'canvas': 30, **PHOTO}
+    batch = make_loader(source, crop_scale=(1, 1), crop_ratio=(1.5, 1.5), flip=False, **options)
+    canvas, box = (batch.batch_at(0)[name][0] for name in ('canvas', 'box'))
+    expected = Image.fromarray(pixels).resize((30, 20), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(canvas[:20], np.asarray(expected))
+    assert not canvas[20:].any()
+    assert box.tolist() == [0, 0, 30, 20, 0]
+
+
+@pytest.mark.parametrize(
+    ('fields', 'told'),
+    [
+        ({'repeats': 4}, r'dataset\.repeats=4 does not divide batch_size=6'),
+        ({'repeats': 0}, r'dataset\.repeats=0'),
+        ({'resize': 'gpu'}, r"dataset\.resize='gpu'"),
+        ({'resize': 'device', 'crop': 'fixed'}, r'dataset\.crop=retry or clamp'),
+        ({'resize': 'device', 'augment': RandAugment((9,))}, r'dataset\.augment'),
+        ({'resize': 'device', 'canvas': 0}, r'dataset\.canvas=0'),
+    ],
+)
+def test_repeats_and_resize_that_cannot_work_are_refused(fields, told):
+    with pytest.raises(UserError, match=told):
+        numbered_loader(12, 6, **fields)
 
 
 def test_evaluation_sees_every_example_once(photo_folder):

@@ -12,8 +12,9 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from mae_jax.data.crops import CROPS
 from mae_jax.data.decode import BadImage
-from mae_jax.data.transforms import CROPS, eval_transform, train_transform
+from mae_jax.data.transforms import eval_transform, train_views
 from mae_jax.errors import UserError
 
 ACCEPTED = (BadImage, UserError)
@@ -65,7 +66,7 @@ def read(state: State, case: Case) -> None:
     if case.evaluation:
         pixels = eval_transform(record, **options)
     else:
-        pixels = train_transform(
+        (pixels,) = train_views(
             record,
             seed=0,
             epoch=0,
@@ -75,7 +76,7 @@ def read(state: State, case: Case) -> None:
             flip=True,
             crop=case.crop,
             **options,
-        )
+        )['image']
     assert pixels.shape == (*SIZE, case.channels), pixels.shape
 
 

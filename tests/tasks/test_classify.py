@@ -328,7 +328,7 @@ def test_a_probes_batch_norm_sees_the_whole_batch(devices, micro_batches):
     before = jax.tree.map(np.array, state.params)
     features = apply_by_hand(task, before, batch['image'], 'features')
     step = jit_step(make_step(task, tx, seed=4), mesh, state)
-    after, metrics = step(state, mesh_lib.put_batch(mesh, batch, 32))
+    after, metrics = step(state, mesh_lib.put_batch(mesh, batch))
 
     (running,) = after.model_state['batch_stats'].values()
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
@@ -383,7 +383,7 @@ def fine_tuning_losses(devices: int, fsdp: int = 1) -> np.ndarray:
     step = jit_step(make_step(task, tx, seed=3), mesh, state)
     losses = []
     for number in range(STEPS):
-        state, metrics = step(state, mesh_lib.put_batch(mesh, colours(ROWS, number), ROWS))
+        state, metrics = step(state, mesh_lib.put_batch(mesh, colours(ROWS, number)))
         losses.append(float(metrics['loss']))
     kernel = state.params['encoder']['blocks']['block_0']['mlp']['fc1']['kernel']
     assert kernel.addressable_shards[0].data.size == kernel.size // fsdp

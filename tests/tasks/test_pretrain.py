@@ -66,7 +66,7 @@ def test_masks_do_not_depend_on_how_many_devices_draw_them(strategy, ratio):
     noise = []
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = mesh_lib.make_mesh(devices=devices)
-        batch = mesh_lib.put_batch(mesh, {'image': images(8)}, 8)
+        batch = mesh_lib.put_batch(mesh, {'image': images(8)})
         prepare = jax.jit(task.prepare, out_shardings=mesh_lib.batch_sharding(mesh))
         noise.append(np.asarray(prepare(batch, jax.random.key(0))['noise']))
     assert len(devices) == 8

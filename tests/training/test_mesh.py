@@ -22,6 +22,12 @@ def test_batch_that_cannot_be_split_is_refused_with_a_size_that_can(batch, accum
         mesh_lib.check_batch(batch, mesh_lib.make_mesh(), accumulate)
 
 
+def test_the_rows_of_an_image_must_fit_on_a_device():
+    mesh_lib.check_batch(32, mesh_lib.make_mesh(), repeats=4)
+    with pytest.raises(UserError, match=r'dataset\.repeats=4 .* multiple of 32'):
+        mesh_lib.check_batch(16, mesh_lib.make_mesh(), repeats=4)
+
+
 def test_large_arrays_are_split_on_their_largest_divisible_axis_and_small_ones_are_not():
     mesh = mesh_lib.make_mesh(4)
     shapes = {
@@ -49,6 +55,13 @@ def test_a_global_batch_keeps_the_order_of_its_rows(fsdp):
     mesh = mesh_lib.make_mesh(fsdp)
     rows = mesh_lib.local_rows(mesh, 16)
     np.testing.assert_array_equal(rows, np.arange(16))
-    batch = mesh_lib.put_batch(mesh, {'label': rows * 10}, 16)
+    batch = mesh_lib.put_batch(mesh, {'label': rows * 10})
     np.testing.assert_array_equal(batch['label'], np.arange(16) * 10)
     assert batch['label'].addressable_shards[0].data.shape == (2,)
+
+
+def test_arrays_of_a_batch_may_have_a_row_for_several_examples():
+    mesh = mesh_lib.make_mesh()
+    batch = mesh_lib.put_batch(mesh, {'canvas': np.arange(8), 'box': np.arange(32)})
+    shapes = {name: rows.addressable_shards[0].data.shape for name, rows in batch.items()}
+    assert shapes == {'canvas': (1,), 'box': (4,)}

@@ -53,7 +53,7 @@ def run(devices: int, fsdp: int = 1, accumulate: int = 1, steps: int = STEPS, **
     step = jit_step(make_step(task, tx, seed=3, accumulate=accumulate), mesh, state)
     losses = []
     for number in range(steps):
-        state, metrics = step(state, mesh_lib.put_batch(mesh, batch_at(number), BATCH))
+        state, metrics = step(state, mesh_lib.put_batch(mesh, batch_at(number)))
         losses.append(float(metrics['loss']))
     return np.array(losses), state
 
@@ -197,7 +197,7 @@ def regress(fsdp: int = 1, ema_decay: float | None = None, start=None, name: str
     states = [jax.tree.map(jnp.copy, state)]
     for number in range(4):
         batch = {'x': np.random.default_rng(number).normal(size=(BATCH, 64)).astype(np.float32)}
-        state, _ = step(state, mesh_lib.put_batch(mesh, batch, BATCH))
+        state, _ = step(state, mesh_lib.put_batch(mesh, batch))
         states.append(jax.tree.map(jnp.copy, state))
     return states
 
