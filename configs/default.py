@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.encoder_mask_tokens = False  # hidden patches go through the encoder too (Table 1c)
     model.dtype = 'bfloat16'  # of activations; parameters, statistics, softmax and loss: float32
     model.remat = 'none'  # none | block | dots: what the backward pass computes again
+    model.attention = 'plain'  # plain | xla | cudnn: a GPU's own kernel, in bfloat16
     model.scan = False  # one compiled block instead of `depth` copies
 
     config.mask = mask = ml_collections.ConfigDict()

@@ -154,7 +154,7 @@ def cls_attention(encoder: Encoder, params: Any, images: np.ndarray, block: int 
             f'--block={block} is not there: this encoder has blocks 0 to {encoder.depth - 1}.'
         )
     name = f'block_{range(encoder.depth)[block]}'
-    encoder = encoder.clone(scan=False, remat='none')  # either would keep the weights to itself
+    encoder = encoder.clone(scan=False, remat='none', attend='plain')  # any other hides weights
     rows = images.shape[1] // encoder.patch_size
 
     @jax.jit

@@ -30,6 +30,7 @@ MAY_CHANGE = (
     'optimizer.skip_nonfinite',  # until one is skipped the run is the same
     'model.remat',
     'model.scan',
+    'model.attention',
     'dataset.path',  # the data set's identity is checked against the checkpoint
     'dataset.threads',
     'dataset.workers',
@@ -59,6 +60,7 @@ ADDED = {
     'target.codes': 8192,
     'step_timeout_s': 1800.0,
     'optimizer.skip_nonfinite': 0,
+    'model.attention': 'plain',
     'dataset.repeats': 1,
     'dataset.resize': 'host',
     'dataset.canvas': 384,

@@ -45,7 +45,7 @@ def encoder_of(params: Mapping[str, Any]) -> dict[str, Any]:
 def make_module(config: ConfigDict, kind: Kind) -> nn.Module:
     """The `MAE`, `Classifier` or `Encoder` of a config, computed in the plain way."""
     config = config.copy_and_resolve_references()
-    config.model.update(remat='none', scan=False)
+    config.model.update(remat='none', scan=False, attention='plain')
     if kind.name == 'mae':
         return build_task.make_mae(config)
     if kind.name == 'classifier':

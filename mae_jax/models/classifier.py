@@ -82,13 +82,14 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
     remat: str = 'none'
     scan: bool = False
+    attend: str = 'plain'
 
     def setup(self):
         if self.pool not in POOLS:
             raise UserError(f'model.pool={self.pool!r} is unknown: use {" | ".join(POOLS)}.')
         if not 0 <= self.drop_path < 1:
             raise UserError(f'model.drop_path={self.drop_path} must be at least 0 and below 1.')
-        options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
+        options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan, attend=self.attend)
         options |= dict(frozen_blocks=self.frozen_blocks)
         self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
         if self.pool == 'mean':

@@ -49,6 +49,7 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
     remat: str = 'none'
     scan: bool = False
+    attend: str = 'plain'
 
     @nn.compact
     def __call__(
@@ -87,6 +88,7 @@ class Decoder(nn.Module):
             self.dtype,
             self.remat,
             self.scan,
+            attend=self.attend,
             name='blocks',
         )
         tokens = LayerNorm(dtype=self.dtype, name='norm')(blocks(tokens))
@@ -137,9 +139,10 @@ class MAE(nn.Module):
     dtype: Any = jnp.float32
     remat: str = 'none'
     scan: bool = False
+    attend: str = 'plain'
 
     def setup(self):
-        options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
+        options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan, attend=self.attend)
         self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
         self.decoder = Decoder(
             self.decoder_width, self.decoder_depth, self.decoder_heads, **options

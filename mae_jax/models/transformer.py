@@ -23,6 +23,9 @@ REMAT_POLICIES = {
 }
 """What the backward pass computes again: nothing, whole blocks, or all but the dense products."""
 
+ATTENDS = ('plain', 'xla', 'cudnn')
+"""How attention is computed: by plain products, or by `jax.nn.dot_product_attention` so."""
+
 # The one-pass variance, E[x^2] - E[x]^2, cancels where the mean is large.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
@@ -30,11 +33,14 @@ LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection, [B, N, D] -> [B, N, D].
 
-    `apply(..., mutable='intermediates')` gives its weights too, float32 [B, heads, N, N].
+    `apply(..., mutable='intermediates')` gives its weights too, float32 [B, heads, N, N], if it is
+    'plain'. 'cudnn', the kernel that writes no weights to memory, takes bfloat16 on a GPU; anywhere
+    else 'plain' stands in for it, so that a model trained with it can be used.
     """
 
     heads: int
     dtype: Any = jnp.float32
+    attend: str = 'plain'
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -44,15 +50,29 @@ class Attention(nn.Module):
         qkv = Dense(3 * width, dtype=self.dtype, name='qkv')(tokens)
         qkv = qkv.reshape(batch, length, 3, self.heads, head_width)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        mixed = self._plain(q, k, v) if self._is_plain() else self._library(q, k, v)
+        return Dense(width, dtype=self.dtype, name='proj')(mixed.reshape(batch, length, width))
+
+    def _is_plain(self) -> bool:
+        if self.attend not in ATTENDS:
+            raise UserError(
+                f'model.attention={self.attend!r} is unknown: use {" | ".join(ATTENDS)}.'
+            )
+        if self.attend == 'cudnn':
+            return jax.default_backend() != 'gpu' or self.dtype != jnp.bfloat16
+        return self.attend == 'plain'
+
+    def _library(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(q, k, v, implementation=self.attend)
+
+    def _plain(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         # Plain products: on a CPU they are faster than `jax.nn.dot_product_attention`.
         logits = jnp.einsum(
-            'bqhd,bkhd->bhqk', q * head_width**-0.5, k, preferred_element_type=jnp.float32
+            'bqhd,bkhd->bhqk', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
         )
         weights = jax.nn.softmax(logits, axis=-1)
         self.sow('intermediates', 'weights', weights)  # nothing happens unless that is mutable
-        mixed = jnp.einsum('bhqk,bkhd->bqhd', weights.astype(v.dtype), v)
-        mixed = mixed.reshape(batch, length, width)
-        return Dense(width, dtype=self.dtype, name='proj')(mixed)
+        return jnp.einsum('bhqk,bkhd->bqhd', weights.astype(v.dtype), v)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -81,6 +101,7 @@ class Block(nn.Module):
     heads: int
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
+    attend: str = 'plain'
 
     @nn.compact
     def __call__(self, tokens: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
@@ -90,7 +111,7 @@ class Block(nn.Module):
             return branch * branch_scale[:, index, None, None].astype(branch.dtype)
 
         hidden = LayerNorm(dtype=self.dtype, name='norm1')(tokens)
-        attention = Attention(self.heads, self.dtype, name='attention')
+        attention = Attention(self.heads, self.dtype, self.attend, name='attention')
         tokens = tokens + scaled(attention(hidden), 0)
         hidden = LayerNorm(dtype=self.dtype, name='norm2')(tokens)
         mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name='mlp')
@@ -113,6 +134,7 @@ class Transformer(nn.Module):
     remat: str = 'none'
     scan: bool = False
     frozen_blocks: int = 0
+    attend: str = 'plain'
 
     @nn.compact
     def __call__(
@@ -147,7 +169,8 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat])
         for i in ids:
             scale = None if branch_scale is None else branch_scale[:, i]
-            layer = block(self.heads, self.mlp_ratio, self.dtype, name=f'block_{i}')
+            options = (self.heads, self.mlp_ratio, self.dtype, self.attend)
+            layer = block(*options, name=f'block_{i}')
             tokens = layer(tokens, scale)
         return tokens
 
@@ -155,7 +178,7 @@ class Transformer(nn.Module):
         """One compiled block, run over the stacked parameters of these."""
         if not ids:
             return tokens
-        block = Block(self.heads, self.mlp_ratio, self.dtype, parent=None)
+        block = Block(self.heads, self.mlp_ratio, self.dtype, self.attend, parent=None)
         blocks = [self.variables['params'][f'block_{i}'] for i in ids]
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         if branch_scale is not None:

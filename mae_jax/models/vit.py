@@ -86,6 +86,7 @@ class Encoder(nn.Module):
     scan: bool = False
     frozen_blocks: int = 0
     has_norm: bool = True
+    attend: str = 'plain'
 
     @nn.compact
     def __call__(
@@ -144,6 +145,7 @@ class Encoder(nn.Module):
             self.remat,
             self.scan,
             self.frozen_blocks,
+            self.attend,
             name='blocks',
         )
         tokens = transformer(tokens, branch_scale, blocks)

@@ -43,6 +43,28 @@ def tiny():
     return encoder, images, jax.jit(encoder.init)(jax.random.key(0), images)
 
 
+def test_an_unknown_attention_is_refused():
+    module = Transformer(1, 2, attend='flash')
+    with pytest.raises(UserError, match=r"model\.attention='flash'"):
+        module.init(jax.random.key(0), jnp.zeros((1, 2, 8)))
+
+
+@pytest.mark.parametrize(('attend', 'scan'), [('xla', False), ('xla', True), ('cudnn', False)])
+def test_attention_of_any_kind_gives_the_same_tokens_and_gradients(attend, scan):
+    """cudnn is a GPU's: on a CPU the plain way stands in for it."""
+    encoder, images, params = tiny()
+
+    def total(params, module):
+        return jnp.sum(module.apply(params, images) ** 3)
+
+    others = encoder, encoder.clone(attend=attend, scan=scan)
+    expected, found = (
+        jax.jit(jax.value_and_grad(total), static_argnums=1)(params, m) for m in others
+    )
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4 * np.abs(a).max())
+
+
 def test_kept_patches_are_encoded_as_if_the_image_had_no_others():
     """Hidden patches leave no trace: any pixels may stand there."""
     encoder, images, variables = tiny()
