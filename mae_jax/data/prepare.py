@@ -213,9 +213,12 @@ def _whole_file(directory: str, name: str) -> Iterator[str]:
         _sync(directory)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f'{os.path.join(directory, name)} cannot be written ({brief(error)}): make room or '
-            'make it writable, and run the same command to go on.'
+            f'{os.path.join(directory, name)} cannot be written ({brief(error).split(";")[0]}): '
+            'make room or make it writable, and run the same command to go on.'
         ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def _sync(path: str) -> None:
@@ -249,7 +252,7 @@ def write_shard(
         with contextlib.closing(ArrayRecordWriter(path, WRITER_OPTIONS)) as writer:
             for index in range(task.start, task.stop):
                 try:
-                    record = source[index]
+                    record = _read(source, index)
                     reduced = record | {'image': reduce_image(record, **options)}
                 except BadImage as error:
                     if on_error == 'raise':
@@ -267,6 +270,13 @@ def write_shard(
                 report(None)
         sums['bytes'] = os.path.getsize(path)
     return Shard(**sums)
+
+
+def _read(source, index: int) -> dict:
+    try:
+        return source[index]
+    except RuntimeError as error:  # ArrayRecord's, of a damaged shard of TFDS
+        raise BadImage(f'Example {index} cannot be read: {brief(error)}.') from error
 
 
 def _stored_name(source, split: str, index: int, name: str) -> str:
