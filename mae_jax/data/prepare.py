@@ -369,7 +369,8 @@ def _assign(link: connection.Connection, waiting: Iterator[Task], at_work: dict)
 
 def _work(link: connection.Connection, write: Callable[..., Shard]) -> None:
     """What a worker process does, until it is killed or its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which then ends this one
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             task = link.recv()

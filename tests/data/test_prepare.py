@@ -224,9 +224,9 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(photos, tmp_path, opti
 
 def test_a_full_disk_is_said_and_the_same_command_goes_on(photos, tmp_path):
     quiet(photos, tmp_path / 'whole')
-    with pytest.raises(UserError, match='out.*cannot be written .*too large.: make room'):
-        with files_no_larger_than(4096):
-            quiet(photos, tmp_path / 'out')
+    told = 'out.*cannot be written .*too large.: make room'
+    with pytest.raises(UserError, match=told), files_no_larger_than(4096):
+        quiet(photos, tmp_path / 'out')
     assert not (tmp_path / 'out/train-00000-of-00005.array_record').exists()
     quiet(photos, tmp_path / 'out')
     assert files(tmp_path / 'out') == files(tmp_path / 'whole')
