@@ -16,6 +16,7 @@ COMMANDS = {
     'ablate': "rows of an ablation, trained and put beside the paper's figures",
     'convert': 'weights of another library into ours, and ours into theirs',
     'plan': 'what a run needs of a machine that is not here: memory, operations, days',
+    'prepare': 'a data set as shards of smaller images, which are read and decoded in less time',
     'visualize': 'what a model reconstructs of images, attends to and tells apart, as a picture',
 }
 

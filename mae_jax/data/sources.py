@@ -38,9 +38,10 @@ def make_source(
     """The split of a data set.
 
     Args:
-      name: 'digits', 'folder', 'synthetic', or the TFDS name of an image data set.
+      name: 'digits', 'folder', 'prepared' (by `mae-jax prepare`), 'synthetic', or the TFDS name of
+        an image data set.
       split: 'train' or an evaluation split; 'validation', 'val' and 'test' find each other.
-      path: folder: its root; TFDS: its data_dir.
+      path: folder: its root; prepared: what was written; TFDS: its data_dir.
       channels, image_size, synthetic_examples, seed: of the `synthetic` images.
 
     Raises:
@@ -52,6 +53,10 @@ def make_source(
         return SyntheticSource((*image_size, channels), synthetic_examples, seed, split)
     if name == 'folder':
         return folder_source(path, split)
+    if name == 'prepared':
+        from mae_jax.data.prepared import PreparedSource
+
+        return PreparedSource(path, split)
     from mae_jax.data.tfds_source import TfdsSource  # takes a second to import
 
     return TfdsSource(name, split, path)

@@ -1,0 +1,302 @@
+"""`mae-jax prepare`: a data set, read once and written as shards of smaller images.
+
+What a shard holds depends on the source and the options alone, and it appears under its name when
+it is whole: whoever is stopped, in whatever way, goes on with the same command and ends with the
+same bytes. `prepared.py` has the layout and reads it, `shards.py` writes a shard, `reduce.py` says
+what becomes of an image.
+"""
+
+import contextlib
+import functools
+import itertools
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import connection
+
+from tqdm import tqdm
+
+from mae_jax.data import prepared
+from mae_jax.data.prepared import Contents, Shard, Split
+from mae_jax.data.shards import TEMPORARY, Task, whole_file, write_shard
+from mae_jax.data.sources import make_source
+from mae_jax.errors import UserError
+from mae_jax.workdir import claim
+
+MOST_SHARDS, LEAST_EXAMPLES = 256, 256
+"""Of a split, and of a shard: a process keeps a shard open, and a stop costs the ones begun."""
+SHARD_FILE = re.compile(r'\w+-\d{5}-of-\d{5}\.array_record')
+
+
+def prepare(
+    source: str,
+    destination: str,
+    *,
+    data_dir: str | None = None,
+    splits: Iterable[str] = ('train', 'validation'),
+    short_side: int = 256,
+    quality: int = 95,
+    channels: int = 3,
+    shard_examples: int | None = None,
+    workers: int | None = None,
+    on_error: str = 'raise',
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> Contents:
+    """Writes the shards that are not there yet, then says what there is.
+
+    Args:
+      source: a folder of images, or the TFDS name of a data set.
+      destination: the directory to write.
+      data_dir: of TFDS.
+      splits: of the source; what evaluation is called there is found.
+      short_side, quality, channels: see `reduce_image`.
+      shard_examples: images a shard; None: at least 256, and at most 256 shards a split.
+      workers: processes; 1: none but this one; None: one a core.
+      on_error: 'raise', or 'skip' to leave out images that cannot be read.
+      overwrite: replace what was prepared otherwise.
+      say: given lines of text.
+
+    Raises:
+      UserError: source, destination or options are not as they should be, or an image is not.
+    """
+    _check_options(short_side, quality, channels, shard_examples, workers)
+    if '://' in destination:
+        raise UserError(f'{destination} is no local directory: prepare there, then copy it.')
+    sources = _open_sources(source, tuple(splits), data_dir)
+    options = {'short_side': short_side, 'quality': quality, 'channels': channels}
+    planned = Contents(
+        os.path.basename(os.path.normpath(source)) if os.path.isdir(source) else source,
+        options,
+        {name: _plan_split(each, shard_examples) for name, each in sources.items()},
+    )
+    with claim(destination):
+        contents = _resume(destination, planned, overwrite)
+        write = functools.partial(write_shard, destination, sources, options, on_error)
+        began, seconds = _count(contents), time.monotonic()
+        _write_shards(destination, contents, write, workers or os.cpu_count() or 1)
+        seconds = time.monotonic() - seconds
+    say(describe(destination, contents, _count(contents) - began, seconds))
+    return contents
+
+
+def _check_options(short_side, quality, channels, shard_examples, workers) -> None:
+    for name, value, least, most in (
+        ('--short_side', short_side, 1, 1 << 16),
+        ('--quality', quality, 1, 100),
+        ('--channels', channels, 1, 1 << 16),
+        ('--shard_examples', shard_examples, 1, prepared.MAX_EXAMPLES),
+        ('--workers', workers, 1, 4096),
+    ):
+        if value is not None and not least <= value <= most:
+            raise UserError(f'{name} {value} must be from {least:,} to {most:,}.')
+
+
+def _open_sources(source: str, splits: tuple[str, ...], data_dir: str | None) -> dict:
+    if not splits:
+        raise UserError('--splits names no split: give train, say.')
+    for name in splits:
+        try:
+            prepared.check_split_name(name)
+        except ValueError as error:
+            raise UserError(f'--splits: {error}: splits are prepared whole.') from error
+    is_folder = os.path.isdir(source)
+    if source in ('digits', 'synthetic') and not is_folder:
+        raise UserError(f'{source} is made when it is used: there is nothing to prepare.')
+    if not is_folder and (source.startswith(('/', '.', '~')) or not source):
+        raise UserError(f'{source} is not a folder.')
+    name, path = ('folder', source) if is_folder else (source, data_dir)
+    return {split: make_source(name, split, path=path) for split in splits}
+
+
+def _plan_split(source, shard_examples: int | None) -> Split:
+    examples = len(source)
+    size = shard_examples or max(LEAST_EXAMPLES, -(-examples // MOST_SHARDS))
+    shards = -(-examples // size)
+    if shards > prepared.MAX_SHARDS:
+        raise UserError(
+            f'--shard_examples {size} would make {shards:,} shards of {examples:,} images: give '
+            f'at least {-(-examples // prepared.MAX_SHARDS):,}.'
+        )
+    return Split(source.identity, list(source.class_names), examples, size, [None] * shards)
+
+
+def _resume(destination: str, planned: Contents, overwrite: bool) -> Contents:
+    """What is done of a plan. The directory's `dataset.json` says it from here on."""
+    files = os.listdir(destination)
+    contents = planned
+    if overwrite and 'dataset.json' in files:
+        os.remove(os.path.join(destination, 'dataset.json'))
+        for file in filter(SHARD_FILE.fullmatch, files):
+            os.remove(os.path.join(destination, file))
+    elif 'dataset.json' in files:
+        contents = prepared.read_contents(destination)
+        _check_same(destination, contents, planned)
+        for name, split in contents.splits.items():
+            for number, shard in enumerate(split.shards):
+                file = prepared.shard_name(name, number, len(split.shards))
+                if shard and prepared.wrong_file(destination, file, shard):
+                    split.shards[number] = None
+    elif others := [file for file in files if not file.startswith('.')]:
+        raise UserError(
+            f'{destination} holds something else ({sorted(others)[0]}): give a new directory.'
+        )
+    for file in files:
+        if file.startswith(TEMPORARY):  # of one that was killed
+            os.remove(os.path.join(destination, file))
+    _save(destination, contents)
+    return contents
+
+
+def _check_same(destination: str, before: Contents, now: Contents) -> None:
+    old, new = map(_identify, (before, now))
+    told = [
+        f'{key} was {old.get(key, "unset")}, now {new.get(key, "unset")}'
+        for key in old | new
+        if old.get(key) != new.get(key)
+    ]
+    if told:
+        raise UserError(
+            f'{destination} was prepared otherwise ({"; ".join(told)}): give another directory, '
+            'the same source and options, or --overwrite.'
+        )
+
+
+def _identify(contents: Contents) -> dict[str, object]:
+    """What makes another data set where it differs, for each thing a name."""
+    told = {f'--{name}': value for name, value in contents.options.items()}
+    for name, split in contents.splits.items():
+        told[f'the source of {name}'] = split.identity
+        told[f'images a shard of {name}'] = split.shard_examples
+        told[f'the classes of {name}'] = ', '.join(split.class_names)[:200]
+    return told
+
+
+def _save(destination: str, contents: Contents) -> None:
+    with whole_file(destination, 'dataset.json') as path, open(path, 'w') as file:
+        file.write(contents.to_json())
+
+
+def _write_shards(
+    destination: str, contents: Contents, write: Callable[..., Shard], workers: int
+) -> None:
+    """Writes what is not there, and notes each shard that is."""
+    tasks = [
+        Task(name, number, len(split.shards), start, min(start + split.shard_examples, examples))
+        for name, split in contents.splits.items()
+        for examples in [split.source_examples]
+        for number, start in enumerate(range(0, examples, split.shard_examples))
+        if split.shards[number] is None
+    ]
+    left = sum(task.stop - task.start for task in tasks)
+    interval = 0.5 if sys.stderr.isatty() else 30
+    with tqdm(total=left, unit=' images', mininterval=interval, disable=not left) as bar:
+
+        def report(told: str | None) -> None:
+            if told:
+                bar.write(told, file=sys.stderr)
+            bar.update()
+
+        for task, shard in _each_shard(tasks, write, min(workers, len(tasks)), report):
+            contents.splits[task.split].shards[task.number] = shard
+            _save(destination, contents)
+
+
+def _each_shard(
+    tasks: list[Task], write: Callable[..., Shard], workers: int, report: Callable
+) -> Iterator[tuple[Task, Shard]]:
+    """As they are done; by this process where there is one worker."""
+    if workers <= 1:
+        for task in tasks:
+            yield task, write(task, report)
+        return
+    context = multiprocessing.get_context('spawn')  # JAX's threads, in a notebook, do not fork
+    waiting, at_work, processes = iter(tasks), {}, {}
+    try:
+        for _ in range(workers):
+            link, theirs = context.Pipe()
+            processes[link] = context.Process(target=_work, args=(theirs, write), daemon=True)
+            processes[link].start()
+            theirs.close()
+            _assign(link, waiting, at_work)
+        while at_work:
+            for link in connection.wait(list(at_work)):
+                try:
+                    message = link.recv()
+                except (EOFError, ConnectionError):
+                    process = processes[link]
+                    process.join()
+                    raise UserError(
+                        f'A worker process ended with exit status {process.exitcode}: if memory '
+                        'ran out, lower --workers; the same command goes on.'
+                    ) from None
+                if isinstance(message, UserError):
+                    raise message
+                if isinstance(message, Shard):
+                    yield at_work.pop(link), message
+                    _assign(link, waiting, at_work)
+                else:
+                    report(message)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.join()
+
+
+def _assign(link: connection.Connection, waiting: Iterator[Task], at_work: dict) -> None:
+    """The next shard, if there is one, to the process at the other end."""
+    for task in itertools.islice(waiting, 1):
+        link.send(task)
+        at_work[link] = task
+
+
+def _work(link: connection.Connection, write: Callable[..., Shard]) -> None:
+    """What a worker process does, until it is killed or its parent is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which then ends this one
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            task = link.recv()
+            try:
+                link.send(write(task, link.send))
+            except UserError as error:
+                link.send(UserError(str(error)))
+
+
+def _count(contents: Contents) -> int:
+    splits = contents.splits.values()
+    return int(sum(split.total('examples') + split.total('skipped') for split in splits))
+
+
+def describe(destination: str, contents: Contents, done: int, seconds: float) -> str:
+    """What there is, and what it cost.
+
+    Args:
+      destination, contents: what was prepared.
+      done: images of this time.
+      seconds: that they took.
+    """
+    lines = [f'{destination}: from {contents.source}, {contents.options}']
+    for name, split in contents.splits.items():
+        examples, skipped = split.total('examples'), split.total('skipped')
+        before, after = split.total('source_bytes'), split.total('bytes')
+        lines.append(
+            f'{name}: {examples:,} images in {len(split.shards)} shards, '
+            f'{before / 1e6:,.1f} MB -> {after / 1e6:,.1f} MB'
+            + (f'; {skipped:,} left out that could not be read' if skipped else '')
+        )
+        if compared := split.total('compared'):
+            train, evaluation = (
+                split.total(f'{kind}_difference') / compared for kind in ('train', 'eval')
+            )
+            lines.append(
+                f'pixel difference, of {compared} images: {train:.3f} a training crop, '
+                f'{evaluation:.3f} an evaluation crop (mean absolute, of 0 to 255)'
+            )
+    if done:
+        lines.append(f'{done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} images/s')
+    return '\n'.join(lines)
