@@ -10,7 +10,7 @@ import json
 import math
 import os
 import stat
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
@@ -73,6 +73,11 @@ def regular_size(path: str | os.PathLike) -> int:
     return found.st_size
 
 
+def _open(path: str | os.PathLike) -> IO[bytes]:
+    is_local = '://' not in os.fspath(path)
+    return open(path, 'rb') if is_local else epath.Path(path).open('rb')  # for gs://, and slower
+
+
 def read_bytes(path: str | os.PathLike, most: int) -> bytes:
     """All of a file.
 
@@ -81,8 +86,10 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
     """
     size = regular_size(path)
     if size <= most:
-        with epath.Path(path).open('rb') as file:
-            content = file.read(most + 1)  # it may have grown
+        with _open(path) as file:
+            content = file.read(size + 1)  # not most: Python would make room for that much first
+            if len(content) > size:  # it has grown
+                content += file.read(most - size)
         size = len(content)
     if size > most:
         told = f'it has {size:,} bytes, where {most:,} is the most'

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from mae_jax.data import transforms
+from mae_jax.data import crops
 from mae_jax.data.decode import NPY_MAGIC, decode
 from mae_jax.data.image_limits import open_picture
 
@@ -41,7 +41,7 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
     width, height = _width_height(picture)
     if min(width, height) <= short_side:
         return data
-    pixels = transforms.resize_crop(
+    pixels = crops.resize_crop(
         picture, (0, 0, width, height), reduced_size(width, height, short_side)
     )
     if pixels.dtype != np.uint8 or channels > 4 or data.startswith(NPY_MAGIC):
@@ -96,18 +96,16 @@ def compare(original: dict, reduced: dict, channels: int, seed: int) -> tuple[fl
     before, after = decode(original, channels), decode(reduced, channels)
     size = (COMPARED, COMPARED)
     small, large = _width_height(after), _width_height(before)
-    box = transforms.random_resized_crop_box(*small, np.random.default_rng(seed), SCALE, RATIO)
-    crops = [
-        transforms.resize_crop(before, _scale_box(box, small, large), size),
-        transforms.resize_crop(after, box, size),
+    box = crops.random_resized_crop_box(*small, np.random.default_rng(seed), SCALE, RATIO)
+    random = [
+        crops.resize_crop(before, _scale_box(box, small, large), size),
+        crops.resize_crop(after, box, size),
     ]
-    centers = [transforms.center_crop(picture, size) for picture in (before, after)]
-    return tuple(float(abs(a - b.astype(float)).mean()) for a, b in (crops, centers))
+    centers = [crops.center_crop(picture, size) for picture in (before, after)]
+    return tuple(float(abs(a - b.astype(float)).mean()) for a, b in (random, centers))
 
 
-def _scale_box(
-    box: transforms.Box, small: tuple[int, int], large: tuple[int, int]
-) -> transforms.Box:
+def _scale_box(box: crops.Box, small: tuple[int, int], large: tuple[int, int]) -> crops.Box:
     left, top, width, height = box
     edges = [(left, left + width), (top, top + height)]
     scaled = [
