@@ -100,11 +100,15 @@ def others_cpu_share() -> Callable[[], float | None]:
 
     if not stat.exists():
         return lambda: None
-    first, own = seconds(), time.process_time()
+
+    def own_seconds() -> float:
+        return sum(os.times()[:4])  # this process's, and those of processes it waited for
+
+    first, own = seconds(), own_seconds()
 
     def share() -> float:
         total, busy = seconds() - first
-        return max(busy - (time.process_time() - own), 0.0) / max(total, 1e-9)
+        return max(busy - (own_seconds() - own), 0.0) / max(total, 1e-9)
 
     return share
 

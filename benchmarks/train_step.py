@@ -181,9 +181,7 @@ def report(
     seconds = interleaved(runs, repeats, unmeasured=1)
     notes = circumstances(repeats, others())
     peaks, first = {}, {}
-    for dtype, (_, count), times in zip(
-        dtypes, products, seconds[len(contenders) :], strict=True
-    ):
+    for dtype, (_, count), times in zip(dtypes, products, seconds[len(contenders) :], strict=True):
         peak, lowest, highest = (count / f(times) / 1e9 for f in (np.median, np.max, np.min))
         notes.append(f'matmul rate, {dtype}: {peak:.0f} GFLOP/s ({lowest:.0f} - {highest:.0f})')
         peaks[dtype] = peak * 1e9
@@ -214,9 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--variant', default='vit_base', choices=VARIANTS)
     parser.add_argument('--batch_size', type=int, default=8, help='images a device')
     parser.add_argument('--image_size', type=int, default=224)
-    parser.add_argument(
-        '--dtypes', nargs='+', default=['float32'], choices=['float32', 'bfloat16']
-    )
+    parser.add_argument('--dtypes', nargs='+', default=['float32'], choices=['float32', 'bfloat16'])
     parser.add_argument('--repeats', type=int, default=10)
     parser.add_argument('--steps', type=int, help='in a run; default: 1 on a CPU, 10 elsewhere')
     parser.add_argument(
