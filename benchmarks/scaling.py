@@ -50,6 +50,7 @@ def sweep(
 ) -> list[Point]:
     """The points, factor by factor; those that are alike have equal tasks."""
     points = []
+    patch_size = architecture(variant, patch_size=model.get('patch_size'))['patch_size']
     for ratio in mask_ratios:
         # With nothing hidden, there is only the loss of all patches.
         loss_on = {} if ratio else {'loss_on': 'all'}
@@ -57,7 +58,7 @@ def sweep(
         visible = task.model.num_kept(task.num_patches) / task.num_patches
         points.append(Point('mask ratio', f'{ratio:g}', visible, task))
     for size in image_sizes:
-        size -= size % architecture(variant)['patch_size']  # ViT-H's patches have 14 pixels
+        size -= size % patch_size  # ViT-H's patches have 14 pixels
         points.append(
             Point('image size', f'{size}', size, make_task(variant, size, dtype, **model))
         )

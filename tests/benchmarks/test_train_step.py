@@ -47,6 +47,7 @@ def test_the_compiler_counts_more_than_the_matrix_products(task):
     assert 0.9 < found / task.flops_per_image() < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('variant', 'config'),
     [('vit_base', finetune_base), ('vit_large', finetune_large), ('vit_huge', finetune_huge)],
