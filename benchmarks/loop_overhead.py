@@ -11,7 +11,7 @@ which is far oftener than a real run does. Input is not part of either.
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -23,10 +23,10 @@ from mae_jax.checkpoint import Checkpoints
 from mae_jax.models.vit import VARIANTS
 from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.training import mesh as mesh_lib
-from mae_jax.training.loop import Loop, train
+from mae_jax.training.loop import Loop, Scalars, train
 from mae_jax.training.metrics import MetricsWriter, Throughput
 from mae_jax.training.optimizer import make_optimizer, make_schedule
-from mae_jax.training.state import create_state, jit_step, make_step
+from mae_jax.training.state import TrainState, create_state, jit_step, make_step
 
 
 class OneBatch:
@@ -77,17 +77,20 @@ class Bench:
         jax.block_until_ready((self.state, metrics))
 
     def looped(self) -> None:
-        last = int(self.state.step) + self.steps
+        self.train(self.steps, lambda step, state, found: self.checkpoints.save(step, state, {}))
+
+    def train(self, steps: int, save: Callable[[int, TrainState, Scalars], None]) -> None:
+        """So many steps of the loop, which calls `save` after the last of them."""
         self.state = train(
             Loop(
                 step=self.step,
                 batches=OneBatch(self.batch),
-                num_steps=last,
+                num_steps=int(self.state.step) + steps,
                 log_every_steps=self.log_every,
-                checkpoint_every_steps=self.steps,
+                checkpoint_every_steps=steps,
                 throughput=self.throughput,
                 log=self.writer.scalars,
-                save=lambda step, state, found: self.checkpoints.save(step, state, {}),
+                save=save,
                 progress=self.writer.progress,
             ),
             self.state,

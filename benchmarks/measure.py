@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn, and naming what was measured on."""
+"""What the benchmarks share: timing in turn, naming what was measured on, and Markdown."""
 
 import importlib.metadata
 import importlib.util
@@ -7,9 +7,23 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+
+class Contender(NamedTuple):
+    """Something to be timed."""
+
+    name: str
+    dtype: str
+    run: Callable[[], float]
+    """Some steps, finished when it returns; gives the last one's loss."""
+    compile_s: float | None = None
+    memory_gib: float | None = None
+    """The most that a device holds meanwhile."""
 
 
 def interleaved(
@@ -35,6 +49,27 @@ def interleaved(
             run()
             seconds[i, repeat] = clock() - start
     return seconds
+
+
+def matmul(dtype: str) -> tuple[Callable[[], None], float]:
+    """Products of square matrices, one after the other, on the first device; and their FLOPs.
+
+    Sums are float32, as in the model. The numbers are random, because a GPU multiplies constants
+    faster, and the work is enough that starting it takes no time to speak of.
+    """
+    size, products = (2048, 1) if jax.default_backend() == 'cpu' else (8192, 10)
+    # So scaled, the entries of every product are about 1.
+    key = jax.random.key(0)
+    a, b = (jax.random.normal(key, (size, size)) * scale for scale in (1, size**-0.5))
+    a, b = a.astype(dtype), b.astype(dtype)
+
+    @jax.jit
+    def chain(a: jax.Array, b: jax.Array) -> jax.Array:
+        for _ in range(products):
+            a = jnp.dot(a, b, preferred_element_type=jnp.float32).astype(dtype)
+        return a
+
+    return lambda: jax.block_until_ready(chain(a, b)), 2.0 * size**3 * products
 
 
 def held_bytes(compiled: jax.stages.Compiled) -> int:
@@ -65,11 +100,15 @@ def others_cpu_share() -> Callable[[], float | None]:
 
     if not stat.exists():
         return lambda: None
-    first, own = seconds(), time.process_time()
+
+    def own_seconds() -> float:
+        return sum(os.times()[:4])  # this process's, and those of processes it waited for
+
+    first, own = seconds(), own_seconds()
 
     def share() -> float:
         total, busy = seconds() - first
-        return max(busy - (time.process_time() - own), 0.0) / max(total, 1e-9)
+        return max(busy - (own_seconds() - own), 0.0) / max(total, 1e-9)
 
     return share
 
@@ -87,9 +126,30 @@ def hardware() -> str:
     return f'{num_cores()} cores of {name} ({", ".join(sets)})'
 
 
+def circumstances(repeats: int, others: float | None) -> list[str]:
+    """Lines on the machine, the versions and the method; `others` is of `others_cpu_share`."""
+    method = f'medians of {repeats} interleaved repeats'
+    if others is not None:
+        method += f'; other processes took {others:.0%} of the machine'
+    return [hardware(), versions(), method]
+
+
 def versions() -> str:
-    names = ['jax', 'jaxlib', 'flax', 'optax', 'torch', 'transformers']
+    names = ['jax', 'jaxlib', 'flax', 'optax', 'torch', 'transformers', 'timm']
     installed = [n for n in names if importlib.util.find_spec(n)]
     return f'Python {platform.python_version()}, ' + ', '.join(
         f'{name} {importlib.metadata.version(name)}' for name in installed
     )
+
+
+def rates(images: int, seconds: np.ndarray) -> list[str]:
+    """Two cells: the median of images/s, and the slowest and fastest of the repeats."""
+    median, slowest, fastest = (images / f(seconds) for f in (np.median, np.max, np.min))
+    return [f'{median:.3g}', f'{slowest:.3g} - {fastest:.3g}']
+
+
+def markdown(notes: Sequence[str], head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Notes as a list, and a table."""
+    lines = [f'- {note}' for note in notes] + ['']
+    lines += [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
+    return '\n'.join(lines + [f'| {" | ".join(row)} |' for row in rows])

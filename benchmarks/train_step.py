@@ -1,46 +1,62 @@
-"""Speed of the pretraining step, beside Hugging Face's ViTMAE in eager PyTorch.
+"""Speed of the training step, beside PyTorch's: Hugging Face's ViTMAE, or timm's ViT.
 
-    python benchmarks/train_step.py --variant=vit_base --batch_size=8 --dtype=float32 --repeats=10
+    python benchmarks/train_step.py --variant=vit_base --batch_size=8 --dtypes float32 bfloat16
+    python benchmarks/train_step.py --task=finetune --variant=vit_base --batch_size=8
 
-Prints a Markdown table. The peer is measured where torch and transformers are installed and JAX
-runs on the CPU: same model, same batch, same number of threads, in the same process, one step of
-each in turn. A step is the whole of it: forward, backward and AdamW; ours also carries the uint8
-batch to the device and normalises it, while the peer is given normalised floats, for nothing.
+Prints a Markdown table. The peers (torch_peers.py) are measured where they are installed: same
+model, same batch, same device or number of threads, in the same process, one run of each in turn.
+A step is the whole of it: forward, backward and AdamW; ours also carries the uint8 batch to the
+device, normalises it, and for fine-tuning erases and mixes it, which the peers get for nothing.
+
+MFU is the share of the rate at which the same device multiplies matrices of the same dtype. Memory
+is the most that a device held, beyond what it held before: as the backend counts it, else as the
+compiler does (always on a CPU). Compilation is timed without a cache on disk: leave
+JAX_COMPILATION_CACHE_DIR unset.
 """
 
 import argparse
-import importlib.metadata
-import importlib.util
+import os
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measure import hardware, held_bytes, interleaved, num_cores, others_cpu_share, versions
+import optax
+import torch_peers
+from measure import (
+    Contender,
+    circumstances,
+    held_bytes,
+    interleaved,
+    markdown,
+    matmul,
+    others_cpu_share,
+    rates,
+)
 
+from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import VARIANTS, architecture
+from mae_jax.tasks.classify import Classify
 from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.training import mesh as mesh_lib
-from mae_jax.training.optimizer import make_optimizer, make_schedule
+from mae_jax.training.optimizer import (
+    decays_finetune,
+    layer_scales,
+    make_optimizer,
+    make_schedule,
+)
 from mae_jax.training.state import create_state, jit_step, make_step
+from mae_jax.xla_flags import set_xla_flags
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LEARNING_RATE, WEIGHT_DECAY, B1, B2, EPS = 1e-4, 0.05, 0.9, 0.95, 1e-8
-
-
-class Contender(NamedTuple):
-    """Something to be timed."""
-
-    name: str
-    run: Callable[[], float]
-    """One step, finished when it returns; gives the loss."""
-    compile_s: float | None = None
-    memory_gib: float | None = None
-    flops_per_image: float | None = None
-    """The compiler's own count: every operation, the optimiser's too."""
+CLASSES = 1000
+PRETRAIN = dict(peak=1e-4, weight_decay=0.05, b1=0.9, b2=0.95, eps=1e-8)
+FINETUNE = PRETRAIN | {'b2': 0.999}
+DROP_PATH = {'vit_base': 0.1, 'vit_huge': 0.3}
+"""Of fine-tuning, by the official code; others have that of ViT-L."""
+LAYER_DECAY = {'vit_base': 0.65}
 
 
 def make_task(variant: str, image_size: int, dtype: str, **model) -> Pretrain:
@@ -49,153 +65,185 @@ def make_task(variant: str, image_size: int, dtype: str, **model) -> Pretrain:
     return Pretrain(module, (image_size, image_size), MEAN, STD)
 
 
-def ours(task: Pretrain, images: np.ndarray) -> Contender:
-    """The jitted step of the training loop over all devices, on uint8 [B, H, W, C]."""
+def make_finetuning(variant: str, image_size: int, dtype: str, **model) -> Classify:
+    """The paper's fine-tuning of a variant; `model` are further fields of `Classifier`."""
+    fields = architecture(variant) | {'dtype': jnp.dtype(dtype), 'num_classes': CLASSES}
+    fields |= {'drop_path': DROP_PATH.get(variant, 0.2)}
+    return Classify(
+        Classifier(**fields | model),
+        (image_size, image_size),
+        MEAN,
+        STD,
+        label_smoothing=0.1,
+        mixup=0.8,
+        cutmix=1.0,
+        erase=0.25,
+    )
+
+
+def make_recipe(task: Pretrain | Classify, variant: str) -> dict:
+    """What the optimiser is given; the learning rate does not matter to speed."""
+    if isinstance(task, Pretrain):
+        return PRETRAIN
+    return FINETUNE | {'layer_decay': LAYER_DECAY.get(variant, 0.75)}
+
+
+def make_tx(task: Pretrain | Classify, recipe: dict) -> optax.GradientTransformation:
+    """AdamW over a schedule, as a run has it."""
+    options = {name: recipe[name] for name in ('b1', 'b2', 'eps', 'weight_decay')}
+    if 'layer_decay' in recipe:
+        decay, depth = recipe['layer_decay'], task.model.depth
+        options |= dict(decay_mask=decays_finetune)
+        options |= dict(scales=lambda params: layer_scales(params, decay, depth))
+    schedule = make_schedule(peak=recipe['peak'], total_steps=10**6)
+    return make_optimizer('adamw', schedule, **options)
+
+
+def make_batch(task: Pretrain | Classify, batch_size: int) -> dict[str, np.ndarray]:
+    """uint8 images, as loaded; labels where the task has classes."""
+    rng = np.random.default_rng(0)
+    shape = (batch_size, *task.image_size, len(task.mean))
+    batch = {'image': rng.integers(0, 256, shape, np.uint8)}
+    if isinstance(task, Classify):
+        batch |= {'label': rng.integers(0, task.model.num_classes, batch_size, np.int32)}
+    return batch
+
+
+def ours(
+    task: Pretrain | Classify, batch: dict[str, np.ndarray], recipe: dict, steps: int = 1
+) -> Contender:
+    """The jitted step of the training loop over all devices, on a batch as it was loaded."""
     mesh = mesh_lib.make_mesh()
-    schedule = make_schedule(peak=LEARNING_RATE, total_steps=1000)
-    optimizer = make_optimizer('adamw', schedule, b1=B1, b2=B2, eps=EPS, weight_decay=WEIGHT_DECAY)
+    optimizer = make_tx(task, recipe)
+    before = memory_stats()
     state = create_state(task, optimizer, mesh, seed=0)
-    batch_size = len(images)
 
     def put() -> dict[str, jax.Array]:
-        return mesh_lib.put_batch(mesh, {'image': images})
+        return mesh_lib.put_batch(mesh, batch, len(batch['image']))
 
     start = time.perf_counter()
     step = jit_step(make_step(task, optimizer, seed=0), mesh, state).lower(state, put()).compile()
     compile_s = time.perf_counter() - start
 
-    def run() -> float:
+    def run(steps: int = steps) -> float:
         nonlocal state
-        state, metrics = step(state, put())
+        for _ in range(steps):
+            state, metrics = step(state, put())
         return float(jax.block_until_ready((state, metrics))[1]['loss'])
 
-    # Both are counted for one device.
-    flops = step.cost_analysis()['flops'] * mesh.size / batch_size
-    return Contender('mae_jax', run, compile_s, held_bytes(step) / 2**30, flops)
+    run(2)
+    memory = held_bytes(step)
+    peak = memory_stats().get('peak_bytes_in_use', 0)
+    if peak > before.get('peak_bytes_in_use', 0):  # else the peak was another contender's
+        memory = peak - before['bytes_in_use']
+    dtype = jnp.dtype(task.model.dtype).name
+    return Contender('mae_jax', dtype, run, compile_s, memory / 2**30)
 
 
-def hugging_face(task: Pretrain, images: np.ndarray, attention: str) -> Contender:
-    """Hugging Face's ViTMAE, eager, on the CPU; in bfloat16 the forward pass is under autocast."""
-    import torch
-    from transformers import ViTMAEConfig, ViTMAEForPreTraining
-
-    torch.set_num_threads(num_cores())
-    model = task.model
-    peer = ViTMAEForPreTraining(
-        ViTMAEConfig(
-            hidden_size=model.width,
-            num_hidden_layers=model.depth,
-            num_attention_heads=model.heads,
-            intermediate_size=4 * model.width,
-            decoder_hidden_size=model.decoder_width,
-            decoder_num_hidden_layers=model.decoder_depth,
-            decoder_num_attention_heads=model.decoder_heads,
-            decoder_intermediate_size=4 * model.decoder_width,
-            image_size=task.image_size[0],
-            patch_size=model.patch_size,
-            mask_ratio=model.mask_ratio,
-            norm_pix_loss=True,
-            layer_norm_eps=1e-6,
-            attn_implementation=attention,
-        )
-    ).train()
-    trained = [p for p in peer.parameters() if p.requires_grad]
-    groups = [
-        {'params': [p for p in trained if p.ndim > 1], 'weight_decay': WEIGHT_DECAY},
-        {'params': [p for p in trained if p.ndim <= 1], 'weight_decay': 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(B1, B2), eps=EPS)
-    pixels = ((images / 255 - MEAN) / STD).astype(np.float32).transpose(0, 3, 1, 2)
-    pixels = torch.from_numpy(np.ascontiguousarray(pixels))
-    autocast = torch.autocast('cpu', torch.bfloat16, enabled=model.dtype == jnp.bfloat16)
-
-    def run() -> float:
-        with autocast:
-            loss = peer(pixels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return Contender(f'Hugging Face, PyTorch eager, attention {attention!r}', run)
+def memory_stats() -> dict[str, int]:
+    """Of the first device, in bytes; {} where the backend counts none."""
+    return jax.local_devices()[0].memory_stats() or {}
 
 
-def matmul(dtype: str, size: int) -> tuple[Callable[[], None], float]:
-    """A square product with float32 sums on the first device, and its floating-point operations."""
-    a = jnp.full((size, size), 0.5, dtype)
-    product = jax.jit(lambda a: jnp.dot(a, a, preferred_element_type=jnp.float32))
-    return lambda: jax.block_until_ready(product(a)), 2 * size**3
+def xla_flops(task: Pretrain | Classify, recipe: dict) -> float:
+    """XLA's count for one image of a step, before it optimises; the optimiser's are left out.
+
+    The count is of the program for CPUs: other backends take a library's product for nothing.
+    """
+    tx, batch = make_tx(task, recipe), make_batch(task, 2)
+    step = make_step(task, tx, seed=0)
+
+    def count(rows: int) -> float:
+        part = {name: array[:rows] for name, array in batch.items()}
+        with jax.default_device(jax.local_devices(backend='cpu')[0]):
+            return jax.jit(step).lower(state, part).cost_analysis()['flops']
+
+    state = jax.eval_shape(lambda: create_state(task, tx, mesh_lib.make_mesh(), seed=0))
+    return count(2) - count(1)
 
 
-def has_peer() -> bool:
-    installed = importlib.util.find_spec('torch') and importlib.util.find_spec('transformers')
-    return bool(installed) and jax.default_backend() == 'cpu'
+def report(
+    contenders: Sequence[Contender], batch_size: int, repeats: int, flops: float, steps: int = 1
+) -> tuple[list[str], list[str], list[list[str]]]:
+    """Measures.
 
+    Args:
+      contenders: a run of each is of so many `steps` of `batch_size` images a device.
+      flops: of matrix products, an image.
 
-def report(task: Pretrain, contenders: Sequence[Contender], batch_size: int, repeats: int) -> str:
-    """Measures, and puts what was measured into Markdown."""
-    product, product_flops = matmul(jnp.dtype(task.model.dtype).name, 2048)
-    runs = [contender.run for contender in contenders] + [product]
+    Returns:
+      Notes, head and rows of the table.
+    """
+    dtypes = list(dict.fromkeys(contender.dtype for contender in contenders))
+    products = [matmul(dtype) for dtype in dtypes]
+    runs = [contender.run for contender in contenders] + [product for product, _ in products]
     others = others_cpu_share()
-    *steps, products = interleaved(runs, repeats, unmeasured=1)
-    others = others()
-    peak, lowest, highest = (
-        product_flops * jax.device_count() / f(products) / 1e9 for f in (np.median, np.max, np.min)
-    )
-    flops = task.flops_per_image()
-    lines = [
-        '| step | images/s | slowest - fastest | mae_jax over this | share of matmul rate '
-        '| compile, s | memory, GiB |',
-        '|---|---|---|---|---|---|---|',
-    ]
-    for contender, seconds in zip(contenders, steps, strict=True):
-        rate, slowest, fastest = (batch_size / f(seconds) for f in (np.median, np.max, np.min))
-        ratio = np.median(seconds) / np.median(steps[0])
-        cells = [
-            contender.name,
-            f'{rate:.3g}',
-            f'{slowest:.3g} - {fastest:.3g}',
-            f'{ratio:.2f}',
-            f'{rate * flops / peak / 1e9:.0%}',
-            '' if contender.compile_s is None else f'{contender.compile_s:.0f}',
-            '' if contender.memory_gib is None else f'{contender.memory_gib:.2f}',
-        ]
-        lines.append(f'| {" | ".join(cells)} |')
-    counted = contenders[0].flops_per_image
-    return '\n'.join(
-        [
-            f'- {hardware()}',
-            f'- {versions()}',
-            f'- {flops / 1e9:.1f} GFLOP an image in matrix products, forward and backward; XLA '
-            f'counts {counted / 1e9:.1f} in the whole step',
-            f'- matmul rate: {peak:.0f} GFLOP/s ({lowest:.0f} - {highest:.0f}), a jitted product '
-            'of 2048 x 2048 matrices',
-            f'- medians of {repeats} interleaved repeats'
-            + ('' if others is None else f'; other processes took {others:.0%} of the machine'),
-            '',
-            *lines,
-        ]
-    )
+    seconds = interleaved(runs, repeats, unmeasured=1)
+    notes = circumstances(repeats, others())
+    peaks, first = {}, {}
+    for dtype, (_, count), times in zip(dtypes, products, seconds[len(contenders) :], strict=True):
+        peak, lowest, highest = (count / f(times) / 1e9 for f in (np.median, np.max, np.min))
+        notes.append(f'matmul rate, {dtype}: {peak:.0f} GFLOP/s ({lowest:.0f} - {highest:.0f})')
+        peaks[dtype] = peak * 1e9
+    rows = []
+    for contender, times in zip(contenders, seconds, strict=False):
+        ours = first.setdefault(contender.dtype, np.median(times))
+        achieved = batch_size * steps / np.median(times) * flops
+        rows.append(
+            [
+                contender.name,
+                contender.dtype,
+                *rates(batch_size * steps, times),
+                f'{np.median(times) / ours:.2f}',
+                f'{flops / 1e9:.1f}',
+                f'{achieved / peaks[contender.dtype]:.0%}',
+                '' if contender.memory_gib is None else f'{contender.memory_gib:.2f}',
+                '' if contender.compile_s is None else f'{contender.compile_s:.0f}',
+            ]
+        )
+    head = ['step', 'dtype', 'images/s per device', 'slowest - fastest', 'mae_jax over this']
+    head += ['GFLOP/image', 'MFU', 'peak memory, GiB', 'compile, s']
+    return notes, head, rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--task', default='pretrain', choices=['pretrain', 'finetune'])
     parser.add_argument('--variant', default='vit_base', choices=VARIANTS)
-    parser.add_argument('--batch_size', type=int, default=8)
+    parser.add_argument('--batch_size', type=int, default=8, help='images a device')
     parser.add_argument('--image_size', type=int, default=224)
-    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
+    parser.add_argument('--dtypes', nargs='+', default=['float32'], choices=['float32', 'bfloat16'])
     parser.add_argument('--repeats', type=int, default=10)
-    parser.add_argument('--attention', nargs='*', default=['sdpa', 'eager'], help="the peer's")
+    parser.add_argument('--steps', type=int, help='in a run; default: 1 on a CPU, 10 elsewhere')
+    parser.add_argument(
+        '--peers', nargs='*', choices=torch_peers.PEERS, help='default: all the machine has'
+    )
+    parser.add_argument('--remat', default='none', choices=['none', 'block', 'dots'])
     args = parser.parse_args(argv)
 
-    shape = (args.batch_size, args.image_size, args.image_size, 3)
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    task = make_task(args.variant, args.image_size, args.dtype)
-    contenders = [ours(task, images)]
-    if has_peer():
-        contenders += [hugging_face(task, images, attention) for attention in args.attention]
-    print(f'{args.variant}, batch {args.batch_size}, {args.image_size} px, {args.dtype}\n')
-    print(report(task, contenders, args.batch_size, args.repeats))
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # the peers need memory too
+    set_xla_flags()
+    steps = args.steps or (1 if jax.default_backend() == 'cpu' else 10)
+    peers = torch_peers.available(args.task) if args.peers is None else args.peers
+    make = make_task if args.task == 'pretrain' else make_finetuning
+    contenders = []
+    for dtype in args.dtypes:
+        task = make(args.variant, args.image_size, dtype, remat=args.remat)
+        recipe = make_recipe(task, args.variant)
+        batch = make_batch(task, args.batch_size * jax.device_count())
+        contenders.append(ours(task, batch, recipe, steps))
+        batch = make_batch(task, args.batch_size)
+        contenders += [torch_peers.peer(task, batch, name, recipe, steps) for name in peers]
+    flops = task.flops_per_image()
+    notes, head, rows = report(contenders, args.batch_size, args.repeats, flops, steps)
+    notes.append(
+        f'{flops / 1e9:.1f} GFLOP an image in matrix products, forward and backward, by formula; '
+        f'{xla_flops(task, recipe) / 1e9:.1f} in all by XLA'
+    )
+    if not peers:
+        notes.append('no peer was measured')
+    print(f'{args.variant} {args.task}, batch {args.batch_size}, {args.image_size} px\n')
+    print(markdown(notes, head, rows))
 
 
 if __name__ == '__main__':
