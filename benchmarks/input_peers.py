@@ -131,7 +131,7 @@ def _data_loader(setting: Setting, transform: Callable, **folder) -> Iterator:
     )
 
 
-def tf_data(setting: Setting, antialias: bool, dct_method: str = '') -> Pipeline:
+def tf_data(setting: Setting, antialias: bool = True, dct_method: str = '') -> Pipeline:
     """tf.data, decoding the crop alone; uint8 batches.
 
     Args:

@@ -2,7 +2,8 @@
 
     python benchmarks/input_pipeline.py --repeats=5
 
-Prints a Markdown table. Without `--path` the images are made: 512 JPEGs of 500 x 375 at quality 92
+Prints a Markdown table. 'original' is He et al.'s pipeline: torchvision's transforms on Pillow
+images, in torch's DataLoader. Without `--path` the images are made: 512 JPEGs of 500 x 375 at quality 92
 whose noise of several octaves compresses to the 104 KB that photographs of that size take. The
 peers (`input_peers.py`) are measured where their libraries are installed.
 
@@ -16,6 +17,7 @@ nor the end of workers counts, and reading ahead gains nothing.
 import argparse
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import inspect
 import io
@@ -31,13 +33,13 @@ from typing import NamedTuple
 
 import input_peers
 import numpy as np
-from input_peers import RATIO, SCALE, Pipeline, Setting, crops_differ, difference, reference
-from measure import hardware, others_cpu_share, versions
+from input_peers import RATIO, SCALE, Pipeline, Setting, difference, reference
 from photographs import link_photographs, make_photographs
 from PIL import Image
 
 SEED, THREADS, CANVAS = 0, 8, 384
-ORIGINAL = "the original's: torchvision on Pillow, float32"
+OURS = 'mae_jax.data.loader'
+ORIGINAL = 'original'
 
 
 class Contender(NamedTuple):
@@ -45,8 +47,12 @@ class Contender(NamedTuple):
     make: Callable[..., Pipeline]
     """Called in a process of its own, with the `Setting` and the options."""
     options: dict = {}
-    needs: str = 'mae_jax.data.loader'
+    needs: str = OURS
     """The module without which it cannot be measured."""
+
+
+class NotMeasured(Exception):
+    """A peer that fails here, and why."""
 
 
 def ours(
@@ -123,36 +129,38 @@ def _width_height(data: bytes | np.ndarray) -> tuple[int, int]:
 
 
 def contenders(prepared: str | None) -> list[Contender]:
-    """All that can be measured here."""
+    """All that can be measured here; the last ones add to each other."""
     from mae_jax.data.loader import make_loader
 
-    peers = [
+    found = [
         Contender(ORIGINAL, input_peers.original, {'floats': True}, 'torchvision'),
-        Contender('the same, uint8', input_peers.original, {'floats': False}, 'torchvision'),
-        Contender('torchvision v2 on tensors', input_peers.tensors, {}, 'torchvision'),
-    ] + [
-        Contender(f'tf.data, {name}', input_peers.tf_data, options, 'tensorflow')
-        for name, options in {
-            'fused decode-and-crop': {'antialias': True},
-            'the same, accurate DCT': {'antialias': True, 'dct_method': 'INTEGER_ACCURATE'},
-            'the same, not antialiased': {'antialias': False},
-        }.items()
+        Contender(f'{ORIGINAL}, uint8', input_peers.original, {'floats': False}, 'torchvision'),
+        Contender('torchvision v2', input_peers.tensors, {}, 'torchvision'),
     ]
-    own = [
-        Contender('mae_jax, exact', ours),
-        Contender('the same, Pillow alone', ours, {'pillow_alone': True}),
-        Contender('the same, worker processes', ours, {'workers': True}),
-    ]
+    for detail, options in {
+        '': {},
+        ', accurate DCT': {'dct_method': 'INTEGER_ACCURATE'},
+        ', not antialiased': {'antialias': False},
+    }.items():
+        found.append(Contender(f'tf.data{detail}', input_peers.tf_data, options, 'tensorflow'))
+    for detail, options in {
+        '': {},
+        ', Pillow alone': {'pillow_alone': True},
+        ', worker processes': {'workers': True},
+    }.items():
+        found.append(Contender(f'mae_jax{detail}', ours, options))
     fields = inspect.signature(make_loader).parameters
-    if prepared:
-        own.append(Contender('mae_jax, prepared', ours, {'prepared': prepared}))
-        if 'repeats' in fields:
-            options = {'prepared': prepared, 'repeats': 4}
-            own.append(Contender('the same, repeats=4', ours, options))
-            if 'resize' in fields:
-                options = options | {'resize': 'device', 'canvas': CANVAS}
-                own.append(Contender("the same, resize='device'", ours, options))
-    return [c for c in peers + own if importlib.util.find_spec(c.needs)]
+    name, options = 'mae_jax', {}
+    for detail, option, there in [
+        (', prepared', {'prepared': prepared}, prepared),
+        (', repeats=4', {'repeats': 4}, 'repeats' in fields),
+        (", resize='device'", {'resize': 'device', 'canvas': CANVAS}, 'resize' in fields),
+    ]:
+        if not there:
+            break
+        name, options = name + detail, options | option
+        found.append(Contender(name, ours, options))
+    return [c for c in found if importlib.util.find_spec(c.needs)]
 
 
 def rate(pipeline: Pipeline, setting: Setting, seconds: float) -> float:
@@ -170,10 +178,20 @@ def rate(pipeline: Pipeline, setting: Setting, seconds: float) -> float:
 
 
 def serve(connection, contender: Contender, setting: Setting) -> None:
-    """The life of a measuring process: a rate for each number of seconds, the difference at 0."""
-    pipeline = contender.make(setting, **contender.options)
+    """The life of a measuring process: a rate for each number of seconds, the difference at 0.
+
+    What goes wrong with a peer is answered too: a library can be there and not work.
+    """
+    pipeline = None
     while (seconds := connection.recv()) is not None:
-        connection.send(rate(pipeline, setting, seconds) if seconds else pipeline.difference())
+        try:
+            pipeline = pipeline or contender.make(setting, **contender.options)
+            answer = rate(pipeline, setting, seconds) if seconds else pipeline.difference()
+        except Exception as error:
+            if contender.needs == OURS:
+                raise
+            answer = NotMeasured(f'{contender.name}: {" ".join(str(error).split())[:200]}')
+        connection.send(answer)
 
 
 @contextlib.contextmanager
@@ -192,13 +210,16 @@ def measuring(contender: Contender, setting: Setting) -> Iterator[Callable[[floa
 
     def ask(seconds: float) -> float:
         connection.send(seconds)
-        return connection.recv()
+        answer = connection.recv()
+        if isinstance(answer, NotMeasured):
+            raise answer
+        return answer
 
     try:
         yield ask
-        connection.send(None)
     finally:
-        connection.close()
+        with contextlib.suppress(BrokenPipeError):  # it died, and has said why
+            connection.send(None)
         process.join()
 
 
@@ -215,26 +236,29 @@ def measure(
     cores: Sequence[int],
     repeats: int,
     seconds: float,
-) -> list[Measured]:
+) -> Iterator[Measured | NotMeasured]:
     """All in turn, after one turn unmeasured; `setting.cores` is replaced by each of `cores`."""
     with contextlib.ExitStack() as stack:
-        ask = [
-            [stack.enter_context(measuring(p, setting._replace(cores=n))) for n in cores]
-            for p in pipelines
-        ]
-        differences = []
-        for pipeline, processes in zip(pipelines, ask, strict=True):
-            print(f'starting: {pipeline.name}', file=sys.stderr)
-            differences.append(processes[0](0))
-            for process in processes:
-                process(seconds / 4)
-        rates = np.empty((len(pipelines), len(cores), repeats))
+        ready = []
+        for pipeline in pipelines:
+            print(f'starting {pipeline.name}', file=sys.stderr)
+            settings = [setting._replace(cores=n) for n in cores]
+            ask = [stack.enter_context(measuring(pipeline, s)) for s in settings]
+            try:
+                pixels = ask[0](0)
+                for process in ask:
+                    process(seconds / 4)
+            except NotMeasured as failure:
+                yield failure
+            else:
+                ready.append((pipeline.name, ask, pixels))
+        rates = np.empty((len(ready), len(cores), repeats))
         for repeat in range(repeats):
             print(f'repeat {repeat + 1} of {repeats}', file=sys.stderr)
-            for index in np.ndindex(rates.shape[:2]):
-                rates[*index, repeat] = ask[index[0]][index[1]](seconds)
-    names = [p.name for p in pipelines]
-    return [Measured(*row) for row in zip(names, rates, differences, strict=True)]
+            for i, (_, ask, _) in enumerate(ready):
+                rates[i, :, repeat] = [process(seconds) for process in ask]
+    for (name, _, pixels), of_one in zip(ready, rates, strict=True):
+        yield Measured(name, of_one, pixels)
 
 
 def table(measured: Sequence[Measured], cores: Sequence[int]) -> str:
@@ -263,6 +287,12 @@ def prepare(path: Path, folder: Path) -> str | None:
     return str(folder)
 
 
+def _packages() -> str:
+    installed = {d.name: d.version for d in importlib.metadata.distributions()}
+    names = ('grain', 'numpy', 'pillow', 'torchvision', 'tensorflow', 'tensorflow_cpu')
+    return ', '.join(f'{name} {installed[name]}' for name in names if name in installed)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--path', type=Path, help='of train/<class>/*.jpg; unset: images are made')
@@ -288,12 +318,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         pipelines = contenders(prepare(images, Path(folder, 'prepared')))
         pipelines = [p for p in pipelines if args.only is None or p.name in args.only]
         setting = Setting(str(images), args.image_size, args.batch_size, cores[0], args.compared)
-        others = others_cpu_share()
-        measured = measure(pipelines, setting, cores, args.repeats, args.seconds)
+        (*measured,) = measure(pipelines, setting, cores, args.repeats, args.seconds)
         kilobytes = np.mean([file.stat().st_size for file in images.glob('*/*/*')]) / 1e3
+    from measure import hardware, versions  # imports JAX: not in every measuring process
+
+    failures = [m for m in measured if isinstance(m, NotMeasured)]
+    measured = [m for m in measured if isinstance(m, Measured)]
     print(f'JPEG to batches of {args.batch_size} x {args.image_size} px\n')
-    print(f'- {hardware()}\n- {versions()}')
-    print(f'- {args.examples} images of {kilobytes:.0f} KB; medians of {args.repeats} repeats\n')
+    print(f'- {hardware()}\n- {versions()}, {_packages()}')
+    print(f'- {args.examples} images of {kilobytes:.0f} KB; medians of {args.repeats} repeats')
+    print(*(f'- not measured: {failure}' for failure in failures), '', sep='\n')
     print(table(measured, cores))
 
 
