@@ -2,16 +2,17 @@
 
     python benchmarks/input_pipeline.py --repeats=5
 
-Prints a Markdown table. 'original' is He et al.'s pipeline: torchvision's transforms on Pillow
-images, in torch's DataLoader. Without `--path` the images are made: 512 JPEGs of 500 x 375 at quality 92
-whose noise of several octaves compresses to the 104 KB that photographs of that size take. The
-peers (`input_peers.py`) are measured where their libraries are installed.
+Prints a Markdown table. Without `--path` the images are made: 512 JPEGs of 500 x 375 pixels, whose
+noise of several octaves takes the 104 KB that photographs of that size take. Peers are measured
+where their libraries are installed (`input_peers.py`); 'original' is He et al.'s: torchvision's
+transforms on Pillow images, in torch's DataLoader, to normalised floats.
 
-Each pipeline has a process of its own at each number of cores, bound to them before anything is
-imported: libraries fight over threads, and count the cores as they start. The processes wait until
-it is their turn. A turn is timed from the arrival of the batch with which all workers have given
-one to that of a batch some seconds later, while the pipeline goes on, so that neither the start
-nor the end of workers counts, and reading ahead gains nothing.
+Each pipeline has a process of its own at each number of cores, bound to them as it starts:
+libraries fight over threads, and count the cores when they are imported. It waits until it is its
+turn. Images/s are those of a stream that goes on: the clock starts and stops with the arrival of a
+batch, after every worker has given one, so that neither the start nor the end of workers counts,
+and reading ahead gains nothing. Batches stay on the host: what `resize='device'` leaves to the
+accelerator is not in its images/s.
 """
 
 import argparse
@@ -128,7 +129,7 @@ def _width_height(data: bytes | np.ndarray) -> tuple[int, int]:
     return data.shape[1::-1] if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data)).size
 
 
-def contenders(prepared: str | None) -> list[Contender]:
+def contenders(prepared: str) -> list[Contender]:
     """All that can be measured here; the last ones add to each other."""
     from mae_jax.data.loader import make_loader
 
@@ -152,7 +153,7 @@ def contenders(prepared: str | None) -> list[Contender]:
     fields = inspect.signature(make_loader).parameters
     name, options = 'mae_jax', {}
     for detail, option, there in [
-        (', prepared', {'prepared': prepared}, prepared),
+        (', prepared', {'prepared': prepared}, importlib.util.find_spec('mae_jax.data.prepared')),
         (', repeats=4', {'repeats': 4}, 'repeats' in fields),
         (", resize='device'", {'resize': 'device', 'canvas': CANVAS}, 'resize' in fields),
     ]:
@@ -278,13 +279,9 @@ def table(measured: Sequence[Measured], cores: Sequence[int]) -> str:
     return '\n'.join(lines)
 
 
-def prepare(path: Path, folder: Path) -> str | None:
-    """What `mae-jax prepare` makes of the images; None where there is no such command."""
-    if not importlib.util.find_spec('mae_jax.commands.prepare'):
-        return None
+def prepare(path: Path, folder: Path) -> None:
     command = [sys.executable, '-m', 'mae_jax', 'prepare', str(path), str(folder)]
     subprocess.run(command, check=True, stdout=sys.stderr)
-    return str(folder)
 
 
 def _packages() -> str:
@@ -315,8 +312,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             link_photographs(args.path, images, args.examples)
         else:
             make_photographs(images, args.examples, args.width, args.height)
-        pipelines = contenders(prepare(images, Path(folder, 'prepared')))
+        prepared = Path(folder, 'prepared')
+        pipelines = contenders(str(prepared))
         pipelines = [p for p in pipelines if args.only is None or p.name in args.only]
+        if any('prepared' in p.options for p in pipelines):
+            prepare(images, prepared)
         setting = Setting(str(images), args.image_size, args.batch_size, cores[0], args.compared)
         (*measured,) = measure(pipelines, setting, cores, args.repeats, args.seconds)
         kilobytes = np.mean([file.stat().st_size for file in images.glob('*/*/*')]) / 1e3
