@@ -56,17 +56,26 @@ def difference(pixels: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(np.asarray(pixels, np.float64) - expected).mean())
 
 
+def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
+    """As training draws it."""
+    try:
+        from mae_jax.data.crops import random_resized_crop_box
+    except ImportError:
+        from mae_jax.data.transforms import random_resized_crop_box
+
+    return random_resized_crop_box(width, height, rng, SCALE, RATIO)
+
+
 def crops_differ(setting: Setting, crop: Callable[[bytes, Box], np.ndarray]) -> float:
     """The mean `difference` of crop(data, box) [H,W,3] where training might draw the box."""
     from mae_jax.data.sources import make_source
-    from mae_jax.data.transforms import random_resized_crop_box
 
     source = make_source('folder', 'train', path=setting.path)
     rng = np.random.default_rng(0)
     differences = []
     for index in np.linspace(0, len(source) - 1, setting.compared).astype(int):
         data = source[index]['image']
-        box = random_resized_crop_box(*Image.open(io.BytesIO(data)).size, rng, SCALE, RATIO)
+        box = random_box(*Image.open(io.BytesIO(data)).size, rng)
         differences.append(difference(crop(data, box), reference(data, box, setting.size)))
     return float(np.mean(differences))
 

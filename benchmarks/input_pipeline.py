@@ -17,11 +17,9 @@ accelerator is not in its images/s.
 
 import argparse
 import contextlib
-import functools
 import importlib.metadata
 import importlib.util
 import inspect
-import io
 import multiprocessing
 import os
 import subprocess
@@ -34,11 +32,10 @@ from typing import NamedTuple
 
 import input_peers
 import numpy as np
-from input_peers import RATIO, SCALE, Pipeline, Setting, difference, reference
+from input_ours import CANVAS, ours
+from input_peers import Pipeline, Setting
 from photographs import link_photographs, make_photographs
-from PIL import Image
 
-SEED, THREADS, CANVAS = 0, 8, 384
 OURS = 'mae_jax.data.loader'
 ORIGINAL = 'original'
 
@@ -54,79 +51,6 @@ class Contender(NamedTuple):
 
 class NotMeasured(Exception):
     """A peer that fails here, and why."""
-
-
-def ours(
-    setting: Setting,
-    prepared: str | None = None,
-    workers: bool = False,
-    pillow_alone: bool = False,
-    **loading,
-) -> Pipeline:
-    """The loader of a run.
-
-    Args:
-      prepared: what `mae-jax prepare` made of the images; None: the files themselves.
-      workers: with a worker process a core.
-      pillow_alone: without the C module.
-      **loading: further arguments of `make_loader`.
-    """
-    if pillow_alone:
-        sys.modules['mae_jax.data._jpeg'] = None  # as where it is not built
-    from mae_jax.data import transforms
-    from mae_jax.data.loader import epochs, make_loader
-    from mae_jax.data.sources import make_source
-
-    files = make_source('folder', 'train', path=setting.path)
-    source = make_source('prepared', 'train', path=prepared) if prepared else files
-    make = functools.partial(
-        make_loader,
-        source,
-        seed=SEED,
-        image_size=(setting.size, setting.size),
-        crop_scale=SCALE,
-        crop_ratio=RATIO,
-        threads=THREADS,
-    )
-
-    def batches() -> Iterator:
-        rows = range(setting.batch_size)
-        processes = setting.cores if workers else 0
-        loader = make(batch_size=len(rows), rows=rows, workers=processes, **loading)
-        return loader.iterate(start_step=0)
-
-    def pixel_difference() -> float:
-        """Of a batch of the loader, to the same boxes in the original images."""
-        rows = range(setting.compared)
-        once = loading | ({'repeats': 1} if 'repeats' in loading else {})
-        batch = make(batch_size=len(rows), rows=rows, flip=False, **once).batch_at(0)
-        images = batch['image'] if 'image' in batch else _resize_on_cpu(batch, setting.size)
-        order = epochs(len(source), SEED)
-        differences = []
-        for row, pixels in enumerate(images):
-            index = order[row]
-            data = files[index]['image']
-            given, full = (_width_height(s[index]['image']) for s in (source, files))
-            rng = np.random.default_rng((SEED, transforms.CROP_AND_FLIP, row // len(source), index))
-            box = transforms.random_resized_crop_box(*given, rng, SCALE, RATIO)
-            box = tuple(edge * full[i % 2] / given[i % 2] for i, edge in enumerate(box))
-            differences.append(difference(pixels, reference(data, box, setting.size)))
-        return float(np.mean(differences))
-
-    return Pipeline(batches, pixel_difference)
-
-
-def _resize_on_cpu(batch: dict, size: int) -> np.ndarray:
-    import jax
-
-    from mae_jax.tasks.preprocess import crop_and_resize
-
-    with jax.default_device(jax.devices('cpu')[0]):
-        return np.asarray(crop_and_resize(batch['canvas'], batch['box'], (size, size)))
-
-
-def _width_height(data: bytes | np.ndarray) -> tuple[int, int]:
-    return data.shape[1::-1] if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data)).size
 
 
 def contenders(prepared: str) -> list[Contender]:
