@@ -137,6 +137,7 @@ def _data_loader(setting: Setting, transform: Callable, **folder) -> Iterator:
         batch_size=setting.batch_size,
         sampler=RandomSampler(dataset, num_samples=ENDLESS),
         num_workers=setting.cores,
+        multiprocessing_context='fork',  # as on Linux if this process had not been spawned
     )
 
 
