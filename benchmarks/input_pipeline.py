@@ -1,0 +1,259 @@
+"""Speed of the input pipeline from JPEG files to batches, beside those that others would use.
+
+    python benchmarks/input_pipeline.py --repeats=5
+
+Prints a Markdown table. Without `--path` the images are made: 512 JPEGs of 500 x 375 pixels, whose
+noise of several octaves takes the 104 KB that photographs of that size take. Peers are measured
+where their libraries are installed (`input_peers.py`); 'original' is He et al.'s: torchvision's
+transforms on Pillow images, in torch's DataLoader, to normalised floats.
+
+Each pipeline has a process of its own at each number of cores, bound to them as it starts:
+libraries fight over threads, and count the cores when they are imported. It waits until it is its
+turn. Images/s are those of a stream that goes on: the clock starts and stops with the arrival of a
+batch, after every worker has given one, so that neither the start nor the end of workers counts,
+and reading ahead gains nothing. Batches stay on the host: what `resize='device'` leaves to the
+accelerator is not in its images/s.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import inspect
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import input_peers
+import numpy as np
+from input_ours import CANVAS, ours
+from input_peers import Pipeline, Setting
+from photographs import link_photographs, make_photographs
+
+OURS = 'mae_jax.data.loader'
+ORIGINAL = 'original'
+
+
+class Contender(NamedTuple):
+    name: str
+    make: Callable[..., Pipeline]
+    """Called in a process of its own, with the `Setting` and the options."""
+    options: dict = {}
+    needs: str = OURS
+    """The module without which it cannot be measured."""
+
+
+class NotMeasured(Exception):
+    """A peer that fails here, and why."""
+
+
+def contenders(prepared: str) -> list[Contender]:
+    """All that can be measured here; the last ones add to each other."""
+    from mae_jax.data.loader import make_loader
+
+    found = [
+        Contender(ORIGINAL, input_peers.original, {'floats': True}, 'torchvision'),
+        Contender(f'{ORIGINAL}, uint8', input_peers.original, {'floats': False}, 'torchvision'),
+        Contender('torchvision v2', input_peers.tensors, {}, 'torchvision'),
+    ]
+    for detail, options in {
+        '': {},
+        ', accurate DCT': {'dct_method': 'INTEGER_ACCURATE'},
+        ', not antialiased': {'antialias': False},
+    }.items():
+        found.append(Contender(f'tf.data{detail}', input_peers.tf_data, options, 'tensorflow'))
+    for detail, options in {
+        '': {},
+        ', Pillow alone': {'pillow_alone': True},
+        ', worker processes': {'workers': True},
+    }.items():
+        found.append(Contender(f'mae_jax{detail}', ours, options))
+    fields = inspect.signature(make_loader).parameters
+    name, options = 'mae_jax', {}
+    for detail, option, there in [
+        (', prepared', {'prepared': prepared}, importlib.util.find_spec('mae_jax.data.prepared')),
+        (', repeats=4', {'repeats': 4}, 'repeats' in fields),
+        (", resize='device'", {'resize': 'device', 'canvas': CANVAS}, 'resize' in fields),
+    ]:
+        if not there:
+            break
+        name, options = name + detail, options | option
+        found.append(Contender(name, ours, options))
+    return [c for c in found if importlib.util.find_spec(c.needs)]
+
+
+def rate(pipeline: Pipeline, setting: Setting, seconds: float) -> float:
+    """Images a second, over at least so many seconds of a stream that has started."""
+    with contextlib.closing(pipeline.batches()) as batches:
+        for _ in range(max(2, setting.cores)):
+            next(batches)
+        start, count, elapsed = time.perf_counter(), 0, 0.0
+        while elapsed < seconds:
+            for _ in range(setting.cores):  # the same number from each worker
+                next(batches)
+            count += setting.cores
+            elapsed = time.perf_counter() - start
+    return count * setting.batch_size / elapsed
+
+
+def serve(connection, contender: Contender, setting: Setting) -> None:
+    """The life of a measuring process: a rate for each number of seconds, the difference at 0.
+
+    What goes wrong with a peer is answered too: a library can be there and not work.
+    """
+    pipeline = None
+    while (seconds := connection.recv()) is not None:
+        try:
+            pipeline = pipeline or contender.make(setting, **contender.options)
+            answer = rate(pipeline, setting, seconds) if seconds else pipeline.difference()
+        except Exception as error:
+            if contender.needs == OURS:
+                raise
+            answer = NotMeasured(f'{contender.name}: {" ".join(str(error).split())[:200]}')
+        connection.send(answer)
+
+
+@contextlib.contextmanager
+def measuring(contender: Contender, setting: Setting) -> Iterator[Callable[[float], float]]:
+    """`serve` in a process that has so many cores; it answers to numbers of seconds."""
+    context = multiprocessing.get_context('spawn')
+    connection, end = context.Pipe()
+    process = context.Process(target=serve, args=(end, contender, setting))
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(all_cores)[: setting.cores])  # a new process inherits it
+    try:
+        process.start()
+    finally:
+        os.sched_setaffinity(0, all_cores)
+    end.close()
+
+    def ask(seconds: float) -> float:
+        connection.send(seconds)
+        answer = connection.recv()
+        if isinstance(answer, NotMeasured):
+            raise answer
+        return answer
+
+    try:
+        yield ask
+    finally:
+        with contextlib.suppress(BrokenPipeError):  # it died, and has said why
+            connection.send(None)
+        process.join()
+
+
+class Measured(NamedTuple):
+    name: str
+    rates: np.ndarray
+    """Images a second, [number of cores, repeats]."""
+    difference: float
+
+
+def measure(
+    pipelines: Sequence[Contender],
+    setting: Setting,
+    cores: Sequence[int],
+    repeats: int,
+    seconds: float,
+) -> Iterator[Measured | NotMeasured]:
+    """All in turn, after one turn unmeasured; `setting.cores` is replaced by each of `cores`."""
+    with contextlib.ExitStack() as stack:
+        ready = []
+        for pipeline in pipelines:
+            print(f'starting {pipeline.name}', file=sys.stderr)
+            settings = [setting._replace(cores=n) for n in cores]
+            ask = [stack.enter_context(measuring(pipeline, s)) for s in settings]
+            try:
+                pixels = ask[0](0)
+                for process in ask:
+                    process(seconds / 4)
+            except NotMeasured as failure:
+                yield failure
+            else:
+                ready.append((pipeline.name, ask, pixels))
+        rates = np.empty((len(ready), len(cores), repeats))
+        for repeat in range(repeats):
+            print(f'repeat {repeat + 1} of {repeats}', file=sys.stderr)
+            for i, (_, ask, _) in enumerate(ready):
+                rates[i, :, repeat] = [process(seconds) for process in ask]
+    for (name, _, pixels), of_one in zip(ready, rates, strict=True):
+        yield Measured(name, of_one, pixels)
+
+
+def table(measured: Sequence[Measured], cores: Sequence[int]) -> str:
+    """Ratios are of medians, and to the original's pipeline where it was measured."""
+    originals = [np.median(m.rates[0]) for m in measured if m.name == ORIGINAL]
+    several = [f'{n} cores | {n} over {cores[0]}' for n in cores[1:]]
+    header = [f'images/s, {cores[0]} core' + 's' * (cores[0] > 1), 'slowest - fastest', *several]
+    header = ['pipeline', *header, "over the original's", 'pixel difference']
+    lines = [f'| {" | ".join(header)} |', '|---' * (len(header) + len(several)) + '|']
+    for name, rates, pixels in measured:
+        medians = np.median(rates, axis=1)
+        cells = [name, f'{medians[0]:.0f}', f'{rates[0].min():.0f} - {rates[0].max():.0f}']
+        for median in medians[1:]:
+            cells += [f'{median:.0f}', f'{median / medians[0]:.2f}']
+        cells += [f'{medians[0] / originals[0]:.2f}' if originals else '', f'{pixels:.3f}']
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def prepare(path: Path, folder: Path) -> None:
+    command = [sys.executable, '-m', 'mae_jax', 'prepare', str(path), str(folder)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def _packages() -> str:
+    installed = {d.name: d.version for d in importlib.metadata.distributions()}
+    names = ('grain', 'numpy', 'pillow', 'torchvision', 'tensorflow', 'tensorflow_cpu')
+    return ', '.join(f'{name} {installed[name]}' for name in names if name in installed)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--path', type=Path, help='of train/<class>/*.jpg; unset: images are made')
+    parser.add_argument('--examples', type=int, default=512, help='images that are made, or taken')
+    parser.add_argument('--width', type=int, default=500, help='of the images that are made')
+    parser.add_argument('--height', type=int, default=375)
+    parser.add_argument('--image_size', type=int, default=224)
+    parser.add_argument('--batch_size', type=int, default=128)
+    parser.add_argument('--cores', type=int, nargs='*', default=[1, 2])
+    parser.add_argument('--seconds', type=float, default=4.0, help='of each measurement')
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--compared', type=int, default=64, help='images whose pixels are compared')
+    parser.add_argument('--only', nargs='*', help='the names of pipelines in the table')
+    args = parser.parse_args(argv)
+
+    cores = [n for n in args.cores if n <= len(os.sched_getaffinity(0))]
+    with tempfile.TemporaryDirectory(prefix='mae_jax_input_') as folder:
+        images = Path(folder, 'images')
+        if args.path:
+            link_photographs(args.path, images, args.examples)
+        else:
+            make_photographs(images, args.examples, args.width, args.height)
+        prepared = Path(folder, 'prepared')
+        pipelines = contenders(str(prepared))
+        pipelines = [p for p in pipelines if args.only is None or p.name in args.only]
+        if any('prepared' in p.options for p in pipelines):
+            prepare(images, prepared)
+        setting = Setting(str(images), args.image_size, args.batch_size, cores[0], args.compared)
+        (*measured,) = measure(pipelines, setting, cores, args.repeats, args.seconds)
+        kilobytes = np.mean([file.stat().st_size for file in images.glob('*/*/*')]) / 1e3
+    from measure import hardware, versions  # imports JAX: not in every measuring process
+
+    failures = [m for m in measured if isinstance(m, NotMeasured)]
+    measured = [m for m in measured if isinstance(m, Measured)]
+    print(f'JPEG to batches of {args.batch_size} x {args.image_size} px\n')
+    print(f'- {hardware()}\n- {versions()}, {_packages()}')
+    print(f'- {args.examples} images of {kilobytes:.0f} KB; medians of {args.repeats} repeats')
+    print(*(f'- not measured: {failure}' for failure in failures), '', sep='\n')
+    print(table(measured, cores))
+
+
+if __name__ == '__main__':
+    main()

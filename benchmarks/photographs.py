@@ -1,0 +1,51 @@
+"""JPEG files that are as much work to decode as photographs: made, or a share of a folder's."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+DETAIL = 0.37
+"""How fast the finer octaves fall off, so that 500 x 375 pixels take 104 KB."""
+
+
+def link_photographs(path: Path, folder: Path, count: int) -> None:
+    """Puts links to `count` images, evenly spread over `path/train/<class>/`, into `folder`."""
+    files = sorted(file for file in path.glob('train/*/*') if not file.name.startswith('.'))
+    for index in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int):
+        link = folder / files[index].relative_to(path)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(files[index].resolve())
+
+
+def make_photographs(
+    folder: Path, count: int, width: int = 500, height: int = 375, seed: int = 0
+) -> None:
+    """`train/<class>/*.jpg` whose detail falls off slowly from octave to octave, as film grain's.
+
+    With 500 x 375 pixels a file has about 104 KB. They are windows of a few pictures twice as wide.
+    """
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        if index % 32 == 0:
+            picture = _octaves(rng, 2 * width, 2 * height)
+        left, top = (int(rng.integers(side)) for side in (width, height))
+        path = folder / 'train' / f'class_{index % 4}' / f'{index:04d}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        window = picture[top : top + height, left : left + width]
+        Image.fromarray(window).save(path, quality=92)
+
+
+def _octaves(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """Random pictures of ever finer grain, added up; uint8 [height,width,3]."""
+    total = np.zeros((height, width, 3))
+    for cell in (1, 2, 4, 8, 16, 32, 64):  # pixels
+        shape = -(-height // cell), -(-width // cell)
+        for channel, strength in enumerate((1, 0.35, 0.35)):  # brightness, and two of colour
+            grid = Image.fromarray(rng.normal(size=shape).astype(np.float32))
+            grid = grid.resize((width, height), Image.Resampling.BICUBIC)
+            total[..., channel] += strength * cell**DETAIL * np.asarray(grid)
+    total *= 60 / total[..., 0].std()
+    grey, a, b = np.moveaxis(total, -1, 0)
+    pixels = 128 + np.stack([grey + a, grey - (a + b) / 2, grey + b], axis=-1)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
