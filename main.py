@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from mae_jax.errors import UserError
+from mae_jax.large_pages import start_with_large_pages
 from mae_jax.xla_flags import set_xla_flags
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe, e.g. configs/quickstart.py.')
@@ -85,4 +86,5 @@ def told_to_user(function):
 
 
 if __name__ == '__main__':
+    start_with_large_pages()
     app.run(told_to_user(main), flags_parser=told_to_user(parse_flags))

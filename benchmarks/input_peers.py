@@ -58,10 +58,7 @@ def difference(pixels: np.ndarray, expected: np.ndarray) -> float:
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
     """As training draws it."""
-    try:
-        from mae_jax.data.crops import random_resized_crop_box
-    except ImportError:
-        from mae_jax.data.transforms import random_resized_crop_box
+    from mae_jax.data.crops import random_resized_crop_box
 
     return random_resized_crop_box(width, height, rng, SCALE, RATIO)
 

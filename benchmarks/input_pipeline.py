@@ -246,10 +246,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         kilobytes = np.mean([file.stat().st_size for file in images.glob('*/*/*')]) / 1e3
     from measure import hardware, versions  # imports JAX: not in every measuring process
 
+    from mae_jax.data.jpeg import is_built
+
     failures = [m for m in measured if isinstance(m, NotMeasured)]
     measured = [m for m in measured if isinstance(m, Measured)]
     print(f'JPEG to batches of {args.batch_size} x {args.image_size} px\n')
-    print(f'- {hardware()}\n- {versions()}, {_packages()}')
+    built = 'built' if is_built() else 'not built: Pillow decodes'
+    print(f'- {hardware()}\n- {versions()}, {_packages()}; data/_jpeg.c {built}')
     print(f'- {args.examples} images of {kilobytes:.0f} KB; medians of {args.repeats} repeats')
     print(*(f'- not measured: {failure}' for failure in failures), '', sep='\n')
     print(table(measured, cores))

@@ -100,7 +100,7 @@ def runner(task: Pretrain, arrays: Arrays, batch_size: int, steps: int) -> Calla
     """Compiles a step over all devices; what is returned takes so many, and gives the loss."""
     mesh, tx = mesh_lib.make_mesh(), make_tx(task, PRETRAIN)
     like = abstract_state(task, tx, mesh)
-    batch = mesh_lib.put_batch(mesh, make_batch(task, batch_size), batch_size)
+    batch = mesh_lib.put_batch(mesh, make_batch(task, batch_size))
     step = jit_step(make_step(task, tx, seed=0), mesh, like).lower(like, batch).compile()
 
     def run() -> float:

@@ -119,7 +119,7 @@ def ours(
     state = create_state(task, optimizer, mesh, seed=0)
 
     def put() -> dict[str, jax.Array]:
-        return mesh_lib.put_batch(mesh, batch, len(batch['image']))
+        return mesh_lib.put_batch(mesh, batch)
 
     start = time.perf_counter()
     step = jit_step(make_step(task, optimizer, seed=0), mesh, state).lower(state, put()).compile()

@@ -40,6 +40,13 @@ def set_xla_flags(deterministic: bool = False) -> None:
         _set('XLA_FLAGS', _GPU + (_GPU_DETERMINISTIC if deterministic else ()))
 
 
+def uses_cpu() -> bool:
+    """Whether JAX will find nothing else, as far as can be told without it."""
+    if platforms := os.environ.get('JAX_PLATFORMS'):
+        return platforms == 'cpu'
+    return not _may_use_gpu() and find_spec('libtpu') is None
+
+
 def _may_use_gpu() -> bool:
     """As far as can be told without JAX: JAX_PLATFORMS, else whether a plugin is installed."""
     kinds = ('gpu', 'cuda', 'rocm')

@@ -1,0 +1,29 @@
+"""Memory in pages of 2 MiB for training on a CPU, where glibc has to be told before it starts.
+
+XLA takes the temporary memory of every step from the system anew, and the kernel clears it page by
+page: in pages of 4 KiB that is a fifth of a step of ViT-B (docs/performance.md).
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from mae_jax.xla_flags import uses_cpu
+
+VARIABLE, TUNABLE = 'GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1'
+SETTING = Path('/sys/kernel/mm/transparent_hugepage/enabled')
+
+
+def start_with_large_pages() -> None:
+    """Starts this very command again, in its own place, where that gives it large pages.
+
+    To be called first of all, by a program's main module. Nothing happens where JAX has an
+    accelerator, on other systems than Linux with glibc, where the kernel gives such pages to all or
+    to none, and where GLIBC_TUNABLES is set, even to nothing.
+    """
+    if VARIABLE in os.environ or not uses_cpu() or platform.libc_ver()[0] != 'glibc':
+        return
+    if SETTING.exists() and '[madvise]' in SETTING.read_text():
+        os.environ[VARIABLE] = TUNABLE
+        os.execv(sys.executable, sys.orig_argv)
