@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from commands import make_tiny_config
 from PIL import Image
+from tiny_runs import metrics, pretraining
 
 from mae_jax.errors import Diverged, UserError
 from mae_jax.run import run
@@ -163,3 +164,18 @@ def make_images(folder, count):
     for number in range(count):
         pixels = rng.integers(0, 256, (12, 16, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f'{number}.jpg')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('repeats', [1, 2])
+def test_a_run_that_resizes_on_the_devices_learns_what_one_does_that_resizes_on_the_host(
+    tmp_path, repeats
+):
+    quick = {'num_steps': 4, 'log_every_steps': 1, 'eval_every_steps': 0, 'image_every_steps': 0}
+    losses = []
+    for resize in ('host', 'device'):
+        fields = {'dataset.resize': resize, 'dataset.repeats': repeats, 'dataset.canvas': 8}
+        run(pretraining(**quick, **fields), tmp_path / resize)
+        losses.append([line['loss'] for line in metrics(tmp_path / resize)])
+    assert len(losses[0]) == 4
+    np.testing.assert_allclose(*losses, rtol=2e-3)  # some pixels are rounded the other way
