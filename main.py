@@ -34,8 +34,8 @@ def main(argv: list[str]) -> None:
 
     for chatty in ('xla_bridge', 'distributed'):  # backends not found, services begun
         logging.getLogger(f'jax._src.{chatty}').setLevel(logging.WARNING)
-    keep_compiled()
     start_processes(saves=_CONFIG.value.get('mode') == 'train')  # k-NN has no mode
+    keep_compiled()
     with ending_together():
         run(_CONFIG.value, _WORKDIR.value or default_workdir())
 

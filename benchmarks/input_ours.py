@@ -13,7 +13,7 @@ import numpy as np
 from input_peers import RATIO, SCALE, Pipeline, Setting, difference, random_box, reference
 from PIL import Image
 
-SEED, THREADS, CANVAS = 0, 8, 384
+SEED, CANVAS = 0, 384
 
 
 def ours(
@@ -46,7 +46,6 @@ def ours(
         image_size=(setting.size, setting.size),
         crop_scale=SCALE,
         crop_ratio=RATIO,
-        threads=THREADS,
     )
 
     def batches() -> Iterator:

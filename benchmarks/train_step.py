@@ -37,6 +37,7 @@ from measure import (
 
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
+from mae_jax.models.transformer import ATTENDS
 from mae_jax.models.vit import VARIANTS, architecture
 from mae_jax.tasks.classify import Classify
 from mae_jax.tasks.pretrain import Pretrain
@@ -219,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         '--peers', nargs='*', choices=torch_peers.PEERS, help='default: all the machine has'
     )
     parser.add_argument('--remat', default='none', choices=['none', 'block', 'dots'])
+    parser.add_argument('--attention', default='plain', choices=ATTENDS, help='of mae_jax')
     args = parser.parse_args(argv)
 
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # the peers need memory too
@@ -228,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     make = make_task if args.task == 'pretrain' else make_finetuning
     contenders = []
     for dtype in args.dtypes:
-        task = make(args.variant, args.image_size, dtype, remat=args.remat)
+        task = make(args.variant, args.image_size, dtype, remat=args.remat, attend=args.attention)
         recipe = make_recipe(task, args.variant)
         batch = make_batch(task, args.batch_size * jax.device_count())
         contenders.append(ours(task, batch, recipe, steps))

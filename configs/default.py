@@ -70,7 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.repeats = 1  # r crops and masks of each decoded image, counted as r examples
     dataset.resize = 'host'  # host | device: crop, resize and flip there; see docs/performance.md
     dataset.canvas = 384  # device: side of the square that carries an image; larger ones shrink
-    dataset.threads = 8  # decoding threads in each process
+    dataset.threads = placeholder(int)  # of each process; unset: one a core, 8 at the most
     dataset.workers = 0  # worker processes, past what threads scale to; 0: threads alone
     dataset.prefetch = 2  # batches a process keeps ready
     dataset.timeout_s = 300.0  # a loader that gives nothing for so long ends the run

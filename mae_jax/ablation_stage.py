@@ -183,8 +183,10 @@ def _child(directory: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     config = workdir.from_json((Path(directory) / ASKED).read_text())
     set_xla_flags(config.deterministic)
+    from mae_jax.compilation_cache import keep_compiled
     from mae_jax.run import run
 
+    keep_compiled()
     try:
         run(config, directory)
     except UserError as error:

@@ -207,13 +207,17 @@ def make_train_loader(
         repeats=dataset.repeats,
         resize=dataset.resize,
         canvas=dataset.canvas,
-        threads=dataset.threads,
         workers=dataset.workers,
         prefetch=dataset.prefetch,
-        timeout_s=dataset.timeout_s,
-        on_error=dataset.on_error,
-        max_bad_share=dataset.max_bad_share,
+        **_reading(dataset),
     )
+
+
+def _reading(dataset: ml_collections.ConfigDict) -> dict[str, Any]:
+    """How images are read, for training and for evaluation."""
+    return {
+        field: dataset[field] for field in ('threads', 'timeout_s', 'on_error', 'max_bad_share')
+    }
 
 
 def make_eval_batches(
@@ -236,10 +240,7 @@ def make_eval_batches(
         image_size=image_size(config),
         channels=config.dataset.channels,
         apply_exif=config.dataset.apply_exif,
-        threads=config.dataset.threads,
-        timeout_s=config.dataset.timeout_s,
-        on_error=config.dataset.on_error,
-        max_bad_share=config.dataset.max_bad_share,
+        **_reading(config.dataset),
     )
 
 

@@ -180,6 +180,12 @@ def _check_classify(config: ml_collections.ConfigDict, trained: str | float) -> 
             f"trained='{config.trained}' would change it: set trained='head', or "
             'cache_features=False.'
         )
+    dataset = config.dataset
+    if config.cache_features and (dataset.repeats != 1 or dataset.resize != 'host'):
+        raise UserError(
+            'cache_features=True sees every image once, as evaluation does: leave dataset.repeats '
+            "at 1 and dataset.resize at 'host'."
+        )
     if model.batch_norm and not frozen and config.optimizer.accumulate > 1:
         raise UserError(
             'model.batch_norm=True needs the whole batch at once: set optimizer.accumulate=1, or '

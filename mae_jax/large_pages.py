@@ -4,6 +4,7 @@ XLA takes the temporary memory of every step from the system anew, and the kerne
 page: in pages of 4 KiB that is a fifth of a step of ViT-B (docs/performance.md).
 """
 
+import contextlib
 import os
 import platform
 import sys
@@ -20,10 +21,13 @@ def start_with_large_pages() -> None:
 
     To be called first of all, by a program's main module. Nothing happens where JAX has an
     accelerator, on other systems than Linux with glibc, where the kernel gives such pages to all or
-    to none, and where GLIBC_TUNABLES is set, even to nothing.
+    to none, within a debugger or a notebook, and where GLIBC_TUNABLES is set, even to nothing.
     """
-    if VARIABLE in os.environ or not uses_cpu() or platform.libc_ver()[0] != 'glibc':
+    if VARIABLE in os.environ or sys.gettrace() or 'IPython' in sys.modules:
         return
-    if SETTING.exists() and '[madvise]' in SETTING.read_text():
-        os.environ[VARIABLE] = TUNABLE
-        os.execv(sys.executable, sys.orig_argv)
+    if not uses_cpu() or platform.libc_ver()[0] != 'glibc':
+        return
+    with contextlib.suppress(OSError):  # it only takes longer then
+        if '[madvise]' in SETTING.read_text():
+            variables = os.environ | {VARIABLE: TUNABLE}
+            os.execve(sys.executable, sys.orig_argv, variables)

@@ -145,7 +145,7 @@ def count_xla_flops(
     blocks apart. Other backends count compiled programs alone, hence the CPU's.
     """
     options = {'micro_batches': 1} if hasattr(task, 'micro_batches') else {}
-    task = dataclasses.replace(task, model=task.model.clone(scan=False), **options)
+    task = dataclasses.replace(task, model=task.model.clone(scan=False, attend='plain'), **options)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     with jax.default_device(jax.devices('cpu')[0]):
         step = jax.jit(make_step(task, tx, seed=0, ema_decay=ema_decay))

@@ -45,6 +45,7 @@ def test_on_a_cpu_the_command_starts_once_more_in_its_place(tmp_path):
     assert start(tmp_path) == (2, 'glibc.malloc.hugetlb=1')
 
 
+@needs_madvise
 @pytest.mark.parametrize('variables', [{'JAX_PLATFORMS': 'cuda,cpu'}, {'GLIBC_TUNABLES': ''}])
 def test_elsewhere_and_where_the_user_has_decided_it_does_not(tmp_path, variables):
     assert start(tmp_path, **variables) == (1, variables.get('GLIBC_TUNABLES'))

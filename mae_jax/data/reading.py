@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,11 +16,24 @@ from mae_jax.errors import UserError
 MAX_CHUNK = 8  # images that one thread loads at a time, so that all of them share in a batch
 
 
+def num_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def default_threads() -> int:
+    """One a core, up to eight: past that processes scale and threads do not.
+
+    More threads than cores wait for each other's interpreter lock.
+    """
+    return min(8, num_cores())
+
+
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """How batches are read ahead, and what may go wrong on the way (config.dataset)."""
 
-    threads: int = 8
+    threads: int | None = None  # unset: `default_threads`
     workers: int = 0
     prefetch: int = 2
     timeout_s: float = 300.0
@@ -30,8 +44,8 @@ class Reading:
         if self.on_error not in ('raise', 'skip'):
             raise UserError(f'dataset.on_error={self.on_error!r} must be raise or skip.')
         for field, least in (('threads', 1), ('workers', 0), ('prefetch', 1)):
-            if getattr(self, field) < least:
-                value = getattr(self, field)
+            value = getattr(self, field)
+            if value is not None and value < least:
                 raise UserError(f'dataset.{field}={value} must be at least {least}.')
 
 
@@ -48,13 +62,13 @@ def read_ahead(
     """Steps start_step ... stop_step of `load(position(n))`, so many images a batch."""
     chunk = next(size for size in range(min(images, MAX_CHUNK), 0, -1) if images % size == 0)
     chunks_ahead = -(-reading.prefetch * images // chunk // max(reading.workers, 1))
+    threads = reading.threads or default_threads()
 
     def make(register: str) -> grain.IterDataset:
         numbers = grain.MapDataset.range(start_step * images, stop_step * images)
         chunks = numbers.map(position).map(load).batch(chunk, batch_fn=join)
         options = grain.ReadOptions(
-            num_threads=reading.threads,
-            prefetch_buffer_size=max(reading.threads, chunks_ahead),
+            num_threads=threads, prefetch_buffer_size=max(threads, chunks_ahead)
         )
         dataset = chunks.to_iter_dataset(options)
         if reading.workers:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mae_jax.errors import UserError
+from mae_jax.errors import UserError, brief
 from mae_jax.models.dense import PRODUCT, Dense
 
 REMAT_POLICIES = {
@@ -63,7 +63,12 @@ class Attention(nn.Module):
         return self.attend == 'plain'
 
     def _library(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(q, k, v, implementation=self.attend)
+        try:
+            return jax.nn.dot_product_attention(q, k, v, implementation=self.attend)
+        except (NotImplementedError, RuntimeError) as error:  # of this GPU, or for these heads
+            raise UserError(
+                f'model.attention={self.attend!r} does not work here ({brief(error)}): use plain.'
+            ) from error
 
     def _plain(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         # Plain products: on a CPU they are faster than `jax.nn.dot_product_attention`.

@@ -71,6 +71,19 @@ def test_processes_share_the_data_and_have_the_losses_of_one(arguments, alone, t
     assert len(set(written)) == count  # all wrote
 
 
+def test_processes_share_canvases_and_repeated_images_too(arguments, tmp_path):
+    fields = ('repeats=2', 'resize=device', 'canvas=24')
+    arguments = (*arguments, *(f'--config.dataset.{field}' for field in fields))
+    found = []
+    for count in (1, 2):
+        workdir = tmp_path / f'run{count}'
+        log = tmp_path / f'log{count}'
+        finish(*arguments, f'--workdir={workdir}', log=log, processes=count)
+        found.append(losses(workdir))
+    assert len(found[0]) > 8
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 @pytest.mark.parametrize('killed', [0, 1])
 def test_a_killed_process_ends_the_other_within_a_minute_and_the_restart_resumes(
     arguments, alone, tmp_path, killed
