@@ -11,7 +11,6 @@ from conftest import encode, smooth_picture
 from PIL import Image
 
 from mae_jax.data import image_limits, jpeg
-from mae_jax.data import transforms as pillows
 
 built = pytest.mark.skipif(not jpeg.is_built(), reason='the C module is not built')
 
@@ -74,8 +73,10 @@ def boxes(rng, width, height, count):
 
 def pillows_crop(data, channels, box, size):
     image = Image.open(io.BytesIO(data)).convert('RGB' if channels == 3 else 'L')
-    pixels = pillows.resize_crop(image, box, size)
-    return pixels
+    left, top, width, height = box
+    crop = image.crop((left, top, left + width, top + height))
+    resized = crop.resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(resized).reshape(*size, channels)
 
 
 @built
