@@ -143,7 +143,7 @@ def test_the_directory_is_held(photos, tmp_path):
         begun(process, out)
         second = start(photos, out)
         _, complaints = second.communicate(timeout=60)
-        assert second.returncode == 1 and f'(process {process.pid})' in complaints
+        assert second.returncode == 1 and f'another process ({process.pid})' in complaints
     finally:
         process.kill()
         process.communicate()
