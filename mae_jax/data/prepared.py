@@ -25,11 +25,11 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader
 
 from mae_jax.data.decode import BadImage
+from mae_jax.data.sources import existing_split
 from mae_jax.errors import UserError, brief
 from mae_jax.limits import read_json, reason, regular_size
 
 FORMAT = 1
-EVAL_SPLITS = ('validation', 'val', 'test')
 MAX_SHARDS = 99_999
 MAX_EXAMPLES = 1 << 40
 HEADER = struct.Struct('<iI')
@@ -65,7 +65,7 @@ class Shard:
       source_bytes: of the images it was made from.
       skipped: images that could not be read.
       compared: images whose crops were compared ...
-      train_difference, eval_difference: ... and the sums of what came of it; see `prepare.compare`.
+      train_difference, eval_difference: ... and the sums of what came of it; see `reduce.compare`.
     """
 
     examples: int = 0
@@ -199,7 +199,7 @@ class PreparedSource:
             )
         path = os.fspath(path)
         contents = read_contents(path)
-        split = _existing_split(path, split, contents.splits)
+        split = existing_split(path, split, contents.splits)
         found = contents.splits[split]
         self.class_names = list(found.class_names)
         self.num_classes = len(self.class_names)
@@ -260,14 +260,6 @@ def _open_shard(file: str, examples: int) -> ArrayRecordReader:
             '`mae-jax prepare` that wrote it again.'
         )
     return reader
-
-
-def _existing_split(path: str, split: str, splits: dict) -> str:
-    if split in EVAL_SPLITS and split not in splits:
-        split = next((other for other in EVAL_SPLITS if other in splits), split)
-    if split not in splits:
-        raise UserError(f'{path} has no split {split!r}; it has {", ".join(splits)}.')
-    return split
 
 
 def _check_shards(path: str, split: str, shards: Sequence[Shard | None]) -> None:
