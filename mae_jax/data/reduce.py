@@ -11,6 +11,7 @@ from mae_jax.data.image_limits import open_picture
 from mae_jax.data.jpeg import Box
 
 ORIENTATION = 274  # the EXIF tag
+MOST_JPEG_SIDE = 65_500  # pixels, of libjpeg
 COMPARED = 224  # pixels, of the crops that are compared
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # of the training crops among them
 
@@ -22,8 +23,8 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
     evaluation crop of the result is then, but for JPEG, that of the original, as evaluation's
     first step is this very resize (LANCZOS brought training crops 2% nearer and evaluation crops
     0.6 grey levels away). Photographs become JPEG without chroma subsampling (4:4:4 at quality 92
-    is as near as 4:2:0 at 95, in a tenth less bytes), or PNG where there are 2 or 4 bands; data
-    and `.npy` files become `.npy` of the same dtype. EXIF orientation is kept, so that
+    is as near as 4:2:0 at 95, in a tenth less bytes), or PNG where there are 2 or 4 bands or a side is
+    too long for it; data and `.npy` files become `.npy` of the same dtype. EXIF orientation is kept, so that
     `apply_exif` means the same as of the original.
 
     Args:
@@ -48,7 +49,7 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     file = io.BytesIO()
     exif = _orientation(data)
-    if channels in (1, 3):
+    if channels in (1, 3) and max(image.size) <= MOST_JPEG_SIDE:
         image.save(file, 'JPEG', quality=quality, subsampling='4:4:4', exif=exif)
     else:
         image.save(file, 'PNG', exif=exif)
