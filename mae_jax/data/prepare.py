@@ -161,7 +161,7 @@ def _check_same(destination: str, before: Contents, now: Contents) -> None:
     ]
     if told:
         raise UserError(
-            f'{destination} was prepared otherwise ({"; ".join(told)}): give another directory, '
+            f'{destination} was prepared otherwise ({"; ".join(told[:5])}): give another directory, '
             'the same source and options, or --overwrite.'
         )
 
@@ -172,7 +172,8 @@ def _identify(contents: Contents) -> dict[str, object]:
     for name, split in contents.splits.items():
         told[f'the source of {name}'] = split.identity
         told[f'images a shard of {name}'] = split.shard_examples
-        told[f'the classes of {name}'] = ', '.join(split.class_names)[:200]
+        for label, class_name in enumerate(split.class_names):
+            told[f'class {label} of {name}'] = class_name
     return told
 
 

@@ -210,7 +210,8 @@ class PreparedSource:
             if shard.examples
         ]
         self._ends = list(itertools.accumulate(examples for _, examples in self._shards))
-        made = [contents.options, found.identity, [shard.examples for shard in found.shards]]
+        counts = [shard.examples for shard in found.shards]
+        made = [contents.options, found.identity, self.class_names, counts]
         digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
         self.identity = f'prepared:{len(self)}:{digest}'
         self.__setstate__({})

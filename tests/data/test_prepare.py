@@ -1,4 +1,5 @@
 import io
+import json
 import os
 
 import numpy as np
@@ -146,6 +147,19 @@ def test_a_directory_prepared_otherwise_is_refused_until_overwritten(photos, tmp
     quiet(photos, out, overwrite=True, shard_examples=100)
     quiet(photos, tmp_path / 'fresh', shard_examples=100)
     assert files(out) == files(tmp_path / 'fresh')
+
+
+def test_other_names_of_classes_are_refused_however_many_there_are(tmp_path):
+    for i in range(60):
+        folder = tmp_path / 'photos' / 'train' / f'class{i:02}'
+        folder.mkdir(parents=True)
+        smooth_picture(i, 8, 8).save(folder / '0.png')
+    quiet(tmp_path / 'photos', tmp_path / 'out', shard_examples=100)
+    content = json.loads((tmp_path / 'out/dataset.json').read_text())
+    content['splits']['train']['class_names'][59] = 'other'
+    (tmp_path / 'out/dataset.json').write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'\(class 59 of train was other, now class59\)'):
+        quiet(tmp_path / 'photos', tmp_path / 'out', shard_examples=100)
 
 
 def test_a_directory_of_something_else_is_left_alone(photos, tmp_path):

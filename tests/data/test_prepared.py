@@ -121,6 +121,12 @@ def test_identity_tells_what_was_prepared_apart(shared, tmp_path):
         moved.rename(out)
 
 
+def test_identity_tells_the_names_of_the_classes_apart(out):
+    before = PreparedSource(out, 'train').identity
+    edit(out, lie('splits', 'train', 'class_names', 1, value='dog'))
+    assert PreparedSource(out, 'train').identity != before
+
+
 def test_what_was_not_prepared_names_the_command(tmp_path):
     with pytest.raises(UserError, match='mae-jax prepare SRC'):
         make_source('prepared', 'train', path=str(tmp_path))
