@@ -187,18 +187,24 @@ def _need(condition: Any, told: str) -> None:
 class PreparedSource:
     """A split of a prepared data set; see `sources`. A shard is opened when it is first read.
 
+    Args:
+      path: the directory.
+      split: 'train' or an evaluation split.
+      channels: that the images are to be decoded to; None: those they were prepared with.
+
     Raises (as do its items):
       UserError: it was not prepared, not to its end, or its shards are not what they should be.
       BadImage: a record is damaged.
     """
 
-    def __init__(self, path: str | None, split: str):
+    def __init__(self, path: str | None, split: str, channels: int | None = None):
         if not path:
             raise UserError(
                 "dataset.name='prepared' needs dataset.path, what `mae-jax prepare` wrote."
             )
         path = os.fspath(path)
         contents = read_contents(path)
+        _check_channels(path, contents.options, channels)
         split = existing_split(path, split, contents.splits)
         found = contents.splits[split]
         self.class_names = list(found.class_names)
@@ -261,6 +267,16 @@ def _open_shard(file: str, examples: int) -> ArrayRecordReader:
             '`mae-jax prepare` that wrote it again.'
         )
     return reader
+
+
+def _check_channels(path: str, options: dict[str, Any], wanted: int | None) -> None:
+    """What was reduced to grey, say, has no colours to train on."""
+    made = options.get('channels')
+    if None not in (made, wanted) and made != wanted:
+        raise UserError(
+            f'dataset.channels={wanted}, but {path} was prepared with {made}: set '
+            f'dataset.channels={made}, or prepare the data set with --channels={wanted}.'
+        )
 
 
 def _check_shards(path: str, split: str, shards: Sequence[Shard | None]) -> None:

@@ -139,6 +139,13 @@ def test_a_split_that_is_not_there_is_said(shared):
         make_source('prepared', 'extra', path=str(shared[1]))
 
 
+def test_other_channels_than_those_prepared_are_refused(shared):
+    assert len(PreparedSource(shared[1], 'train', channels=3)) == 20
+    told = r'dataset\.channels=1, but .* was prepared with 3.*--channels=1'
+    with pytest.raises(UserError, match=told):
+        PreparedSource(shared[1], 'train', channels=1)
+
+
 def test_an_incomplete_data_set_is_not_read(out):
     shard = out / 'train-00001-of-00003.array_record'
     content = shard.read_bytes()
