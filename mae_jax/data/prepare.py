@@ -220,8 +220,9 @@ def _each_shard(
     try:
         for _ in range(workers):
             link, theirs = context.Pipe()
-            processes[link] = context.Process(target=_work, args=(theirs, write), daemon=True)
-            processes[link].start()
+            process = context.Process(target=_work, args=(theirs, write), daemon=True)
+            process.start()
+            processes[link] = process
             theirs.close()
             _assign(link, waiting, at_work)
         while at_work:
