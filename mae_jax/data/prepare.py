@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from mae_jax.data import prepared
 from mae_jax.data.prepared import Contents, Shard, Split
+from mae_jax.data.reading import num_cores
 from mae_jax.data.shards import TEMPORARY, Task, whole_file, write_shard
 from mae_jax.data.sources import make_source
 from mae_jax.errors import UserError
@@ -78,7 +79,7 @@ def prepare(
         contents = _resume(destination, planned, overwrite)
         write = functools.partial(write_shard, destination, sources, options, on_error)
         began, seconds = _count(contents), time.monotonic()
-        _write_shards(destination, contents, write, workers or os.cpu_count() or 1)
+        _write_shards(destination, contents, write, workers or num_cores())
         seconds = time.monotonic() - seconds
     say(describe(destination, contents, _count(contents) - began, seconds))
     return contents

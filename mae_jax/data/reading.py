@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,6 +70,11 @@ def read_ahead(
         return dataset.batch(images // chunk, batch_fn=join)
 
     return Stream(make, prepare, finish, reading.timeout_s)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def join(parts: Sequence[dict]) -> dict[str, np.ndarray]:
