@@ -130,18 +130,14 @@ def _resume(destination: str, planned: Contents, overwrite: bool) -> Contents:
     """What is done of a plan. The directory's `dataset.json` says it from here on."""
     files = os.listdir(destination)
     contents = planned
-    if overwrite and 'dataset.json' in files:
-        os.remove(os.path.join(destination, 'dataset.json'))
-        for file in filter(SHARD_FILE.fullmatch, files):
-            os.remove(os.path.join(destination, file))
-    elif 'dataset.json' in files:
-        contents = prepared.read_contents(destination)
-        _check_same(destination, contents, planned)
-        for name, split in contents.splits.items():
-            for number, shard in enumerate(split.shards):
-                file = prepared.shard_name(name, number, len(split.shards))
-                if shard and prepared.wrong_file(destination, file, shard):
-                    split.shards[number] = None
+    if 'dataset.json' in files:
+        try:
+            contents = _read_same(destination, planned)
+        except UserError:
+            if not overwrite:
+                raise
+            for file in filter(SHARD_FILE.fullmatch, files):  # dataset.json is replaced after them
+                os.remove(os.path.join(destination, file))
     elif others := [file for file in files if not file.startswith('.')]:
         raise UserError(
             f'{destination} holds something else ({sorted(others)[0]}): give a new directory.'
@@ -153,8 +149,10 @@ def _resume(destination: str, planned: Contents, overwrite: bool) -> Contents:
     return contents
 
 
-def _check_same(destination: str, before: Contents, now: Contents) -> None:
-    old, new = map(_identify, (before, now))
+def _read_same(destination: str, planned: Contents) -> Contents:
+    """What was prepared with this very plan; a shard whose file is not as it should be is undone."""
+    contents = prepared.read_contents(destination)
+    old, new = map(_identify, (contents, planned))
     told = [
         f'{key} was {old.get(key, "unset")}, now {new.get(key, "unset")}'
         for key in old | new
@@ -165,6 +163,12 @@ def _check_same(destination: str, before: Contents, now: Contents) -> None:
             f'{destination} was prepared otherwise ({"; ".join(told[:5])}): give another directory, '
             'the same source and options, or --overwrite.'
         )
+    for name, split in contents.splits.items():
+        for number, shard in enumerate(split.shards):
+            file = prepared.shard_name(name, number, len(split.shards))
+            if shard and prepared.wrong_file(destination, file, shard):
+                split.shards[number] = None
+    return contents
 
 
 def _identify(contents: Contents) -> dict[str, object]:

@@ -149,6 +149,49 @@ def test_a_directory_prepared_otherwise_is_refused_until_overwritten(photos, tmp
     assert files(out) == files(tmp_path / 'fresh')
 
 
+def test_overwrite_goes_on_with_what_was_prepared_alike(photos, tmp_path):
+    out = tmp_path / 'out'
+    quiet(photos, out)
+    before = {f.name: f.stat().st_mtime_ns for f in out.glob('*.array_record')}
+    (out / 'train-00003-of-00005.array_record').unlink()
+    quiet(photos, out, overwrite=True)
+    after = {f.name: f.stat().st_mtime_ns for f in out.glob('*.array_record')}
+    assert [f for f in before if before[f] != after[f]] == ['train-00003-of-00005.array_record']
+
+
+def test_overwriting_that_was_killed_goes_on(photos, tmp_path, monkeypatch):
+    """In the midst of what it deletes: the directory is still known for one of ours."""
+    out = tmp_path / 'out'
+    quiet(photos, out, shard_examples=5)
+    kept, remove = iter(range(2)), os.remove
+
+    def killed(path):
+        if next(kept, None) is None:
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, 'remove', killed)
+        quiet(photos, out, overwrite=True)
+    assert len(list(out.glob('*.array_record'))) == 3
+    with pytest.raises(UserError, match='prepared otherwise'):
+        quiet(photos, out)
+    quiet(photos, out, overwrite=True)
+    quiet(photos, tmp_path / 'fresh')
+    assert files(out) == files(tmp_path / 'fresh')
+
+
+def test_a_damaged_description_is_overwritten_where_that_is_asked_for(photos, tmp_path):
+    out = tmp_path / 'out'
+    quiet(photos, out)
+    expected = files(out)
+    (out / 'dataset.json').write_text('{')
+    with pytest.raises(UserError, match=r'dataset\.json is damaged.*--overwrite'):
+        quiet(photos, out)
+    quiet(photos, out, overwrite=True)
+    assert files(out) == expected
+
+
 def test_other_names_of_classes_are_refused_however_many_there_are(tmp_path):
     for i in range(60):
         folder = tmp_path / 'photos' / 'train' / f'class{i:02}'
