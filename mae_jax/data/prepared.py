@@ -187,13 +187,9 @@ def _need(condition: Any, told: str) -> None:
 class PreparedSource:
     """A split of a prepared data set; see `sources`. A shard is opened when it is first read.
 
-    Args:
-      path: the directory.
-      split: 'train' or an evaluation split.
-      channels: that the images are to be decoded to; None: those they were prepared with.
-
     Raises (as do its items):
-      UserError: it was not prepared, not to its end, or its shards are not what they should be.
+      UserError: it was not prepared, not to its end or not with these `channels` (None: any), or
+        its shards are not what they should be.
       BadImage: a record is damaged.
     """
 
@@ -281,9 +277,8 @@ def _check_channels(path: str, options: dict[str, Any], wanted: int | None) -> N
 
 def _check_shards(path: str, split: str, shards: Sequence[Shard | None]) -> None:
     """All are done, and there, and whole."""
-    missing = shards.count(None)
     again = 'run the `mae-jax prepare` that wrote it again, which goes on where it stopped'
-    if missing:
+    if missing := shards.count(None):
         raise UserError(
             f'{path} is incomplete: {missing} of {len(shards)} shards of {split} are not written; '
             f'{again}.'

@@ -23,9 +23,9 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
     evaluation crop of the result is then, but for JPEG, that of the original, as evaluation's
     first step is this very resize (LANCZOS brought training crops 2% nearer and evaluation crops
     0.6 grey levels away). Photographs become JPEG without chroma subsampling (4:4:4 at quality 92
-    is as near as 4:2:0 at 95, in a tenth less bytes), or PNG where there are 2 or 4 bands or a side is
-    too long for it; data and `.npy` files become `.npy` of the same dtype. EXIF orientation is kept, so that
-    `apply_exif` means the same as of the original.
+    is as near as 4:2:0 at 95, in a tenth less bytes), or PNG where there are 2 or 4 bands or a
+    side is too long for it; data and `.npy` files become `.npy` of the same dtype. EXIF orientation
+    is kept, so that `apply_exif` means the same as of the original.
 
     Args:
       record: `{'image': encoded bytes, 'name': str}`.

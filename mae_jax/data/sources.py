@@ -294,11 +294,7 @@ def _check_classes(train: list[str], held_out: list[str], train_folder: str, fol
 
 
 def existing_split(name: str, split: str, splits: Collection[str]) -> str:
-    """A split of a data set: the one of this name, or what evaluation is called there.
-
-    Raises:
-      UserError: there is none.
-    """
+    """The split of this name, or what evaluation is called there; a UserError if there is none."""
     if split in EVAL_SPLITS and split not in splits:
         split = next((other for other in EVAL_SPLITS if other in splits), split)
     if split not in splits:
