@@ -23,7 +23,7 @@ class TfdsSource:
         builder = _builder(name, data_dir)
         info = builder.info
         whole, *part = split.partition('[')
-        split = existing_split(name, whole, info.splits) + ''.join(part)
+        split = existing_split(name, whole, list(info.splits)) + ''.join(part)
         self._image = _image_feature(name, info.features)
         labels = [k for k, f in info.features.items() if isinstance(f, tfds.features.ClassLabel)]
         self._label = 'label' if 'label' in labels else next(iter(labels), None)

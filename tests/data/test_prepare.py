@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from mae_jax.data.prepare import prepare
 from mae_jax.data.prepared import PreparedSource, read_contents
+from mae_jax.data.shards import Task, write_shards
 from mae_jax.data.sources import make_source
 from mae_jax.errors import UserError
 
@@ -66,6 +68,12 @@ def test_processes_write_the_same_bytes(photos, tmp_path):
     quiet(photos, tmp_path / 'one')
     quiet(photos, tmp_path / 'two', workers=2)
     assert files(tmp_path / 'one') == files(tmp_path / 'two')
+
+
+def test_a_process_that_does_not_start_says_why():
+    tasks = [Task('train', number, 2, number, number + 1) for number in range(2)]
+    with pytest.raises((AttributeError, pickle.PicklingError), match='pickle'):
+        list(write_shards(tasks, lambda *_: None, 2, print))
 
 
 def test_what_the_folder_is_called_changes_no_shard(photos, tmp_path):
