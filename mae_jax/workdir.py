@@ -70,12 +70,12 @@ ADDED = {
 
 @contextlib.contextmanager
 def claim(workdir: str | os.PathLike) -> Iterator[None]:
-    """Makes the directory, and holds it for this run; the hold ends with the process at the latest.
+    """Makes a directory, and holds it; the hold ends with the process at the latest.
 
     Where the file system has no locks, goes on without.
 
     Raises:
-      UserError: another run holds the directory, or it cannot be made.
+      UserError: another process holds the directory, or it cannot be made.
     """
     directory = epath.Path(workdir)
     with contextlib.ExitStack() as stack:
@@ -87,7 +87,7 @@ def claim(workdir: str | os.PathLike) -> Iterator[None]:
                 _lock(file, directory)
         except OSError as error:
             raise UserError(
-                f'{directory} cannot be written ({error.strerror}): choose another --workdir, or '
+                f'{directory} cannot be written ({error.strerror}): choose another directory, or '
                 'make it writable.'
             ) from error
         yield
@@ -100,8 +100,8 @@ def _lock(file: Any, directory: epath.Path) -> None:
         file.seek(0)
         holder = file.read().strip() or 'unknown'
         raise UserError(
-            f'{directory} is in use by another run (process {holder}): wait for it, stop it, or '
-            'choose another --workdir.'
+            f'{directory} is held by another process ({holder}): wait for it, stop it, or choose '
+            'another directory.'
         ) from error
     except OSError:
         return  # no locks on this file system

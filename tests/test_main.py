@@ -79,7 +79,7 @@ def test_sigterm_saves_and_exits_with_its_own_status_and_a_second_run_is_refused
             time.sleep(0.1)
         status, output = command(*arguments, f'--workdir={tmp_path}')
         assert status == EXIT_USER_ERROR
-        assert f'in use by another run (process {process.pid})' in output
+        assert f'held by another process ({process.pid})' in output
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     finally:

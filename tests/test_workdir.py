@@ -43,7 +43,7 @@ def holder(tmp_path):
 
 
 def test_a_directory_that_another_process_holds_is_refused_with_its_number(holder, tmp_path):
-    with pytest.raises(UserError, match=rf'in use .*process {holder.pid}\).*--workdir'):
+    with pytest.raises(UserError, match=rf'held by .*process \({holder.pid}\).*another directory'):
         claim(tmp_path / 'run').__enter__()
 
 
@@ -65,7 +65,7 @@ def test_a_directory_is_made_and_is_free_again_after_an_error(tmp_path):
 def test_a_path_that_cannot_be_a_directory_is_an_error(tmp_path):
     (tmp_path / 'file').write_text('')
     for path in (tmp_path / 'file', tmp_path / 'file' / 'run'):
-        with pytest.raises(UserError, match='choose another --workdir'), claim(path):
+        with pytest.raises(UserError, match='choose another directory'), claim(path):
             pass
 
 

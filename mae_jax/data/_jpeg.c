@@ -200,17 +200,16 @@ static PyObject *decode_into(PyObject *args, bool cropping) {
     Job job = {0};
     PyObject *target;
     Py_buffer out;
-    int flip = 0, down_first = 0;
-    if (!PyArg_ParseTuple(args, cropping ? "y*O(Li)(iiii)pp" : "y*O(Li)", &job.data, &target,
+    int down_first = 0;
+    if (!PyArg_ParseTuple(args, cropping ? "y*O(Li)(iiii)p" : "y*O(Li)", &job.data, &target,
                           &job.most_pixels, &job.most_scans, &job.left, &job.top, &job.width,
-                          &job.height, &flip, &down_first))
+                          &job.height, &down_first))
         return NULL;
     if (PyObject_GetBuffer(target, &out, PyBUF_WRITABLE | PyBUF_STRIDES) < 0) {
         PyBuffer_Release(&job.data);
         return NULL;
     }
     bool ok = false, told = !set_out(&job.resizer, &out);
-    job.resizer.flip = flip;
     job.resizer.down_first = down_first;
     if (!cropping) job.height = job.resizer.down.out, job.width = job.resizer.across.out;
     if (!told && job.left >= 0 && job.top >= 0 && job.width > 0 && job.height > 0)
@@ -272,7 +271,7 @@ static PyObject *py_resize(PyObject *module, PyObject *args) {
 static PyMethodDef methods[] = {
     {"size", py_size, METH_VARARGS, "size(data, (most_pixels, most_scans)) -> (width, height, bands) or None"},
     {"crop", py_crop, METH_VARARGS,
-     "crop(data, out, (most_pixels, most_scans), (left, top, width, height), flip, down_first) -> "
+     "crop(data, out, (most_pixels, most_scans), (left, top, width, height), down_first) -> "
      "whether out was filled"},
     {"decode", py_decode, METH_VARARGS,
      "decode(data, out, (most_pixels, most_scans)) -> whether out was filled"},

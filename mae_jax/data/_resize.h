@@ -101,17 +101,14 @@ static bool pass_init(Pass *pass, int in, int out, int copies) {
     return ok;
 }
 
-/* Output column x's weights, and where its pixels begin. */
-static const int32_t *column(const Pass *pass, int x, bool flip, size_t *first) {
-    int from = flip ? pass->out - 1 - x : x;
-    *first = pass->first[from];
-    return pass->weights + (size_t)from * pass->taps * pass->copies;
+static const int32_t *column_weights(const Pass *pass, int x) {
+    return pass->weights + (size_t)x * pass->taps * pass->copies;
 }
 
-static void across_grey(const Pass *pass, const uint8_t *in, uint8_t *out, bool flip) {
+static void across_grey(const Pass *pass, const uint8_t *in, uint8_t *out) {
     for (int x = 0; x < pass->out; x++) {
-        size_t first;
-        const int32_t *weights = column(pass, x, flip, &first);
+        size_t first = pass->first[x];
+        const int32_t *weights = column_weights(pass, x);
         int32_t sum = 0;
         for (int t = 0; t < pass->taps; t++) sum += in[first + t] * weights[t];
         out[x] = clip(sum);
@@ -119,10 +116,10 @@ static void across_grey(const Pass *pass, const uint8_t *in, uint8_t *out, bool 
 }
 
 /* RGBX -> RGB, ROWS rows. */
-static void across_rgbx(const Pass *pass, uint8_t *const *in, uint8_t *const *out, bool flip) {
+static void across_rgbx(const Pass *pass, uint8_t *const *in, uint8_t *const *out) {
     for (int x = 0; x < pass->out; x++) {
-        size_t first;
-        const int32_t *weights = column(pass, x, flip, &first);
+        size_t first = pass->first[x];
+        const int32_t *weights = column_weights(pass, x);
         for (int r = 0; r < ROWS; r++) {
             const uint8_t *pixels = in[r] + first * 4;
             int32_t sums[4] = {0};
@@ -152,11 +149,10 @@ AVX2 static inline __m256i widen(const uint8_t *bytes) {
 }
 
 /* Two pixels at a time: sums of the even ones are in the lower lanes, of the odd in the upper. */
-AVX2 static void across_rgbx_avx2(const Pass *pass, uint8_t *const *in, uint8_t *const *out,
-                                  bool flip) {
+AVX2 static void across_rgbx_avx2(const Pass *pass, uint8_t *const *in, uint8_t *const *out) {
     for (int x = 0; x < pass->out; x++) {
-        size_t first;
-        const int32_t *weights = column(pass, x, flip, &first);
+        size_t first = pass->first[x];
+        const int32_t *weights = column_weights(pass, x);
         __m256i sums[ROWS];
         for (int r = 0; r < ROWS; r++) sums[r] = _mm256_setzero_si256();
         for (int t = 0; t < pass->taps; t += 2) {
@@ -218,7 +214,7 @@ static void resize_columns(const Pass *pass, const uint8_t *in, size_t stride, u
 typedef struct {
     Pass across, down;
     int channels, pixel; /* bytes of a pixel of the output (RGB) and of the input (RGBX) */
-    bool flip, down_first;
+    bool down_first;
     uint8_t *rows;   /* of input: ROWS of them, or all where down_first */
     uint8_t *middle; /* between the passes; `out` itself where the first is the last */
     uint8_t *out;    /* [down.out][across.out][channels] */
@@ -250,10 +246,8 @@ static bool resizer_init(Resizer *self, int width, int height, int left, int sto
 }
 
 static void copy_row(const Resizer *self, const uint8_t *in, uint8_t *out) {
-    int last = self->across.out - 1;
-    for (int x = 0; x <= last; x++)
-        memcpy(out + (size_t)x * self->channels,
-               in + (size_t)(self->flip ? last - x : x) * self->pixel, self->channels);
+    for (size_t x = 0; x < (size_t)self->across.out; x++)
+        memcpy(out + x * self->channels, in + x * self->pixel, self->channels);
 }
 
 static void resize_rows(const Resizer *self, uint8_t *in, size_t in_stride, uint8_t *out,
@@ -267,11 +261,11 @@ static void resize_rows(const Resizer *self, uint8_t *in, size_t in_stride, uint
             to[r] = out + at * out_stride;
         }
         if (self->across.taps && self->channels == 3)
-            (use_avx2() ? across_rgbx_avx2 : across_rgbx)(&self->across, from, to, self->flip);
+            (use_avx2() ? across_rgbx_avx2 : across_rgbx)(&self->across, from, to);
         else
             for (int r = 0; r < ROWS; r++)
                 if (self->across.taps)
-                    across_grey(&self->across, from[r], to[r], self->flip);
+                    across_grey(&self->across, from[r], to[r]);
                 else
                     copy_row(self, from[r], to[r]);
     }

@@ -7,10 +7,8 @@ from PIL import Image
 
 from mae_jax.data.decode import BadImage, LazyJpeg, decode
 from mae_jax.data.image_limits import check_pixels
-from mae_jax.data.jpeg import crop_jpeg, decode_jpeg, resize
+from mae_jax.data.jpeg import Box, Size, crop_jpeg, decode_jpeg, resize
 
-Box = tuple[int, int, int, int]
-Size = tuple[int, int]
 Picture = Image.Image | LazyJpeg | np.ndarray
 
 EVAL_CROP_SHARE = 224 / 256

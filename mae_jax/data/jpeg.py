@@ -46,15 +46,12 @@ def jpeg_size(data: bytes, channels: int) -> tuple[int, int] | None:
     return header[:2]
 
 
-def crop_jpeg(
-    data: bytes, channels: int, box: Box, size: Size, flip: bool = False
-) -> np.ndarray | None:
+def crop_jpeg(data: bytes, channels: int, box: Box, size: Size) -> np.ndarray | None:
     """A box of a JPEG, resized as by Pillow's `crop(box).resize(size, BICUBIC)`, to the bit.
 
     Args:
       box: (left, top, width, height); pixels outside have no influence.
       size: (height, width) of the result.
-      flip: left to right, after the resize.
 
     Returns:
       uint8 [H,W,C]; None where Pillow is to do it: see `jpeg_size`. A file that is damaged after
@@ -64,7 +61,7 @@ def crop_jpeg(
     if order is None or not _reads(channels):
         return None
     pixels = np.empty((*size, channels), np.uint8)
-    return pixels if _jpeg.crop(data, pixels, LIMITS, box, flip, order == DOWN) else None
+    return pixels if _jpeg.crop(data, pixels, LIMITS, box, order == DOWN) else None
 
 
 def decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:

@@ -2,27 +2,23 @@
 
 What a shard holds depends on the source and the options alone, and it appears under its name when
 it is whole: whoever is stopped, in whatever way, goes on with the same command and ends with the
-same bytes. `prepared.py` has the layout and reads it, `shards.py` writes a shard, `reduce.py` says
+same bytes. `prepared.py` has the layout and reads it, `shards.py` writes shards, `reduce.py` says
 what becomes of an image.
 """
 
-import contextlib
 import functools
-import itertools
-import multiprocessing
 import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import connection
+from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
 from mae_jax.data import prepared
 from mae_jax.data.prepared import Contents, Shard, Split
-from mae_jax.data.shards import TEMPORARY, Task, whole_file, write_shard
+from mae_jax.data.reading import num_cores
+from mae_jax.data.shards import TEMPORARY, Task, whole_file, write_shard, write_shards
 from mae_jax.data.sources import make_source
 from mae_jax.errors import UserError
 from mae_jax.workdir import claim
@@ -78,7 +74,7 @@ def prepare(
         contents = _resume(destination, planned, overwrite)
         write = functools.partial(write_shard, destination, sources, options, on_error)
         began, seconds = _count(contents), time.monotonic()
-        _write_shards(destination, contents, write, workers or os.cpu_count() or 1)
+        _write_missing(destination, contents, write, workers or num_cores())
         seconds = time.monotonic() - seconds
     say(describe(destination, contents, _count(contents) - began, seconds))
     return contents
@@ -129,18 +125,14 @@ def _resume(destination: str, planned: Contents, overwrite: bool) -> Contents:
     """What is done of a plan. The directory's `dataset.json` says it from here on."""
     files = os.listdir(destination)
     contents = planned
-    if overwrite and 'dataset.json' in files:
-        os.remove(os.path.join(destination, 'dataset.json'))
-        for file in filter(SHARD_FILE.fullmatch, files):
-            os.remove(os.path.join(destination, file))
-    elif 'dataset.json' in files:
-        contents = prepared.read_contents(destination)
-        _check_same(destination, contents, planned)
-        for name, split in contents.splits.items():
-            for number, shard in enumerate(split.shards):
-                file = prepared.shard_name(name, number, len(split.shards))
-                if shard and prepared.wrong_file(destination, file, shard):
-                    split.shards[number] = None
+    if 'dataset.json' in files:
+        try:
+            contents = _read_same(destination, planned)
+        except UserError:
+            if not overwrite:
+                raise
+            for file in filter(SHARD_FILE.fullmatch, files):  # dataset.json is replaced after them
+                os.remove(os.path.join(destination, file))
     elif others := [file for file in files if not file.startswith('.')]:
         raise UserError(
             f'{destination} holds something else ({sorted(others)[0]}): give a new directory.'
@@ -152,8 +144,10 @@ def _resume(destination: str, planned: Contents, overwrite: bool) -> Contents:
     return contents
 
 
-def _check_same(destination: str, before: Contents, now: Contents) -> None:
-    old, new = map(_identify, (before, now))
+def _read_same(destination: str, planned: Contents) -> Contents:
+    """What was prepared by this very plan, less the shards whose files are gone or damaged."""
+    contents = prepared.read_contents(destination)
+    old, new = map(_identify, (contents, planned))
     told = [
         f'{key} was {old.get(key, "unset")}, now {new.get(key, "unset")}'
         for key in old | new
@@ -161,9 +155,15 @@ def _check_same(destination: str, before: Contents, now: Contents) -> None:
     ]
     if told:
         raise UserError(
-            f'{destination} was prepared otherwise ({"; ".join(told)}): give another directory, '
-            'the same source and options, or --overwrite.'
+            f'{destination} was prepared otherwise ({"; ".join(told[:5])}): give another '
+            'directory, the same source and options, or --overwrite.'
         )
+    for name, split in contents.splits.items():
+        for number, shard in enumerate(split.shards):
+            file = prepared.shard_name(name, number, len(split.shards))
+            if shard and prepared.wrong_file(destination, file, shard):
+                split.shards[number] = None
+    return contents
 
 
 def _identify(contents: Contents) -> dict[str, object]:
@@ -172,7 +172,8 @@ def _identify(contents: Contents) -> dict[str, object]:
     for name, split in contents.splits.items():
         told[f'the source of {name}'] = split.identity
         told[f'images a shard of {name}'] = split.shard_examples
-        told[f'the classes of {name}'] = ', '.join(split.class_names)[:200]
+        for label, class_name in enumerate(split.class_names):
+            told[f'class {label} of {name}'] = class_name
     return told
 
 
@@ -181,7 +182,7 @@ def _save(destination: str, contents: Contents) -> None:
         file.write(contents.to_json())
 
 
-def _write_shards(
+def _write_missing(
     destination: str, contents: Contents, write: Callable[..., Shard], workers: int
 ) -> None:
     """Writes what is not there, and notes each shard that is."""
@@ -201,70 +202,9 @@ def _write_shards(
                 bar.write(told, file=sys.stderr)
             bar.update()
 
-        for task, shard in _each_shard(tasks, write, min(workers, len(tasks)), report):
+        for task, shard in write_shards(tasks, write, min(workers, len(tasks)), report):
             contents.splits[task.split].shards[task.number] = shard
             _save(destination, contents)
-
-
-def _each_shard(
-    tasks: list[Task], write: Callable[..., Shard], workers: int, report: Callable
-) -> Iterator[tuple[Task, Shard]]:
-    """As they are done; by this process where there is one worker."""
-    if workers <= 1:
-        for task in tasks:
-            yield task, write(task, report)
-        return
-    context = multiprocessing.get_context('spawn')  # JAX's threads, in a notebook, do not fork
-    waiting, at_work, processes = iter(tasks), {}, {}
-    try:
-        for _ in range(workers):
-            link, theirs = context.Pipe()
-            processes[link] = context.Process(target=_work, args=(theirs, write), daemon=True)
-            processes[link].start()
-            theirs.close()
-            _assign(link, waiting, at_work)
-        while at_work:
-            for link in connection.wait(list(at_work)):
-                try:
-                    message = link.recv()
-                except (EOFError, ConnectionError):
-                    process = processes[link]
-                    process.join()
-                    raise UserError(
-                        f'A worker process ended with exit status {process.exitcode}: if memory '
-                        'ran out, lower --workers; the same command goes on.'
-                    ) from None
-                if isinstance(message, UserError):
-                    raise message
-                if isinstance(message, Shard):
-                    yield at_work.pop(link), message
-                    _assign(link, waiting, at_work)
-                else:
-                    report(message)
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.join()
-
-
-def _assign(link: connection.Connection, waiting: Iterator[Task], at_work: dict) -> None:
-    """The next shard, if there is one, to the process at the other end."""
-    for task in itertools.islice(waiting, 1):
-        link.send(task)
-        at_work[link] = task
-
-
-def _work(link: connection.Connection, write: Callable[..., Shard]) -> None:
-    """What a worker process does, until it is killed or its parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which then ends this one
-        signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, ConnectionError):
-        while True:
-            task = link.recv()
-            try:
-                link.send(write(task, link.send))
-            except UserError as error:
-                link.send(UserError(str(error)))
 
 
 def _count(contents: Contents) -> int:

@@ -25,11 +25,11 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader
 
 from mae_jax.data.decode import BadImage
+from mae_jax.data.sources import existing_split
 from mae_jax.errors import UserError, brief
 from mae_jax.limits import read_json, reason, regular_size
 
 FORMAT = 1
-EVAL_SPLITS = ('validation', 'val', 'test')
 MAX_SHARDS = 99_999
 MAX_EXAMPLES = 1 << 40
 HEADER = struct.Struct('<iI')
@@ -65,7 +65,7 @@ class Shard:
       source_bytes: of the images it was made from.
       skipped: images that could not be read.
       compared: images whose crops were compared ...
-      train_difference, eval_difference: ... and the sums of what came of it; see `prepare.compare`.
+      train_difference, eval_difference: ... and the sums of what came of it; see `reduce.compare`.
     """
 
     examples: int = 0
@@ -188,18 +188,20 @@ class PreparedSource:
     """A split of a prepared data set; see `sources`. A shard is opened when it is first read.
 
     Raises (as do its items):
-      UserError: it was not prepared, not to its end, or its shards are not what they should be.
+      UserError: it was not prepared, not to its end or not with these `channels` (None: any), or
+        its shards are not what they should be.
       BadImage: a record is damaged.
     """
 
-    def __init__(self, path: str | None, split: str):
+    def __init__(self, path: str | None, split: str, channels: int | None = None):
         if not path:
             raise UserError(
                 "dataset.name='prepared' needs dataset.path, what `mae-jax prepare` wrote."
             )
         path = os.fspath(path)
         contents = read_contents(path)
-        split = _existing_split(path, split, contents.splits)
+        _check_channels(path, contents.options, channels)
+        split = existing_split(path, split, contents.splits)
         found = contents.splits[split]
         self.class_names = list(found.class_names)
         self.num_classes = len(self.class_names)
@@ -210,7 +212,8 @@ class PreparedSource:
             if shard.examples
         ]
         self._ends = list(itertools.accumulate(examples for _, examples in self._shards))
-        made = [contents.options, found.identity, [shard.examples for shard in found.shards]]
+        counts = [shard.examples for shard in found.shards]
+        made = [contents.options, found.identity, self.class_names, counts]
         digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
         self.identity = f'prepared:{len(self)}:{digest}'
         self.__setstate__({})
@@ -262,19 +265,20 @@ def _open_shard(file: str, examples: int) -> ArrayRecordReader:
     return reader
 
 
-def _existing_split(path: str, split: str, splits: dict) -> str:
-    if split in EVAL_SPLITS and split not in splits:
-        split = next((other for other in EVAL_SPLITS if other in splits), split)
-    if split not in splits:
-        raise UserError(f'{path} has no split {split!r}; it has {", ".join(splits)}.')
-    return split
+def _check_channels(path: str, options: dict[str, Any], wanted: int | None) -> None:
+    """What was reduced to grey, say, has no colours to train on."""
+    made = options.get('channels')
+    if None not in (made, wanted) and made != wanted:
+        raise UserError(
+            f'dataset.channels={wanted}, but {path} was prepared with {made}: set '
+            f'dataset.channels={made}, or prepare the data set with --channels={wanted}.'
+        )
 
 
 def _check_shards(path: str, split: str, shards: Sequence[Shard | None]) -> None:
     """All are done, and there, and whole."""
-    missing = shards.count(None)
     again = 'run the `mae-jax prepare` that wrote it again, which goes on where it stopped'
-    if missing:
+    if missing := shards.count(None):
         raise UserError(
             f'{path} is incomplete: {missing} of {len(shards)} shards of {split} are not written; '
             f'{again}.'

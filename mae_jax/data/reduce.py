@@ -8,12 +8,12 @@ from PIL import Image
 from mae_jax.data import crops
 from mae_jax.data.decode import NPY_MAGIC, decode
 from mae_jax.data.image_limits import open_picture
+from mae_jax.data.jpeg import Box
 
 ORIENTATION = 274  # the EXIF tag
+MOST_JPEG_SIDE = 65_500  # pixels, of libjpeg
 COMPARED = 224  # pixels, of the crops that are compared
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # of the training crops among them
-
-Picture = Image.Image | np.ndarray
 
 
 def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> bytes:
@@ -23,9 +23,9 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
     evaluation crop of the result is then, but for JPEG, that of the original, as evaluation's
     first step is this very resize (LANCZOS brought training crops 2% nearer and evaluation crops
     0.6 grey levels away). Photographs become JPEG without chroma subsampling (4:4:4 at quality 92
-    is as near as 4:2:0 at 95, in a tenth less bytes), or PNG where there are 2 or 4 bands; data
-    and `.npy` files become `.npy` of the same dtype. EXIF orientation is kept, so that
-    `apply_exif` means the same as of the original.
+    is as near as 4:2:0 at 95, in a tenth less bytes), or PNG where there are 2 or 4 bands or a
+    side is too long for it; data and `.npy` files become `.npy` of the same dtype. EXIF orientation
+    is kept, so that `apply_exif` means the same as of the original.
 
     Args:
       record: `{'image': encoded bytes, 'name': str}`.
@@ -38,7 +38,7 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
     """
     data = record['image']
     picture = decode(record, channels)
-    width, height = _width_height(picture)
+    width, height = crops.width_height(picture)
     if min(width, height) <= short_side:
         return data
     pixels = crops.resize_crop(
@@ -49,7 +49,7 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     file = io.BytesIO()
     exif = _orientation(data)
-    if channels in (1, 3):
+    if channels in (1, 3) and max(image.size) <= MOST_JPEG_SIDE:
         image.save(file, 'JPEG', quality=quality, subsampling='4:4:4', exif=exif)
     else:
         image.save(file, 'PNG', exif=exif)
@@ -95,7 +95,7 @@ def compare(original: dict, reduced: dict, channels: int, seed: int) -> tuple[fl
     """
     before, after = decode(original, channels), decode(reduced, channels)
     size = (COMPARED, COMPARED)
-    small, large = _width_height(after), _width_height(before)
+    small, large = crops.width_height(after), crops.width_height(before)
     box = crops.random_resized_crop_box(*small, np.random.default_rng(seed), SCALE, RATIO)
     random = [
         crops.resize_crop(before, _scale_box(box, small, large), size),
@@ -105,7 +105,7 @@ def compare(original: dict, reduced: dict, channels: int, seed: int) -> tuple[fl
     return tuple(float(abs(a - b.astype(float)).mean()) for a, b in (random, centers))
 
 
-def _scale_box(box: crops.Box, small: tuple[int, int], large: tuple[int, int]) -> crops.Box:
+def _scale_box(box: Box, small: tuple[int, int], large: tuple[int, int]) -> Box:
     left, top, width, height = box
     edges = [(left, left + width), (top, top + height)]
     scaled = [
@@ -114,7 +114,3 @@ def _scale_box(box: crops.Box, small: tuple[int, int], large: tuple[int, int]) -
     ]
     (left, right), (top, bottom) = scaled
     return left, top, right - left, bottom - top
-
-
-def _width_height(picture: Picture) -> tuple[int, int]:
-    return picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]

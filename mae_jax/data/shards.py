@@ -1,10 +1,14 @@
-"""A shard of a prepared data set, written: it appears under its name when it is whole."""
+"""Shards of a prepared data set, written: each appears under its name when it is whole."""
 
 import collections
 import contextlib
+import itertools
 import math
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
+from multiprocessing import connection
 from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -76,6 +80,75 @@ def write_shard(
                 report(None)
         sums['bytes'] = os.path.getsize(path)
     return Shard(**sums)
+
+
+def write_shards(
+    tasks: list[Task], write: Callable[..., Shard], workers: int, report: Callable
+) -> Iterator[tuple[Task, Shard]]:
+    """Each as it is done; by this process where there is one worker.
+
+    Args:
+      tasks: the shards.
+      write: `write_shard` but for its last two arguments.
+      workers: processes.
+      report: see `write_shard`; called in this process.
+    """
+    if workers <= 1:
+        for task in tasks:
+            yield task, write(task, report)
+        return
+    context = multiprocessing.get_context('spawn')  # JAX's threads, in a notebook, do not fork
+    waiting, at_work, processes = iter(tasks), {}, {}
+    try:
+        for _ in range(workers):
+            link, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, write), daemon=True)
+            process.start()
+            processes[link] = process
+            theirs.close()
+            _assign(link, waiting, at_work)
+        while at_work:
+            for link in connection.wait(list(at_work)):
+                try:
+                    message = link.recv()
+                except (EOFError, ConnectionError):
+                    process = processes[link]
+                    process.join()
+                    raise UserError(
+                        f'A worker process ended with exit status {process.exitcode}: if memory '
+                        'ran out, lower --workers; the same command goes on.'
+                    ) from None
+                if isinstance(message, UserError):
+                    raise message
+                if isinstance(message, Shard):
+                    yield at_work.pop(link), message
+                    _assign(link, waiting, at_work)
+                else:
+                    report(message)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.join()
+
+
+def _assign(link: connection.Connection, waiting: Iterator[Task], at_work: dict) -> None:
+    """The next shard, if there is one, to the process at the other end."""
+    for task in itertools.islice(waiting, 1):
+        link.send(task)
+        at_work[link] = task
+
+
+def _work(link: connection.Connection, write: Callable[..., Shard]) -> None:
+    """What a worker process does, until it is killed or its parent is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which then ends this one
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            task = link.recv()
+            try:
+                link.send(write(task, link.send))
+            except UserError as error:
+                link.send(UserError(str(error)))
 
 
 def _read(source, index: int) -> dict:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -291,6 +291,15 @@ def _check_classes(train: list[str], held_out: list[str], train_folder: str, fol
             if names
         ]
         raise UserError(f'The class folders of the splits differ: {"; ".join(sides)}.')
+
+
+def existing_split(name: str, split: str, splits: Collection[str]) -> str:
+    """The split of this name, or what evaluation is called there; a UserError if there is none."""
+    if split in EVAL_SPLITS and split not in splits:
+        split = next((other for other in EVAL_SPLITS if other in splits), split)
+    if split not in splits:
+        raise UserError(f'{name} has no split {split!r}; it has {", ".join(splits)}.')
+    return split
 
 
 def _identity(name: str, count: int, *content: bytes | np.ndarray) -> str:

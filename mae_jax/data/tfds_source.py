@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from mae_jax.data.sources import EVAL_SPLITS
+from mae_jax.data.sources import existing_split
 from mae_jax.errors import UserError
 
 
@@ -22,7 +22,8 @@ class TfdsSource:
     def __init__(self, name: str, split: str, data_dir: str | None):
         builder = _builder(name, data_dir)
         info = builder.info
-        split = _existing_split(name, split, list(info.splits))
+        whole, *part = split.partition('[')
+        split = existing_split(name, whole, list(info.splits)) + ''.join(part)
         self._image = _image_feature(name, info.features)
         labels = [k for k, f in info.features.items() if isinstance(f, tfds.features.ClassLabel)]
         self._label = 'label' if 'label' in labels else next(iter(labels), None)
@@ -114,14 +115,6 @@ def _check_inside(name: str, folder: str, files: list[str]) -> None:
                 f'The dataset_info.json of {name} names {file}, which is not in {folder}: prepare '
                 'the data set again.'
             )
-
-
-def _existing_split(name: str, split: str, splits: list[str]) -> str:
-    if split in EVAL_SPLITS and split not in splits:
-        split = next((other for other in EVAL_SPLITS if other in splits), split)
-    if split.split('[')[0] not in splits:
-        raise UserError(f'{name} has no split {split!r}; it has {", ".join(splits)}.')
-    return split
 
 
 def _image_feature(name: str, features: tfds.features.FeaturesDict) -> str:

@@ -1,5 +1,7 @@
 import io
+import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from mae_jax.data.prepare import prepare
 from mae_jax.data.prepared import PreparedSource, read_contents
+from mae_jax.data.shards import Task, write_shards
 from mae_jax.data.sources import make_source
 from mae_jax.errors import UserError
 
@@ -65,6 +68,12 @@ def test_processes_write_the_same_bytes(photos, tmp_path):
     quiet(photos, tmp_path / 'one')
     quiet(photos, tmp_path / 'two', workers=2)
     assert files(tmp_path / 'one') == files(tmp_path / 'two')
+
+
+def test_a_process_that_does_not_start_says_why():
+    tasks = [Task('train', number, 2, number, number + 1) for number in range(2)]
+    with pytest.raises((AttributeError, pickle.PicklingError), match='pickle'):
+        list(write_shards(tasks, lambda *_: None, 2, print))
 
 
 def test_what_the_folder_is_called_changes_no_shard(photos, tmp_path):
@@ -146,6 +155,62 @@ def test_a_directory_prepared_otherwise_is_refused_until_overwritten(photos, tmp
     quiet(photos, out, overwrite=True, shard_examples=100)
     quiet(photos, tmp_path / 'fresh', shard_examples=100)
     assert files(out) == files(tmp_path / 'fresh')
+
+
+def test_overwrite_goes_on_with_what_was_prepared_alike(photos, tmp_path):
+    out = tmp_path / 'out'
+    quiet(photos, out)
+    before = {f.name: f.stat().st_mtime_ns for f in out.glob('*.array_record')}
+    (out / 'train-00003-of-00005.array_record').unlink()
+    quiet(photos, out, overwrite=True)
+    after = {f.name: f.stat().st_mtime_ns for f in out.glob('*.array_record')}
+    assert [f for f in before if before[f] != after[f]] == ['train-00003-of-00005.array_record']
+
+
+def test_overwriting_that_was_killed_goes_on(photos, tmp_path, monkeypatch):
+    """In the midst of what it deletes: the directory is still known for one of ours."""
+    out = tmp_path / 'out'
+    quiet(photos, out, shard_examples=5)
+    kept, remove = iter(range(2)), os.remove
+
+    def killed(path):
+        if next(kept, None) is None:
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, 'remove', killed)
+        quiet(photos, out, overwrite=True)
+    assert len(list(out.glob('*.array_record'))) == 3
+    with pytest.raises(UserError, match='prepared otherwise'):
+        quiet(photos, out)
+    quiet(photos, out, overwrite=True)
+    quiet(photos, tmp_path / 'fresh')
+    assert files(out) == files(tmp_path / 'fresh')
+
+
+def test_a_damaged_description_is_overwritten_where_that_is_asked_for(photos, tmp_path):
+    out = tmp_path / 'out'
+    quiet(photos, out)
+    expected = files(out)
+    (out / 'dataset.json').write_text('{')
+    with pytest.raises(UserError, match=r'dataset\.json is damaged.*--overwrite'):
+        quiet(photos, out)
+    quiet(photos, out, overwrite=True)
+    assert files(out) == expected
+
+
+def test_other_names_of_classes_are_refused_however_many_there_are(tmp_path):
+    for i in range(60):
+        folder = tmp_path / 'photos' / 'train' / f'class{i:02}'
+        folder.mkdir(parents=True)
+        smooth_picture(i, 8, 8).save(folder / '0.png')
+    quiet(tmp_path / 'photos', tmp_path / 'out', shard_examples=100)
+    content = json.loads((tmp_path / 'out/dataset.json').read_text())
+    content['splits']['train']['class_names'][59] = 'other'
+    (tmp_path / 'out/dataset.json').write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'\(class 59 of train was other, now class59\)'):
+        quiet(tmp_path / 'photos', tmp_path / 'out', shard_examples=100)
 
 
 def test_a_directory_of_something_else_is_left_alone(photos, tmp_path):

@@ -121,6 +121,12 @@ def test_identity_tells_what_was_prepared_apart(shared, tmp_path):
         moved.rename(out)
 
 
+def test_identity_tells_the_names_of_the_classes_apart(out):
+    before = PreparedSource(out, 'train').identity
+    edit(out, lie('splits', 'train', 'class_names', 1, value='dog'))
+    assert PreparedSource(out, 'train').identity != before
+
+
 def test_what_was_not_prepared_names_the_command(tmp_path):
     with pytest.raises(UserError, match='mae-jax prepare SRC'):
         make_source('prepared', 'train', path=str(tmp_path))
@@ -131,6 +137,13 @@ def test_what_was_not_prepared_names_the_command(tmp_path):
 def test_a_split_that_is_not_there_is_said(shared):
     with pytest.raises(UserError, match="no split 'extra'; it has train, validation"):
         make_source('prepared', 'extra', path=str(shared[1]))
+
+
+def test_other_channels_than_those_prepared_are_refused(shared):
+    assert len(PreparedSource(shared[1], 'train', channels=3)) == 20
+    told = r'dataset\.channels=1, but .* was prepared with 3.*--channels=1'
+    with pytest.raises(UserError, match=told):
+        PreparedSource(shared[1], 'train', channels=1)
 
 
 def test_an_incomplete_data_set_is_not_read(out):

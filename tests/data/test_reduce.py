@@ -64,6 +64,13 @@ def test_data_keep_their_dtype_and_are_stored_without_loss(dtype):
     assert reduce(npy(data), short_side=48, channels=5) == npy(data)
 
 
+def test_a_picture_too_long_for_a_jpeg_becomes_a_png():
+    rows = np.random.default_rng(0).integers(0, 256, (64, 1, 3), np.uint8)
+    data = encode(Image.fromarray(np.broadcast_to(rows, (64, 140_000, 3))), 'PNG')
+    ours = Image.open(io.BytesIO(reduce(data)))
+    assert (ours.format, ours.size) == ('PNG', (70_000, 32))
+
+
 def test_npy_of_8_bits_is_not_made_a_jpeg():
     data = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     ours = np.load(io.BytesIO(reduce(npy(data))))

@@ -121,7 +121,7 @@ def test_a_directory_on_a_read_only_disk_is_refused_at_the_start(arguments, tmp_
     with small_disk(disk):
         make_read_only(disk)
         said = failed(spawn(*arguments, f'--workdir={disk / "run"}', log=log), log)
-        assert 'choose another --workdir' in said
+        assert 'choose another directory' in said
 
 
 def truncate(step):

@@ -160,7 +160,7 @@ def test_what_process_0_finds_wrong_is_told_by_all(arguments, tmp_path):
         with ended(processes):
             statuses = wait_for(processes, 60)
     for text in said_by(log, 2):
-        assert f'in use by another run (process {holder[0].pid})' in text
+        assert f'held by another process ({holder[0].pid})' in text
         assert 'Traceback' not in text
     assert statuses == [EXIT_USER_ERROR] * 2
 
