@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mae_jax.data.reading import num_cores
+
 
 class Contender(NamedTuple):
     """Something to be timed."""
@@ -77,11 +79,6 @@ def held_bytes(compiled: jax.stages.Compiled) -> int:
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     return held + memory.output_size_in_bytes - memory.alias_size_in_bytes
-
-
-def num_cores() -> int:
-    """Those this process may use, which is how many threads XLA starts."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def others_cpu_share() -> Callable[[], float | None]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from measure import Contender, num_cores
+from measure import Contender
 
+from mae_jax.data.reading import num_cores
 from mae_jax.tasks.classify import Classify
 from mae_jax.tasks.pretrain import Pretrain
 

@@ -56,7 +56,7 @@ def make_source(
     if name == 'prepared':
         from mae_jax.data.prepared import PreparedSource
 
-        return PreparedSource(path, split)
+        return PreparedSource(path, split, channels)
     from mae_jax.data.tfds_source import TfdsSource  # takes a second to import
 
     return TfdsSource(name, split, path)
