@@ -85,11 +85,6 @@ def read_ahead(
     return Stream(make, prepare, finish, reading.timeout_s)
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-
-
 def join(parts: Sequence[dict]) -> dict[str, np.ndarray]:
     """Rows one after another."""
     _check_dtypes(parts)
