@@ -26,6 +26,7 @@ def told(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_chips_are_rows_and_what_does_not_fit_is_warned_of(told):
     text = told(
         *('--config=configs/vit_base.py', '--devices=8', '--mfu=0.5', '--examples=128116'),

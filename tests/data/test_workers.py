@@ -37,6 +37,7 @@ def wait_until(condition, seconds=20):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_threads_and_worker_processes_give_the_same_stream(photo_folder):
     root = photo_folder(40)
     with photo_loader(root).iterate(2, 10) as batches:

@@ -73,6 +73,7 @@ def write(tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_a_file_gives_the_autoencoder_that_hugging_face_computes(write):
     name = 'wide_rgb_normalized'
     case = vitmae.CASES[name]

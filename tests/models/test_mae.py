@@ -145,6 +145,7 @@ def test_remat_saves_less():
     assert block < dots < none
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_and_loss_in_float32():
     name = 'wide_rgb_normalized'
     case = vitmae.CASES[name]

@@ -122,6 +122,7 @@ def test_accumulation_over_several_devices_equals_the_whole_batch():
     np.testing.assert_allclose(losses, one_device()[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_position_tables_are_never_moved_and_have_no_optimiser_state():
     before = initial_state(make_task(), make_tx(), seed=3)
     after = one_device()[1]
