@@ -8,6 +8,7 @@ from PIL import Image
 from mae_jax.data.decode import BadImage, LazyJpeg, decode
 from mae_jax.data.image_limits import check_pixels
 from mae_jax.data.jpeg import Box, Size, crop_jpeg, decode_jpeg, resize
+from mae_jax.data.pictures import as_array
 
 Picture = Image.Image | LazyJpeg | np.ndarray
 
@@ -188,11 +189,6 @@ def decoded(image: Picture) -> Image.Image | np.ndarray:
         return image
     pixels = decode_jpeg(image.record['image'], image.channels)
     return decode(image.record, image.channels) if pixels is None else pixels
-
-
-def as_array(image: Image.Image | np.ndarray) -> np.ndarray:
-    pixels = np.asarray(image)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def width_height(image: Picture) -> tuple[int, int]:

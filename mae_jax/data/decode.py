@@ -12,6 +12,7 @@ from mae_jax.data.image_limits import (
     open_picture,
 )
 from mae_jax.data.jpeg import jpeg_size
+from mae_jax.data.pictures import as_picture
 from mae_jax.errors import UserError
 from mae_jax.limits import read_npy
 
@@ -134,7 +135,7 @@ def _from_array(array: np.ndarray, channels: int) -> Image.Image | np.ndarray:
     if array.shape[-1] != channels:
         raise BadImage(f'shape {array.shape}, where dataset.channels={channels}.')
     if array.dtype == np.uint8 and channels in (1, 3):
-        return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == 1 else array))
+        return as_picture(array)
     return np.ascontiguousarray(array)
 
 

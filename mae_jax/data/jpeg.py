@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mae_jax.data.image_limits import MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
+from mae_jax.data.pictures import as_array, as_picture
 
 try:
     from mae_jax.data import _jpeg
@@ -85,10 +86,8 @@ def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
     """
     channels = pixels.shape[2]
     order = _order(*pixels.shape[:2], *size)
-    if _jpeg is None or order is None or channels not in (1, 3):
-        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if channels == 1 else pixels))
-        resized = np.asarray(image.resize(size[::-1], BICUBIC))
-        return resized.reshape(*size, channels)
+    if _jpeg is None or order is None:
+        return as_array(as_picture(pixels).resize(size[::-1], BICUBIC))
     if pixels.strides[1:] != (channels, 1):
         pixels = np.ascontiguousarray(pixels)
     resized = np.empty((*size, channels), np.uint8)

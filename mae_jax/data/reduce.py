@@ -9,6 +9,7 @@ from mae_jax.data import crops
 from mae_jax.data.decode import NPY_MAGIC, decode
 from mae_jax.data.image_limits import open_picture
 from mae_jax.data.jpeg import Box
+from mae_jax.data.pictures import as_picture
 
 ORIENTATION = 274  # the EXIF tag
 MOST_JPEG_SIDE = 65_500  # pixels, of libjpeg
@@ -46,7 +47,7 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
     )
     if pixels.dtype != np.uint8 or channels > 4 or data.startswith(NPY_MAGIC):
         return _npy(pixels)
-    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    image = as_picture(pixels)
     file = io.BytesIO()
     exif = _orientation(data)
     if channels in (1, 3) and max(image.size) <= MOST_JPEG_SIDE:

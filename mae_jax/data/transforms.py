@@ -5,13 +5,11 @@ the process that does it changes a pixel. Normalisation happens on the device.
 """
 
 import numpy as np
-from PIL import Image
 
 from mae_jax.data.color_jitter import ColorJitter
 from mae_jax.data.crops import (
     BOXES,
     Size,
-    as_array,
     center_crop,
     decoded,
     resize_crop,
@@ -19,6 +17,7 @@ from mae_jax.data.crops import (
     width_height,
 )
 from mae_jax.data.decode import decode
+from mae_jax.data.pictures import as_array, as_picture
 from mae_jax.data.randaugment import RandAugment
 
 Augment = RandAugment | ColorJitter
@@ -136,8 +135,7 @@ def _generator(seed: int, purpose: int, epoch: int, index: int, view: int) -> np
 def _augmented(pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
     picture = pixels
     if pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3):
-        bands = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-        picture = Image.fromarray(np.ascontiguousarray(bands))
+        picture = as_picture(pixels)
     return np.asarray(augment(picture, rng)).reshape(pixels.shape)
 
 
