@@ -205,7 +205,8 @@ def table(measured: Sequence[Measured], cores: Sequence[int]) -> str:
 
 def prepare(path: Path, folder: Path) -> None:
     command = [sys.executable, '-m', 'mae_jax', 'prepare', str(path), str(folder)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    standard_error = 2  # the number: sys.stderr need not be a file
+    subprocess.run(command, check=True, stdout=standard_error)
 
 
 def _packages() -> str:
