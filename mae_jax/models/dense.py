@@ -38,8 +38,10 @@ def _forward(x, kernel):
 
 def _backward(operands, gradient):
     x, kernel = operands
-    rows = tuple(range(x.ndim - 1))
-    return _dot(gradient, kernel, (x.ndim - 1,), (1,)), _dot(x, gradient, rows, rows)
+    # As matrices: of several axes to sum over XLA makes one by transposing, and where `x` is a
+    # GELU it computes that again on the way, column by column.
+    rows = [array.reshape(-1, array.shape[-1]) for array in (x, gradient)]
+    return _dot(gradient, kernel, (x.ndim - 1,), (1,)), _dot(*rows, (0,), (0,))
 
 
 matmul.defvjp(_forward, _backward)
