@@ -218,7 +218,7 @@ def _packages() -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--path', type=Path, help='of train/<class>/*.jpg; unset: images are made')
-    parser.add_argument('--examples', type=int, default=512, help='images that are made, or taken')
+    parser.add_argument('--examples', type=int, default=2048, help='images that are made, or taken')
     parser.add_argument('--width', type=int, default=500, help='of the images that are made')
     parser.add_argument('--height', type=int, default=375)
     parser.add_argument('--image_size', type=int, default=224)

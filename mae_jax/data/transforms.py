@@ -17,7 +17,7 @@ from mae_jax.data.crops import (
     width_height,
 )
 from mae_jax.data.decode import decode
-from mae_jax.data.pictures import as_array, as_picture
+from mae_jax.data.pictures import as_array, as_picture, mirrored
 from mae_jax.data.randaugment import RandAugment
 
 Augment = RandAugment | ColorJitter
@@ -69,7 +69,7 @@ def train_views(
         rng = _generator(seed, CROP_AND_FLIP, epoch, index, view)
         pixels = train_crop(image, crop, image_size, rng, crop_scale, crop_ratio)
         if flip and rng.random() < 0.5:
-            pixels = pixels[:, ::-1]
+            pixels = mirrored(pixels)
         if augment:
             pixels = _augmented(pixels, augment, _generator(seed, AUGMENT, epoch, index, view))
         views.append(pixels)
