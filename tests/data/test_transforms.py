@@ -8,6 +8,7 @@ from PIL import Image
 
 from mae_jax.data import crops, transforms
 from mae_jax.data.color_jitter import ColorJitter
+from mae_jax.data.pictures import mirrored
 from mae_jax.data.randaugment import RandAugment
 from mae_jax.errors import UserError
 
@@ -275,3 +276,15 @@ def test_other_depths_are_resized_band_by_band_in_float(dtype):
             limits = np.iinfo(dtype)
             expected = np.clip(np.round(expected), limits.min, limits.max)
         np.testing.assert_array_equal(ours[..., band], expected.astype(dtype))
+
+
+@pytest.mark.parametrize('channels', [1, 3, 13])
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_mirroring_exchanges_left_and_right_and_leaves_the_original(channels, dtype):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels)).astype(dtype)
+    before = pixels.copy()
+    copy = mirrored(pixels)
+    copy[0, 0] = 99
+    np.testing.assert_array_equal(pixels, before)
+    np.testing.assert_array_equal(copy[1:], np.flip(before, axis=1)[1:])
+    assert copy.dtype == dtype and copy.flags.c_contiguous
