@@ -14,8 +14,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from mae_jax.errors import UserError
-from mae_jax.large_pages import start_with_large_pages
-from mae_jax.xla_flags import set_xla_flags
+from mae_jax.runtime.large_pages import start_with_large_pages
+from mae_jax.runtime.xla_flags import set_xla_flags
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The recipe, e.g. configs/quickstart.py.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run lives; default: runs/<config name>.')
@@ -28,9 +28,9 @@ def main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError('no config: start with --config=configs/quickstart.py.')
     set_xla_flags(_CONFIG.value.deterministic)  # before anything touches a device
-    from mae_jax.compilation_cache import keep_compiled
-    from mae_jax.processes import ending_together, start_processes
-    from mae_jax.run import run
+    from mae_jax.experiment.run import run
+    from mae_jax.runtime.compilation_cache import keep_compiled
+    from mae_jax.runtime.processes import ending_together, start_processes
 
     for chatty in ('xla_bridge', 'distributed'):  # backends not found, services begun
         logging.getLogger(f'jax._src.{chatty}').setLevel(logging.WARNING)

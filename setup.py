@@ -9,9 +9,9 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            'mae_jax.data._jpeg',
-            ['mae_jax/data/_jpeg.c'],
-            depends=['mae_jax/data/_resize.h'],
+            'mae_jax.data.images._jpeg',
+            ['mae_jax/data/images/_jpeg.c'],
+            depends=['mae_jax/data/images/_resize.h'],
             libraries=['jpeg'],
             optional=True,
         )

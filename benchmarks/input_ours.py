@@ -32,10 +32,10 @@ def ours(
       **loading: further arguments of `make_loader`.
     """
     if pillow_alone:
-        sys.modules['mae_jax.data._jpeg'] = None  # as where it is not built
-    from mae_jax.data import transforms
-    from mae_jax.data.loader import epochs, make_loader
-    from mae_jax.data.sources import make_source
+        sys.modules['mae_jax.data.images._jpeg'] = None  # as where it is not built
+    from mae_jax.data.loader.batches import epochs, make_loader
+    from mae_jax.data.sources.make import make_source
+    from mae_jax.data.transforms import views as transforms
 
     files = make_source('folder', 'train', path=setting.path)
     source = make_source('prepared', 'train', path=prepared) if prepared else files

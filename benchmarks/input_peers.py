@@ -58,14 +58,14 @@ def difference(pixels: np.ndarray, expected: np.ndarray) -> float:
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
     """As training draws it."""
-    from mae_jax.data.crops import random_resized_crop_box
+    from mae_jax.data.transforms.crops import random_resized_crop_box
 
     return random_resized_crop_box(width, height, rng, SCALE, RATIO)
 
 
 def crops_differ(setting: Setting, crop: Callable[[bytes, Box], np.ndarray]) -> float:
     """The mean `difference` of crop(data, box) [H,W,3] where training might draw the box."""
-    from mae_jax.data.sources import make_source
+    from mae_jax.data.sources.make import make_source
 
     source = make_source('folder', 'train', path=setting.path)
     rng = np.random.default_rng(0)
@@ -166,7 +166,7 @@ def tf_data(setting: Setting, antialias: bool = True, dct_method: str = '') -> P
         return tf.image.random_flip_left_right(image), label
 
     def batches() -> Iterator:
-        from mae_jax.data.sources import make_source
+        from mae_jax.data.sources.make import make_source
 
         source = make_source('folder', 'train', path=setting.path)
         files = [f'{source.root}/{name}' for name in source.files]

@@ -36,7 +36,7 @@ from input_ours import CANVAS, ours
 from input_peers import Pipeline, Setting
 from photographs import link_photographs, make_photographs
 
-OURS = 'mae_jax.data.loader'
+OURS = 'mae_jax.data.loader.batches'
 ORIGINAL = 'original'
 
 
@@ -55,7 +55,7 @@ class NotMeasured(Exception):
 
 def contenders(prepared: str) -> list[Contender]:
     """All that can be measured here; the last ones add to each other."""
-    from mae_jax.data.loader import make_loader
+    from mae_jax.data.loader.batches import make_loader
 
     found = [
         Contender(ORIGINAL, input_peers.original, {'floats': True}, 'torchvision'),
@@ -77,7 +77,11 @@ def contenders(prepared: str) -> list[Contender]:
     fields = inspect.signature(make_loader).parameters
     name, options = 'mae_jax', {}
     for detail, option, there in [
-        (', prepared', {'prepared': prepared}, importlib.util.find_spec('mae_jax.data.prepared')),
+        (
+            ', prepared',
+            {'prepared': prepared},
+            importlib.util.find_spec('mae_jax.data.sources.prepared'),
+        ),
         (', repeats=4', {'repeats': 4}, 'repeats' in fields),
         (", resize='device'", {'resize': 'device', 'canvas': CANVAS}, 'resize' in fields),
     ]:
@@ -247,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         kilobytes = np.mean([file.stat().st_size for file in images.glob('*/*/*')]) / 1e3
     from measure import hardware, versions  # imports JAX: not in every measuring process
 
-    from mae_jax.data.jpeg import is_built
+    from mae_jax.data.images.jpeg import is_built
 
     failures = [m for m in measured if isinstance(m, NotMeasured)]
     measured = [m for m in measured if isinstance(m, Measured)]

@@ -19,14 +19,15 @@ import numpy as np
 from measure import hardware, interleaved, others_cpu_share, versions
 from train_step import make_task
 
-from mae_jax.checkpoint import Checkpoints
+from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.models.vit import VARIANTS
 from mae_jax.tasks.pretrain import Pretrain
-from mae_jax.training import mesh as mesh_lib
+from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.loop import Loop, Scalars, train
-from mae_jax.training.metrics import MetricsWriter, Throughput
+from mae_jax.training.metrics import MetricsWriter
 from mae_jax.training.optimizer import make_optimizer, make_schedule
 from mae_jax.training.state import TrainState, create_state, jit_step, make_step
+from mae_jax.training.throughput import Throughput
 
 
 class OneBatch:

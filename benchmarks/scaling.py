@@ -20,7 +20,7 @@ from train_step import PRETRAIN, make_batch, make_task, make_tx
 
 from mae_jax.models.vit import VARIANTS, architecture
 from mae_jax.tasks.pretrain import Pretrain
-from mae_jax.training import mesh as mesh_lib
+from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.state import abstract_state, jit_step, make_step
 
 MASK_RATIOS = (0.0, 0.5, 0.75, 0.9)

@@ -39,17 +39,12 @@ from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.transformer import ATTENDS
 from mae_jax.models.vit import VARIANTS, architecture
+from mae_jax.runtime.xla_flags import set_xla_flags
 from mae_jax.tasks.classify import Classify
 from mae_jax.tasks.pretrain import Pretrain
-from mae_jax.training import mesh as mesh_lib
-from mae_jax.training.optimizer import (
-    decays_finetune,
-    layer_scales,
-    make_optimizer,
-    make_schedule,
-)
+from mae_jax.training import sharding as mesh_lib
+from mae_jax.training.optimizer import decays_finetune, layer_scales, make_optimizer, make_schedule
 from mae_jax.training.state import create_state, jit_step, make_step
-from mae_jax.xla_flags import set_xla_flags
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 1000

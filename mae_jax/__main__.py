@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _module(command: str):
-    return importlib.import_module(f'mae_jax.commands.{command}')
+    return importlib.import_module(f'mae_jax.cli.{command}')
 
 
 if __name__ == '__main__':

@@ -24,10 +24,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from mae_jax.errors import UserError
-from mae_jax.interop.tensor_files import damaged, local, replacing, writing
-from mae_jax.interop.tokenizers import check_dvae, save_dvae
-from mae_jax.limits import check_expansion
-from mae_jax.models.dvae import DVAE
+from mae_jax.files.limits import check_expansion
+from mae_jax.files.tensors import damaged, local, replacing, writing
+from mae_jax.pretext.dvae import DVAE
+from mae_jax.pretext.tokenizers import check_dvae, save_dvae
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 """What a file of the format before PyTorch 1.6 begins with."""

@@ -25,9 +25,9 @@ os.environ.setdefault(
     '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
 )
 
-from commands import make_tiny_config, start
-from tiny_runs import AVERAGED, classifying, pretraining
-from tiny_runs import start as state_of
+from helpers.commands import make_tiny_config, start
+from helpers.tiny_runs import AVERAGED, classifying, pretraining
+from helpers.tiny_runs import start as state_of
 
 from configs import finetune
 
@@ -57,7 +57,7 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path
 @pytest.fixture(scope='session')
 def pretrained(tmp_path_factory):
     """A finished pretraining run that others start from: (its directory, its state)."""
-    from mae_jax.run import run
+    from mae_jax.experiment.run import run
 
     workdir = made_once(tmp_path_factory, 'pretrained', lambda path: run(pretraining(), path))
     return workdir, state_of(pretraining(), workdir)
@@ -69,7 +69,7 @@ def fine_tuned(pretrained, tmp_path_factory):
 
     What it started from is no longer there.
     """
-    from mae_jax.run import run
+    from mae_jax.experiment.run import run
 
     source = shared_folder(tmp_path_factory) / 'fine_tuned_from'
     config = classifying(finetune.get_config, source, AVERAGED)
@@ -88,7 +88,7 @@ def work_directory(pretrained, tmp_path):
     """A copy of a finished run with one checkpoint, under another step."""
     source, _ = pretrained
     target = tmp_path / 'theirs'
-    from mae_jax.find_checkpoint import steps
+    from mae_jax.checkpoints.find import steps
 
     (target / 'checkpoints').mkdir(parents=True)
     (target / 'config.json').write_bytes((source / 'config.json').read_bytes())

@@ -8,10 +8,13 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from mae_jax import build
-from mae_jax.build_task import make_frozen_encoder, make_task
+from mae_jax.config.data import make_augment
+from mae_jax.config.length import make_length
 from mae_jax.errors import UserError
-from mae_jax.initialize import inherit
+from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
+from mae_jax.experiment.build import check_fields
+from mae_jax.experiment.starting_weights import inherit
+from mae_jax.tasks.make import make_task, make_tx
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / 'configs').glob('*.py'))
 CONFIGS = [name for name in CONFIGS if not name.startswith('ablation')]  # test_ablations.py
@@ -37,11 +40,11 @@ def test_every_config_builds(name, pretrained, tmp_path):
     if config.task == 'knn':
         make_frozen_encoder(config, config.knn.pool)
         return
-    build.check_fields(config)
+    check_fields(config)
     task = make_task(config, IMAGENET)  # traces the model
-    length = build.make_length(config, 1_281_167)
-    tx, schedule = build.make_tx(config, length)
-    build.make_augment(config)
+    length = make_length(config, 1_281_167)
+    tx, schedule = make_tx(config, length)
+    make_augment(config)
     jax.eval_shape(tx.init, {'head': {'kernel': jax.ShapeDtypeStruct((2, 2), 'float32')}})
     peak = config.optimizer.base_lr * config.batch_size / 256
     assert float(schedule(length.warmup_steps)) == pytest.approx(peak)

@@ -4,7 +4,7 @@ import os
 import re
 
 import pytest
-from commands import ROOT
+from helpers.commands import ROOT
 
 nbformat = pytest.importorskip('nbformat')
 nbclient = pytest.importorskip('nbclient')

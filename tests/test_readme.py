@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from commands import ROOT
+from helpers.commands import ROOT
 
 
 @pytest.mark.slow

@@ -16,27 +16,26 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import commands
-import hostile_files
 import numpy as np
 import pytest
 import safetensors.numpy
-from claims import npy
 from etils import epath
+from helpers import commands, hostile_files
+from helpers.claims import npy
+from helpers.tiny_runs import make_image_folder
 from PIL import Image
-from tiny_runs import make_image_folder
 
 import mae_jax
-from mae_jax import checksums
-from mae_jax.data.decode import BadImage, decode
-from mae_jax.data.sources import folder_source
+from mae_jax.checkpoints import integrity as checksums
+from mae_jax.checkpoints.weights import restore_weights
+from mae_jax.data.images.decode import BadImage, decode
+from mae_jax.data.sources.folder import folder_source
 from mae_jax.errors import UserError
-from mae_jax.initialize import inherit
+from mae_jax.experiment.starting_weights import inherit
+from mae_jax.files.limits import within
+from mae_jax.files.tensors import read_npz
+from mae_jax.inference.visualize import visualize
 from mae_jax.interop.convert import convert
-from mae_jax.interop.tensor_files import read_npz
-from mae_jax.limits import within
-from mae_jax.visualize import visualize
-from mae_jax.weights import restore_weights
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mae_jax.build_task import image_size, make_architecture
+from mae_jax.config.model import image_size, make_architecture
 from mae_jax.errors import UserError
+from mae_jax.files.tensors import Tensors
 from mae_jax.interop import huggingface
 from mae_jax.interop.foreign import Foreign
 from mae_jax.interop.modules import Kind, kind_of, make_module
-from mae_jax.interop.tensor_files import Tensors
 from mae_jax.interop.trained import Trained, flat
 from mae_jax.interop.translate import to_theirs
 

@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mae_jax.build_task import image_size, make_architecture
+from mae_jax.checkpoints.find import is_checkpoint
+from mae_jax.config.model import image_size, make_architecture
 from mae_jax.errors import UserError
-from mae_jax.find_checkpoint import absolute, is_checkpoint
-from mae_jax.interop import huggingface
-from mae_jax.interop.check import check
-from mae_jax.interop.facts import facts
-from mae_jax.interop.foreign import read_foreign
-from mae_jax.interop.load import read_module
-from mae_jax.interop.modules import encoder_of, kind_of, some
-from mae_jax.interop.tensor_files import (
+from mae_jax.files.paths import absolute
+from mae_jax.files.tensors import (
     read_safetensors_metadata,
     replacing,
     write_npz,
@@ -25,6 +20,12 @@ from mae_jax.interop.tensor_files import (
     write_safetensors,
     writing,
 )
+from mae_jax.interop import huggingface
+from mae_jax.interop.check import check
+from mae_jax.interop.facts import facts
+from mae_jax.interop.foreign import read_foreign
+from mae_jax.interop.load import read_module
+from mae_jax.interop.modules import encoder_of, kind_of, some
 from mae_jax.interop.trained import HEADER, Trained, flat, write_trained
 from mae_jax.interop.translate import to_ours, to_theirs
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mae_jax.build_task import image_size, make_architecture, statistics
+from mae_jax.config.model import image_size, make_architecture, statistics
 from mae_jax.errors import UserError
 from mae_jax.pretext.targets import TARGETS
 

@@ -10,17 +10,11 @@ import numpy as np
 from etils import epath
 
 from mae_jax.errors import UserError
-from mae_jax.find_checkpoint import absolute
+from mae_jax.files.limits import read_json, reason, within
+from mae_jax.files.paths import absolute
+from mae_jax.files.tensors import Tensors, damaged, read_npz, read_pth, read_safetensors
 from mae_jax.interop import huggingface
-from mae_jax.interop.spellings import hub_name
-from mae_jax.interop.tensor_files import (
-    Tensors,
-    damaged,
-    read_npz,
-    read_pth,
-    read_safetensors,
-)
-from mae_jax.limits import read_json, reason, within
+from mae_jax.interop.name_maps import hub_name
 
 PTH_SUFFIXES = ('.pth', '.pt', '.bin', '.tar')
 WEIGHTS_OF_A_DIRECTORY = (

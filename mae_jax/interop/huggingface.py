@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mae_jax.build_task import image_size, make_architecture
+from mae_jax.config.model import image_size, make_architecture
 from mae_jax.errors import UserError
+from mae_jax.files.tensors import write_safetensors
 from mae_jax.interop.modules import Kind
-from mae_jax.interop.tensor_files import write_safetensors
 
 ARCHITECTURES = {
     'mae': 'ViTMAEForPreTraining',

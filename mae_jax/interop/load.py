@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from mae_jax import build_task
+from mae_jax.config.model import statistics
 from mae_jax.errors import UserError
 from mae_jax.interop.facts import restate
 from mae_jax.interop.modules import (
@@ -27,9 +27,9 @@ from mae_jax.interop.modules import (
 from mae_jax.interop.trained import Trained, flat, read_config, read_trained
 from mae_jax.models.classifier import BatchNorm, Classifier
 from mae_jax.models.mae import MAE
+from mae_jax.models.patches import grid_size
 from mae_jax.models.positions import resize_positions
 from mae_jax.models.vit import Encoder
-from mae_jax.patches import grid_size
 from mae_jax.tasks.preprocess import normalize
 
 NEW_CHANNELS = ('average', 'repeat')
@@ -101,8 +101,8 @@ def load_encoder(
     module = make_module(config, Kind('encoder', has_norm='norm' in params))
     if image_size is not None:
         sides = (image_size,) if np.ndim(image_size) == 0 else tuple(image_size)
-        wanted = build_task.image_size(ConfigDict({'image_size': sides}))
-        old = grid_size(build_task.image_size(config), module.patch_size)
+        wanted = image_size(ConfigDict({'image_size': sides}))
+        old = grid_size(image_size(config), module.patch_size)
         new = grid_size(wanted, module.patch_size)
         params['pos_embed'] = resize_positions(params['pos_embed'], old, new)
     if channels not in (None, config.dataset.channels):
@@ -121,7 +121,7 @@ def load_normalize(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
     Args:
       path: as of `load`.
     """
-    return partial(normalize, **build_task.statistics(read_config(path)))
+    return partial(normalize, **statistics(read_config(path)))
 
 
 def _dtype(dtype: Any) -> str:

@@ -9,9 +9,15 @@ from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mae_jax import build_task
+from mae_jax.config.model import (
+    image_size,
+    make_architecture,
+    make_classifier,
+    make_encoder,
+    make_mae,
+)
 from mae_jax.errors import UserError
-from mae_jax.patches import grid_size
+from mae_jax.models.patches import grid_size
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -47,10 +53,10 @@ def make_module(config: ConfigDict, kind: Kind) -> nn.Module:
     config = config.copy_and_resolve_references()
     config.model.update(remat='none', scan=False, attention='plain')
     if kind.name == 'mae':
-        return build_task.make_mae(config)
+        return make_mae(config)
     if kind.name == 'classifier':
-        return build_task.make_classifier(config, kind.classes)
-    return build_task.make_encoder(config).clone(has_norm=kind.has_norm)
+        return make_classifier(config, kind.classes)
+    return make_encoder(config).clone(has_norm=kind.has_norm)
 
 
 def check_sizes(config: ConfigDict, tensors: Mapping[str, Any]) -> None:
@@ -59,8 +65,8 @@ def check_sizes(config: ConfigDict, tensors: Mapping[str, Any]) -> None:
     Raises:
       UserError: they are others. (And for a config that is none, all kinds of exceptions.)
     """
-    sizes = build_task.make_architecture(config.model)
-    rows, columns = grid_size(build_task.image_size(config), sizes['patch_size'])
+    sizes = make_architecture(config.model)
+    rows, columns = grid_size(image_size(config), sizes['patch_size'])
     claimed = {'encoder': (sizes['width'], sizes['depth'])}
     if any(name.startswith('decoder/') for name in tensors):
         claimed['decoder'] = (config.model.decoder_width, config.model.decoder_depth)
@@ -78,13 +84,13 @@ def check_sizes(config: ConfigDict, tensors: Mapping[str, Any]) -> None:
 
 def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
     """Name -> shape of every tensor that the model has, running statistics included."""
-    depths = {'encoder': build_task.make_architecture(config.model)['depth']}
+    depths = {'encoder': make_architecture(config.model)['depth']}
     config = config.copy_and_resolve_references()
     config.model.depth = 1  # blocks are alike: one is enough to trace
     if kind.name == 'mae':
         depths['decoder'] = config.model.decoder_depth
         config.model.decoder_depth = 1
-    size = (1, *build_task.image_size(config), config.dataset.channels)
+    size = (1, *image_size(config), config.dataset.channels)
     images = jax.ShapeDtypeStruct(size, jnp.float32)  # a config can ask for any size
     rngs = {'params': jax.random.key(0), 'mask': jax.random.key(0)}
     variables = dict(jax.eval_shape(make_module(config, kind).init, rngs, images))

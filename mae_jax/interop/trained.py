@@ -16,18 +16,15 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mae_jax import workdir as workdir_lib
-from mae_jax.build_task import statistics
+from mae_jax.checkpoints.find import locate
+from mae_jax.checkpoints.weights import restore_weights
+from mae_jax.config.model import statistics
+from mae_jax.config.saved import from_json, load_config, to_json
 from mae_jax.errors import UserError
-from mae_jax.find_checkpoint import absolute, locate
+from mae_jax.files.limits import parse_json
+from mae_jax.files.paths import absolute
+from mae_jax.files.tensors import read_safetensors, read_safetensors_metadata, write_safetensors
 from mae_jax.interop.facts import check_facts, facts
-from mae_jax.interop.tensor_files import (
-    read_safetensors,
-    read_safetensors_metadata,
-    write_safetensors,
-)
-from mae_jax.limits import parse_json
-from mae_jax.weights import restore_weights
 
 HEADER = 'mae_jax'
 VERSION = 1
@@ -80,7 +77,7 @@ def read_config(path: str | os.PathLike) -> ConfigDict:
     """The config of what `read_trained` would read; its tensors are left alone."""
     if not is_file(path):
         locate(path)  # says what is wrong with the path
-        return _checked(path, workdir_lib.load_config(path))
+        return _checked(path, load_config(path))
     if absolute(path).suffix != '.safetensors':
         raise _not_ours(path)
     return _header(path, read_safetensors_metadata(path))['config']
@@ -96,7 +93,7 @@ def write_trained(path: str | os.PathLike, trained: Trained) -> None:
     config.dataset.path = None
     if str(config.get('target', {}).get('tokenizer')).endswith('.safetensors'):
         config.target.tokenizer = None
-    header = {'version': VERSION, 'step': trained.step, 'config': workdir_lib.to_json(config)}
+    header = {'version': VERSION, 'step': trained.step, 'config': to_json(config)}
     write_safetensors(path, flat(trained), {HEADER: json.dumps(header)})
 
 
@@ -122,7 +119,7 @@ def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]
                 f'{path} was written by a newer mae_jax (version {header["version"]} of the '
                 'format): upgrade.'
             )
-        config = workdir_lib.from_json(header['config'])
+        config = from_json(header['config'])
         step = header['step'] and int(header['step'])
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f'{path} is damaged: its header is not what mae_jax writes.') from error

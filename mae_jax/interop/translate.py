@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mae_jax.build_task import make_architecture
+from mae_jax.config.model import make_architecture
 from mae_jax.errors import UserError
-from mae_jax.interop.describe import describe
+from mae_jax.files.tensors import Tensors
+from mae_jax.interop.detect import describe
 from mae_jax.interop.foreign import Foreign
 from mae_jax.interop.modules import Kind, Shapes, differences, kind_of, shapes_of, some
-from mae_jax.interop.spellings import SPELLINGS, Rule, Sizes, number_blocks
-from mae_jax.interop.tensor_files import Tensors
+from mae_jax.interop.name_maps import SPELLINGS, Rule, Sizes, number_blocks
 from mae_jax.interop.trained import Trained, flat, unflat
 
 PIXELS = ('normalized_pixel', 'pixel')

@@ -8,10 +8,10 @@ from flax import linen as nn
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
+from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
 from mae_jax.models.transformer import LayerNorm, Transformer
 from mae_jax.models.vit import Encoder, check_width
-from mae_jax.patches import grid_size, patchify
 from mae_jax.pretext.masking import draw_noise, masking_from_noise, num_kept
 from mae_jax.pretext.targets import (
     PCA,

@@ -9,9 +9,9 @@ from flax import linen as nn
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
+from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
 from mae_jax.models.transformer import LayerNorm, Transformer
-from mae_jax.patches import grid_size, patchify
 
 VARIANTS = {
     'vit_tiny': dict(width=192, depth=12, heads=3, patch_size=16),

@@ -1,21 +1,24 @@
 """Classification: an encoder fine-tuned in part or whole, from scratch, or linearly probed."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 
+from mae_jax.config.model import image_size, make_architecture, make_classifier, statistics
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
+from mae_jax.models.patches import grid_size
 from mae_jax.models.vit import blocks_flops
-from mae_jax.patches import grid_size
 from mae_jax.tasks import augment
 from mae_jax.tasks.preprocess import loaded_images, normalize
-from mae_jax.tasks.task import Batch
-from mae_jax.training.mesh import join_rows, split_rows
+from mae_jax.training.sharding import join_rows, split_rows
+from mae_jax.training.task import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,3 +207,98 @@ def learns(path: str, trained: str | float, depth: int) -> bool:
     if trained == 0.5:
         return block == depth - 1 and rest[2] == 'mlp'
     return block >= depth - trained
+
+
+def num_classes(config: ml_collections.ConfigDict, source: Any) -> int:
+    """The classes of the data; a UserError where there are none, or not as many as config says."""
+    found, wanted = source.num_classes, config.num_classes
+    if not found:
+        raise UserError(
+            f'{config.dataset.name} ({config.dataset.path or config.dataset.train_split}) has no '
+            f"labels, and task='{config.task}' needs them: a folder needs train/<class>/ and "
+            'val/<class>/.'
+        )
+    if wanted not in (None, found):
+        raise UserError(
+            f'num_classes={wanted}, but {config.dataset.name} has {found} classes: leave '
+            'num_classes unset to take the number from the data.'
+        )
+    return found
+
+
+def _classify(config: ml_collections.ConfigDict, classes: int) -> Classify:
+    mix, depth = config.mix, make_architecture(config.model)['depth']
+    trained = parse_trained(config.trained, depth)
+    _check_classify(config, trained)
+    learning = {'all': depth, 'head': 0}.get(trained, trained)
+    return Classify(
+        make_classifier(config, classes, frozen_blocks=depth - math.ceil(learning)),
+        image_size(config),
+        trained=trained,
+        label_smoothing=config.label_smoothing,
+        mixup=mix.mixup,
+        cutmix=mix.cutmix,
+        switch_probability=mix.switch_probability,
+        erase=config.dataset.erase,
+        micro_batches=config.optimizer.accumulate if trained == 'head' else 1,
+        cached=config.cache_features,
+        per_class=config.per_class,
+        **statistics(config),
+    )
+
+
+def parse_trained(trained: str, depth: int) -> str | float:
+    """`config.trained`: 'all', 'head', or a number of blocks; all the blocks are 'all'.
+
+    Raises:
+      UserError: it is none of these, or more blocks than there are.
+    """
+    if trained in ('all', 'head'):
+        return trained
+    try:
+        blocks = float(trained)
+    except ValueError:
+        blocks = -1.0
+    if blocks != 0.5 and (blocks < 0 or blocks % 1):
+        raise UserError(
+            f"trained='{trained}' is unknown: choose 'all', 'head', or how many of the last blocks "
+            '(0, 0.5 for the MLP of the last one, 1, 2, ...).'
+        )
+    if blocks > depth:
+        raise UserError(f'trained={trained} blocks, but the model has {depth}: choose fewer.')
+    return 'all' if blocks == depth else blocks
+
+
+def _check_classify(config: ml_collections.ConfigDict, trained: str | float) -> None:
+    """Refuses what contradicts itself."""
+    frozen, model = trained == 'head', config.model
+    if config.cache_features and not frozen:
+        raise UserError(
+            'cache_features=True keeps the features of a frozen encoder, and '
+            f"trained='{config.trained}' would change it: set trained='head', or "
+            'cache_features=False.'
+        )
+    dataset = config.dataset
+    if config.cache_features and (dataset.repeats != 1 or dataset.resize != 'host'):
+        raise UserError(
+            'cache_features=True sees every image once, as evaluation does: leave dataset.repeats '
+            "at 1 and dataset.resize at 'host'."
+        )
+    if model.batch_norm and not frozen and config.optimizer.accumulate > 1:
+        raise UserError(
+            'model.batch_norm=True needs the whole batch at once: set optimizer.accumulate=1, or '
+            "trained='head'."
+        )
+    shares = {
+        'label_smoothing': config.label_smoothing,
+        'model.drop_path': model.drop_path,
+        'dataset.erase': config.dataset.erase,
+        'mix.switch_probability': config.mix.switch_probability,
+        'ema_decay': config.ema_decay or 0.0,
+    }
+    for field, share in shares.items():
+        if not 0 <= share <= 1 or (field == 'model.drop_path' and share == 1):
+            raise UserError(f'{field}={share} must be from 0 to 1, a share or a probability.')
+    for field in ('mixup', 'cutmix'):
+        if config.mix[field] < 0:
+            raise UserError(f'mix.{field}={config.mix[field]} must be 0 (off) or more.')

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mae_jax.tasks.task import Batch
+from mae_jax.training.task import Batch
 
 
 def loaded_images(batch: Batch, size: tuple[int, int]) -> jax.Array:

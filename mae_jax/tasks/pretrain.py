@@ -7,15 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
-from mae_jax.interop.tokenizers import Tokenizer
+from mae_jax.config.model import image_size, make_architecture
 from mae_jax.models.mae import MAE, MAEOutput
+from mae_jax.models.patches import grid_size
 from mae_jax.models.vit import blocks_flops
-from mae_jax.patches import grid_size
 from mae_jax.pretext.masking import draw_noise
 from mae_jax.pretext.targets import mean_error, prediction_size
+from mae_jax.pretext.tokenizers import Tokenizer, make_tokenizer
 from mae_jax.tasks.preprocess import loaded_images, normalize
-from mae_jax.tasks.task import Batch
+from mae_jax.training.task import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,3 +136,14 @@ class Pretrain:
 
     def _normalized(self, images: jax.Array) -> jax.Array:
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
+
+
+def make_tokenizer_of(config: ml_collections.ConfigDict) -> Tokenizer | None:
+    """What makes the tokens that a config's model predicts; None for other targets."""
+    target = config.target
+    if target.name != 'token':
+        return None
+    grid = grid_size(image_size(config), make_architecture(config.model)['patch_size'])
+    return make_tokenizer(
+        target.tokenizer, codes=target.codes, grid=grid, channels=config.dataset.channels
+    )

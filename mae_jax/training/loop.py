@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import jax
 
 from mae_jax.errors import Diverged, Preempted
-from mae_jax.training.metrics import Throughput
 from mae_jax.training.state import Metrics, TrainState
+from mae_jax.training.throughput import Throughput
 
 Scalars = dict[str, float]
 

@@ -5,150 +5,17 @@ import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import TextIO
 
-import jax
 import numpy as np
 from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
 from mae_jax.errors import UserError
-from mae_jax.training.chips import peak_flops
+from mae_jax.training.console import format_line
 from mae_jax.training.tensorboard import Board
-
-
-class Throughput:
-    """Steps, seconds and seconds of waiting since the last `take`.
-
-    Args:
-      batch_size: images a step, over all devices.
-      flops_per_image: forward and backward.
-      devices: of the mesh; their kind decides the peak that MFU is a share of.
-      total_steps: for the ETA.
-      clock: seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        batch_size: int,
-        flops_per_image: float,
-        devices: Sequence[jax.Device],
-        total_steps: int,
-        clock: Callable[[], float] = time.perf_counter,
-    ):
-        self._batch_size = batch_size
-        self._flops_per_image = flops_per_image
-        self._devices = len(devices)
-        self._peak = peak_flops(devices[0].device_kind)
-        self._total_steps = total_steps
-        self._clock = clock
-        self._first: tuple[int, float] | None = None  # the first step's end: after compilation
-        self._steps, self._waited, self._since = 0, 0.0, clock()
-
-    def step(self, step: int) -> None:
-        """Step number `step` is finished; the first one, which compiled, is not counted."""
-        if self._first is None:
-            self._first = (step, self._clock())
-            self._steps, self._waited, self._since = 0, 0.0, self._clock()
-        else:
-            self._steps += 1
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Within it the devices wait for input."""
-        start = self._clock()
-        yield
-        self._waited += self._clock() - start
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Within it nothing is trained: evaluation, pictures, the blocking part of a save."""
-        start = self._clock()
-        yield
-        self._since += self._clock() - start
-
-    def take(self, step: int) -> dict[str, float]:
-        """Rates since the last call, by name; nothing where no step was timed."""
-        now = self._clock()
-        seconds, steps, waited = now - self._since, self._steps, self._waited
-        self._steps, self._waited, self._since = 0, 0.0, now
-        if not steps or seconds <= 0:
-            return {}
-        images = steps * self._batch_size / seconds
-        rates = {
-            'images_per_second': images,
-            'images_per_second_per_device': images / self._devices,
-            'input_wait': min(waited / seconds, 1.0),
-        }
-        if self._peak:
-            rates['mfu'] = images * self._flops_per_image / (self._devices * self._peak)
-        first_step, first_time = self._first
-        if step > first_step:  # pauses included: it is the user who waits
-            per_step = (now - first_time) / (step - first_step)
-            rates['eta_seconds'] = (self._total_steps - step) * per_step
-        return rates
-
-
-def format_line(step: int, total_steps: int, epoch: float, scalars: dict[str, float]) -> str:
-    """One console line; what is not among the scalars is left out."""
-    parts = [f'step {step:>{len(str(total_steps))}}/{total_steps}', f'epoch {epoch:.1f}']
-    shown = {
-        'loss': ('loss', '.4f'),
-        'eval/loss': ('held-out loss', '.4f'),
-        'eval/top1': ('top-1', '.4f'),
-        'eval/top5': ('top-5', '.4f'),
-        'probe/knn': ('k-NN', '.4f'),
-        'probe/linear': ('linear probe', '.4f'),
-        'learning_rate': ('lr', '.2e'),
-        'grad_norm': ('grad', '.2f'),
-    }
-    for name, (label, spec) in shown.items():
-        if name in scalars:
-            parts.append(f'{label} {scalars[name]:{spec}}')
-    if 'images_per_second' in scalars:
-        per_device = scalars['images_per_second_per_device']
-        parts.append(f'{scalars["images_per_second"]:,.0f} img/s ({per_device:,.0f}/device)')
-        parts.append(f'wait {scalars["input_wait"]:.0%}')
-    if 'mfu' in scalars:
-        parts.append(f'mfu {scalars["mfu"]:.0%}')
-    if scalars.get('skipped_steps'):
-        parts.append(f'skipped {scalars["skipped_steps"]:.0f}')
-    if scalars.get('replaced_images'):
-        parts.append(f'replaced {scalars["replaced_images"]:.0f}')
-    if 'eta_seconds' in scalars:
-        parts.append(f'eta {format_seconds(scalars["eta_seconds"])}')
-    return '  '.join(parts)
-
-
-def format_seconds(seconds: float) -> str:
-    """42s, 3m05s, 7h12m, 3d04h."""
-    seconds = round(seconds)
-    for unit, name, below, below_name in ((86400, 'd', 3600, 'h'), (3600, 'h', 60, 'm')):
-        if seconds >= unit:
-            return f'{seconds // unit}{name}{seconds % unit // below:02d}{below_name}'
-    return f'{seconds // 60}m{seconds % 60:02d}s' if seconds >= 60 else f'{seconds}s'
-
-
-def parameter_table(params: Any, is_trained: Callable[[str], bool]) -> str:
-    """Name, shape and size of every parameter; the blocks, which are alike, in one row each."""
-    rows: dict[tuple, list[int]] = {}
-    total = trained = 0
-    for path, value in jax.tree_util.tree_leaves_with_path(params):
-        names = [key.key for key in path]
-        fixed = '' if is_trained('/'.join(names)) else 'fixed'
-        total += value.size
-        trained += 0 if fixed else value.size
-        alike = ['block_*' if name.startswith('block_') else name for name in names]
-        rows.setdefault(('/'.join(alike), str(value.shape), fixed), []).append(value.size)
-    lines = [
-        f'{name:<44} {shape:<16} {len(sizes):>3} x {sizes[0]:>12,}  {fixed}'.rstrip()
-        for (name, shape, fixed), sizes in rows.items()
-    ]
-    return '\n'.join([*lines, f'{total:,} parameters, {trained:,} of them trained'])
 
 
 class MetricsWriter:

@@ -11,9 +11,9 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from mae_jax.keys import key_for
-from mae_jax.tasks.task import Task
-from mae_jax.training import mesh as mesh_lib
+from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.optimizer import merge_params, split_params
+from mae_jax.training.task import Task
 
 Metrics = dict[str, jax.Array]
 

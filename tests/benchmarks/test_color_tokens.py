@@ -2,7 +2,7 @@ import jax
 import numpy as np
 from color_tokens import color_tokens
 
-from mae_jax.interop.tokenizers import make_tokenizer
+from mae_jax.pretext.tokenizers import make_tokenizer
 
 
 def test_a_token_is_the_mean_colour_of_its_patch():

@@ -6,7 +6,7 @@ import pytest
 import scaling
 from train_step import PRETRAIN, make_task, make_tx
 
-from mae_jax.training import mesh as mesh_lib
+from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.state import abstract_state
 
 MODEL = dict(patch_size=4, width=32, heads=2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import startup
-from commands import TINY
+from helpers.commands import TINY
 
 ARGUMENTS = [*TINY[:2], '--config.num_steps=1', '--config.log_every_steps=1', *TINY[3:6]]
 

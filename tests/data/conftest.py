@@ -1,20 +1,7 @@
-import io
+"""Photographs, written to a folder."""
 
-import numpy as np
 import pytest
-from PIL import Image
-
-
-def encode(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def smooth_picture(seed: int, width: int, height: int) -> Image.Image:
-    """Something like a photograph: blurred noise, so that JPEG and bicubic have work to do."""
-    noise = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+from helpers.images import smooth_picture
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from faulty_runs import (
+from helpers.faulty_runs import (
     RUN,
     STEPS,
     ended,
@@ -18,7 +18,7 @@ from faulty_runs import (
     wait_until,
 )
 
-from mae_jax.data.loader import epochs
+from mae_jax.data.loader.batches import epochs
 from mae_jax.errors import EXIT_DIVERGED, EXIT_LOST, EXIT_USER_ERROR
 
 pytestmark = pytest.mark.slow

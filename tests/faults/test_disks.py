@@ -5,8 +5,8 @@ import shutil
 import subprocess
 
 import pytest
-from disks import make_read_only, small_disk
-from faulty_runs import (
+from helpers.disks import make_read_only, small_disk
+from helpers.faulty_runs import (
     RUN,
     ended,
     finish,

@@ -1,7 +1,7 @@
 """A run that goes on with other numbers of devices and processes is the same run."""
 
 import pytest
-from faulty_runs import (
+from helpers.faulty_runs import (
     RUN,
     check_exactly_once,
     ended,

@@ -5,7 +5,7 @@ that is allowed may take, with the copies that a conversion makes.
 """
 
 import pytest
-from fuzzing import fuzz
+from helpers.fuzzing import fuzz
 
 MEMORY = 3 << 29  # 1.5 GiB
 

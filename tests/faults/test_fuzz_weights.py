@@ -1,7 +1,7 @@
 """Weights of anybody: each file or directory is loaded, or refused with a sentence."""
 
 import pytest
-from fuzzing import fuzz
+from helpers.fuzzing import fuzz
 
 MEMORY = 1 << 30
 """Four times `limits.FREE_BYTES`, what a small file may hold: for the copies that loading makes."""

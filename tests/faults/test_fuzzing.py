@@ -2,8 +2,8 @@
 
 import textwrap
 
-import fuzzing
 import pytest
+from helpers import fuzzing
 
 HARM = {
     'an exception': ('raise KeyError(3)', 'KeyError: 3'),

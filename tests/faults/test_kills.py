@@ -4,7 +4,7 @@ import signal
 import subprocess
 
 import pytest
-from faulty_runs import (
+from helpers.faulty_runs import (
     RUN,
     STEPS,
     check_exactly_once,
@@ -20,7 +20,7 @@ from faulty_runs import (
     spawn,
     wait_until,
 )
-from metadata_server import metadata_server
+from helpers.metadata_server import metadata_server
 
 PROBED = (*RUN, '--config.probe_at_end=True')  # so that there is an end to be killed at
 

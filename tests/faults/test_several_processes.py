@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from faulty_runs import (
+from helpers.faulty_runs import (
     RUN,
     check_exactly_once,
     ended,

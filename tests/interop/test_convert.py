@@ -4,12 +4,12 @@ import json
 import os
 import sys
 
-import hostile_files
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 import vitmae
+from helpers import hostile_files
 
 from mae_jax import __main__ as command_line
 from mae_jax.interop.trained import read_trained

@@ -7,8 +7,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from commands import ROOT, TINY
-from tiny_runs import flat
+from helpers.commands import ROOT, TINY
+from helpers.tiny_runs import flat
 
 import mae_jax
 
@@ -16,7 +16,7 @@ READ = """
 import sys
 import jax, numpy as np
 import mae_jax
-from tiny_runs import flat
+from helpers.tiny_runs import flat
 assert len(jax.devices()) == int(sys.argv[1]), jax.devices()
 module, params = mae_jax.load(sys.argv[2])
 np.savez(sys.argv[3], **flat(params))

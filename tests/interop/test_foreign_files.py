@@ -8,7 +8,7 @@ from mae_jax.interop.check import run_ours
 from mae_jax.interop.convert import convert
 from mae_jax.interop.trained import read_trained
 
-foreign = pytest.importorskip('foreign_checkpoints')
+foreign = pytest.importorskip('helpers.foreign_checkpoints')
 
 FILES = {
     'official_full': (foreign.official_full, {}, 'prediction'),

@@ -11,8 +11,8 @@ import pytest
 import safetensors.numpy
 import vit
 import vitmae
+from helpers.tiny_runs import flat
 from ml_collections import ConfigDict
-from tiny_runs import flat
 
 import mae_jax
 from mae_jax.errors import UserError

@@ -1,19 +1,19 @@
 """The classifier against timm's ViT and PyTorch's batch norm: `tests/golden/make_vit.py`."""
 
 from functools import cache, partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import vit
+from helpers.commands import ROOT
 
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import BatchNorm, Classifier, drop_path_scale
 from mae_jax.models.mae import MAE
 
-GOLDEN = Path(__file__).parents[1] / 'golden'
+GOLDEN = ROOT / 'tests/golden'
 TINY = dict(patch_size=2, width=12, depth=3, heads=3, num_classes=5)
 
 

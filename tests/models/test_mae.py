@@ -2,19 +2,19 @@
 
 import dataclasses
 from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import vitmae
+from helpers.commands import ROOT
 
 from mae_jax.errors import UserError
 from mae_jax.models.mae import MAE, Decoder
 from mae_jax.models.vit import architecture
 
-GOLDEN = Path(__file__).parents[1] / 'golden'
+GOLDEN = ROOT / 'tests/golden'
 
 
 def build(case: vitmae.Case, **options) -> MAE:

@@ -1,13 +1,12 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import vitmae
+from helpers.commands import ROOT
 
 from mae_jax.errors import UserError
 from mae_jax.models.positions import resize_positions, sincos_2d
 
-GOLDEN = Path(__file__).parents[1] / 'golden' / 'optimizers.npz'
+GOLDEN = ROOT / 'tests/golden' / 'optimizers.npz'
 
 
 @pytest.mark.parametrize('dim, grid', [(16, (4, 4)), (12, (2, 7)), (8, (5, 3))])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxprs import multiplications
+from helpers.jaxprs import multiplications
 
 from mae_jax.errors import UserError
 from mae_jax.models.transformer import Transformer

@@ -2,17 +2,17 @@
 
 import re
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.commands import ROOT
 
 from mae_jax.errors import UserError
 from mae_jax.tasks import augment
 from mae_jax.tasks.augment import Box, Mix
-from mae_jax.training import mesh as mesh_lib
+from mae_jax.training import sharding as mesh_lib
 
 SIZE = (24, 20)
 DRAWS = 20_000
@@ -24,7 +24,7 @@ MIXING = {'mixup': 0.8, 'cutmix': 1.0, 'switch_probability': 0.5}
 
 @pytest.fixture(scope='module')
 def golden():
-    with np.load(Path(__file__).parents[1] / 'golden' / 'augment.npz') as file:
+    with np.load(ROOT / 'tests/golden' / 'augment.npz') as file:
         return dict(file)
 
 

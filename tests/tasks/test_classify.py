@@ -9,22 +9,17 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
-from jaxprs import multiplications
+from helpers.jaxprs import multiplications
 
 from configs import finetune_digits
-from mae_jax.build_task import make_task
-from mae_jax.data.sources import ArraySource
+from mae_jax.data.sources.arrays import ArraySource
 from mae_jax.errors import UserError
 from mae_jax.keys import key_for
 from mae_jax.models.classifier import Classifier
 from mae_jax.tasks.classify import Classify
-from mae_jax.training import mesh as mesh_lib
-from mae_jax.training.optimizer import (
-    decays_finetune,
-    layer_scales,
-    make_optimizer,
-    make_schedule,
-)
+from mae_jax.tasks.make import make_task
+from mae_jax.training import sharding as mesh_lib
+from mae_jax.training.optimizer import decays_finetune, layer_scales, make_optimizer, make_schedule
 from mae_jax.training.state import abstract_state, create_state, initial_state, jit_step, make_step
 
 CLASSES = 7

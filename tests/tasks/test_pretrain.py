@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mae_jax.interop.tokenizers import Tokenizer
 from mae_jax.models.mae import MAE
+from mae_jax.pretext.tokenizers import Tokenizer
 from mae_jax.tasks.pretrain import Pretrain
-from mae_jax.training import mesh as mesh_lib
+from mae_jax.training import sharding as mesh_lib
 
 MODEL = dict(
     patch_size=4, width=128, depth=4, heads=4, decoder_width=64, decoder_depth=2, decoder_heads=4

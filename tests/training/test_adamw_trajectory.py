@@ -1,16 +1,15 @@
 """The optimiser against PyTorch's AdamW on Hugging Face's model: `tests/golden/make_vitmae.py`."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import optax
 import vitmae
+from helpers.commands import ROOT
 
 from mae_jax.models.mae import MAE
 from mae_jax.training.optimizer import make_optimizer, make_schedule, merge_params, split_params
 
-GOLDEN = Path(__file__).parents[1] / 'golden'
+GOLDEN = ROOT / 'tests/golden'
 
 
 def make_tx() -> optax.GradientTransformation:

@@ -5,11 +5,11 @@ import re
 import jax
 import numpy as np
 import pytest
-from test_state import make_tx
+from helpers.optimization import make_tx
 
 from mae_jax.models.mae import MAE
 from mae_jax.tasks.pretrain import Pretrain
-from mae_jax.training import mesh as mesh_lib
+from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.state import abstract_state, initial_state, jit_step, make_step
 
 DEPTH, WIDTH = 8, 64

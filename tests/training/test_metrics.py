@@ -5,20 +5,16 @@ import struct
 
 import numpy as np
 import pytest
-from disks import files_no_larger_than, small_disk
+from helpers.disks import files_no_larger_than, small_disk
 from PIL import Image
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mae_jax.errors import UserError
-from mae_jax.training.metrics import (
-    MetricsWriter,
-    Throughput,
-    format_line,
-    format_seconds,
-    parameter_table,
-    peak_flops,
-)
+from mae_jax.runtime.chips import peak_flops
+from mae_jax.training.console import format_line, format_seconds, parameter_table
+from mae_jax.training.metrics import MetricsWriter
+from mae_jax.training.throughput import Throughput
 
 
 class Terminal(io.StringIO):

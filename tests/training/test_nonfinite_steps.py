@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_state import make_tx
+from helpers.optimization import make_tx
 
 from mae_jax.errors import Diverged
-from mae_jax.training import mesh as mesh_lib
+from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.loop import Loop, train
-from mae_jax.training.metrics import Throughput
 from mae_jax.training.state import TrainState, create_state, jit_step, make_step
+from mae_jax.training.throughput import Throughput
 
 
 class Regression:

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import optax
 import optimizers
 import pytest
 from flax import traverse_util
+from helpers.commands import ROOT
 
 from mae_jax.errors import UserError
 from mae_jax.models.vit import Encoder
@@ -24,7 +24,7 @@ from mae_jax.training.optimizer import (
     split_params,
 )
 
-GOLDEN = Path(__file__).parents[1] / 'golden' / 'optimizers.npz'
+GOLDEN = ROOT / 'tests/golden' / 'optimizers.npz'
 ADAMW = dict(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05)
 
 

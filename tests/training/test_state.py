@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
+from helpers.optimization import STEPS, make_tx
 
 from mae_jax.keys import key_for
 from mae_jax.models.mae import MAE
 from mae_jax.tasks.pretrain import Pretrain
-from mae_jax.training import mesh as mesh_lib
-from mae_jax.training.optimizer import make_optimizer, make_schedule, split_params
+from mae_jax.training import sharding as mesh_lib
+from mae_jax.training.optimizer import make_optimizer, split_params
 from mae_jax.training.state import (
     abstract_state,
     create_state,
@@ -24,7 +25,7 @@ from mae_jax.training.state import (
     replace_params,
 )
 
-BATCH, STEPS = 16, 20
+BATCH = 16
 
 
 def make_task(**fields) -> Pretrain:
@@ -33,11 +34,6 @@ def make_task(**fields) -> Pretrain:
         decoder_width=32, decoder_depth=1, decoder_heads=4, **fields,
     )  # fmt: skip
     return Pretrain(model, (16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)
-
-
-def make_tx() -> optax.GradientTransformation:
-    schedule = make_schedule(peak=1e-3, total_steps=STEPS, warmup_steps=5)
-    return make_optimizer('adamw', schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05)
 
 
 def batch_at(step: int) -> dict[str, np.ndarray]:

@@ -1,0 +1,72 @@
+"""Trains rows of an ablation, probes and fine-tunes each, and puts a table beside the paper's.
+
+    mae-jax ablate --suite=configs/ablation_suite.py:small --out=runs/ablations \\
+        --set dataset.path=/path/to/images
+    mae-jax ablate --suite=configs/ablation_suite.py:small --out=runs/ablations \\
+        --set dataset.path=/path/to/images --rows target_pixel target_pca --seeds 1 2
+
+Writes <out>/table.md, plot.png (with matplotlib) and results.json; every run has a work directory,
+<out>/<run>/seed<k>/{pretrain,linprobe,finetune}, with what it said in log.txt. The same command
+goes on where it was stopped. A stage that fails is reported, and the others go on.
+
+Exit status: 0 all done; 1 a stage failed, or a mistake that the message says how to mend; 75 or 130
+stopped (SIGTERM, Ctrl-C), and what was running has saved.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mae_jax.errors import EXIT_PREEMPTED, UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument(
+        '--suite',
+        default='configs/ablation_suite.py',
+        help='a file with a get_suite, :its argument; unset: configs/ablation_suite.py',
+    )
+    parser.add_argument('--out', required=True, type=Path, help='where runs and table live')
+    parser.add_argument('--rows', nargs='+', default=(), help="unset: the suite's")
+    parser.add_argument('--seeds', nargs='+', default=(), type=_seed, help="unset: the suite's")
+    parser.add_argument(
+        '--set',
+        nargs='+',
+        default=[],
+        action='extend',
+        metavar='[STAGE.|ROW.]FIELD=VALUE',
+        help='a config field of all runs, or of a stage or row alone: finetune.num_epochs=5',
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the command."""
+    from mae_jax.ablation.suite import ablate, make_plan
+
+    plan = make_plan(arguments.suite, arguments.set)
+    told = '\nstopped: run the same command to go on.'
+    try:
+        failed = ablate(plan, arguments.out, arguments.rows, arguments.seeds)
+    except KeyboardInterrupt:
+        print(told)
+        raise
+    except SystemExit:  # SIGTERM
+        print(told)
+        sys.exit(EXIT_PREEMPTED)
+    except OSError as error:
+        raise UserError(
+            f'{error.filename} cannot be written ({error.strerror}): make room or make it '
+            'writable, and run the same command to go on.'
+        ) from error
+    if failed:
+        raise UserError(
+            f'{failed} stage(s) failed, as {arguments.out / "table.md"} says: mend what their logs '
+            'say, and run the same command to try them again.'
+        )
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is no seed: give numbers from 0 on')
+    return int(text)

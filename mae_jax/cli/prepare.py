@@ -1,0 +1,71 @@
+"""Writes a data set once more, as shards of images no larger than training needs.
+
+    mae-jax prepare /data/imagenet /data/imagenet256               a folder of images
+    mae-jax prepare imagenet2012 /data/imagenet256 --data_dir=/data/tfds
+    python main.py --config=... --config.dataset.name=prepared \\
+        --config.dataset.path=/data/imagenet256
+
+A photograph whose short side is longer than --short_side is reduced to it and stored as JPEG; one
+that is not, as it is, byte for byte. Data of more than 8 bits and .npy files are reduced in their
+own dtype and stored without loss. Labels, class names and order stay; a folder's training images
+that are kept out for evaluation are so for good. What this costs in pixels, as a run would see
+them, is printed and kept in DST/dataset.json with what there is.
+
+Stopped in any way, the same command goes on, and ends with the same bytes.
+
+Exit status: 0 done; 1 a mistake that the message says how to mend; 143 or 130 stopped (SIGTERM,
+Ctrl-C).
+"""
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument('source', metavar='SRC', help='a folder of images, or a TFDS name')
+    parser.add_argument('destination', metavar='DST', help='the directory to write')
+    parser.add_argument('--data_dir', help='of TFDS; unset: ~/tensorflow_datasets')
+    parser.add_argument(
+        '--splits',
+        nargs='+',
+        default=('train', 'validation'),
+        metavar='NAME',
+        help='unset: train validation, whatever evaluation is called there',
+    )
+    parser.add_argument('--short_side', type=int, default=256, help='pixels; unset: 256')
+    parser.add_argument('--quality', type=int, default=95, help='of JPEG; unset: 95')
+    parser.add_argument(
+        '--channels', type=int, default=3, help="of the run's dataset.channels; unset: 3"
+    )
+    parser.add_argument(
+        '--shard_examples',
+        type=int,
+        metavar='N',
+        help='images a shard; unset: 256, or as many as make 256 shards a split',
+    )
+    parser.add_argument('--workers', type=int, metavar='N', help='processes; unset: one a core')
+    parser.add_argument(
+        '--on_error',
+        choices=('raise', 'skip'),
+        default='raise',
+        help='skip: leave out images that cannot be read, and say how many; unset: raise',
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace what was prepared otherwise in DST'
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the command."""
+    from mae_jax.data.prepare.prepare import prepare
+
+    given = {key: value for key, value in vars(arguments).items() if key not in NOT_OURS}
+    try:
+        prepare(**given)
+    except (KeyboardInterrupt, SystemExit):
+        print('\nstopped: run the same command to go on.', file=sys.stderr)
+        raise
+
+
+NOT_OURS = ('command', 'verbose')

@@ -1,0 +1,62 @@
+"""Draws what a trained model makes of images, a row for each.
+
+    mae-jax visualize runs/folder a.jpg b.jpg                                  reconstructions
+    mae-jax visualize runs/folder *.jpg --mask_ratio .5 .75 .9 --out=ratios.png
+    mae-jax visualize runs/folder *.jpg --show=attention --out=attention.png
+    mae-jax visualize runs/folder *.jpg --show=pca --out=pca.png
+
+Reconstructions need a checkpoint with decoder; attention of the cls token and the principal
+components of patch features need an encoder alone.
+"""
+
+import argparse
+
+from mae_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument(
+        'checkpoint', metavar='CHECKPOINT', help='a run, one of its checkpoints, a converted file'
+    )
+    parser.add_argument('images', metavar='IMAGE', nargs='+', help='image files')
+    parser.add_argument(
+        '--show',
+        choices=('reconstruction', 'attention', 'pca'),
+        default='reconstruction',
+        help='unset: reconstruction',
+    )
+    parser.add_argument('--out', default='grid.png', help='PNG or JPEG; unset: grid.png')
+    parser.add_argument('--overwrite', action='store_true', help='replace --out where it exists')
+    masks = parser.add_argument_group('reconstruction')
+    masks.add_argument(
+        '--mask_ratio', type=float, nargs='+', help="share to hide, or several; unset: the model's"
+    )
+    masks.add_argument('--strategy', help="how masks are drawn; unset: the model's")
+    masks.add_argument('--seed', type=int, help='of the masks; unset: 0')
+    features = parser.add_argument_group('attention and pca')
+    features.add_argument('--block', type=int, help='0 the first, -1 the last; unset: the last')
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the command."""
+    from mae_jax.inference.visualize import visualize
+
+    of_masks = {name: getattr(arguments, name) for name in ('mask_ratio', 'strategy', 'seed')}
+    of_features = {'block': arguments.block}
+    unused = of_features if arguments.show == 'reconstruction' else of_masks
+    for name, value in unused.items():
+        if value is not None:
+            raise UserError(f'--{name} has no part in --show={arguments.show}: leave it out.')
+    visualize(
+        arguments.checkpoint,
+        arguments.images,
+        arguments.out,
+        show=arguments.show,
+        mask_ratios=arguments.mask_ratio or (),
+        strategy=arguments.strategy,
+        seed=arguments.seed or 0,
+        block=-1 if arguments.block is None else arguments.block,
+        overwrite=arguments.overwrite,
+    )
+    print(f'{arguments.show} of {len(arguments.images)} image(s): {arguments.out}')

@@ -1,0 +1,83 @@
+"""A config -> its task: what is learned, and by which model."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from mae_jax.errors import UserError
+from mae_jax.models.classifier import Classifier
+from mae_jax.models.mae import MAE
+from mae_jax.models.vit import Encoder, architecture
+
+
+def image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    """(height, width); one number stands for a square."""
+    size = tuple(config.image_size)
+    if len(size) not in (1, 2) or min(size) < 1:
+        raise UserError(f'image_size={size} is not a height and a width: give e.g. (224, 224).')
+    return (size[0], size[-1])
+
+
+def make_architecture(model: ml_collections.ConfigDict) -> dict[str, int]:
+    """{width, depth, heads, patch_size} of `config.model`."""
+    sizes = {name: model[name] for name in ('patch_size', 'width', 'depth', 'heads')}
+    return architecture(model.variant, **sizes)
+
+
+def make_mae(config: ml_collections.ConfigDict) -> MAE:
+    """The autoencoder of a config; a converted model's states less than that of a run."""
+    model, target = config.model, config.target
+    return MAE(
+        decoder_width=model.decoder_width,
+        decoder_depth=model.decoder_depth,
+        decoder_heads=model.decoder_heads,
+        mask_ratio=config.mask.ratio,
+        mask_strategy=config.mask.strategy,
+        encoder_mask_tokens=model.get('encoder_mask_tokens', False),
+        target=target.name,
+        **{name: target[name] for name in ('components', 'codes', 'loss_on') if name in target},
+        **_encoder(config),
+    )
+
+
+def make_encoder(config: ml_collections.ConfigDict) -> Encoder:
+    """The encoder of a config."""
+    return Encoder(**_encoder(config))
+
+
+def make_classifier(
+    config: ml_collections.ConfigDict, classes: int, frozen_blocks: int = 0
+) -> Classifier:
+    """The classifier of a config."""
+    model = config.model
+    return Classifier(
+        num_classes=classes,
+        pool=model.pool,
+        batch_norm=model.batch_norm,
+        head_std=model.head_std,
+        drop_path=model.drop_path,
+        frozen_blocks=frozen_blocks,
+        **_encoder(config),
+    )
+
+
+def _encoder(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields of `Encoder`, which the modules of all tasks have."""
+    model = config.model
+    if model.dtype not in ('float32', 'bfloat16'):
+        raise UserError(f"model.dtype='{model.dtype}': choose 'float32' or 'bfloat16'.")
+    options = dict(dtype=jnp.dtype(model.dtype), remat=model.remat, scan=model.scan)
+    options['attend'] = model.get('attention', 'plain')  # not in the configs of earlier versions
+    return make_architecture(model) | options
+
+
+def statistics(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """By what images are normalised."""
+    dataset = config.dataset
+    if not len(dataset.mean) == len(dataset.std) == dataset.channels:
+        raise UserError(
+            f'dataset.mean has {len(dataset.mean)} and dataset.std {len(dataset.std)} values, and '
+            f'dataset.channels is {dataset.channels}: give one mean and one std a channel.'
+        )
+    return dict(mean=tuple(dataset.mean), std=tuple(dataset.std), scale=dataset.scale)

@@ -1,0 +1,170 @@
+"""One record of a source -> an image, whatever kind of file it came from."""
+
+import dataclasses
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mae_jax.data.images.arrays import as_picture
+from mae_jax.data.images.jpeg import jpeg_size
+from mae_jax.data.images.limits import TIFF_MAGICS, check_series, open_picture
+from mae_jax.errors import UserError
+from mae_jax.files.limits import read_npy
+
+NPY_MAGIC = b'\x93NUMPY'
+BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277  # TIFF tags
+DIALECTS = (
+    *('lsm', 'mmstack', 'ome', 'imagej', 'ndtiff', 'fluoview', 'stk', 'sis', 'svs', 'scn', 'qpi'),
+    *('ndpi', 'bif', 'avs', 'eer', 'philips', 'scanimage', 'nih', 'mdgel'),
+)
+"""Of TIFF, for microscopes: their texts can claim a hundred million pages, or name other files.
+Here the pages are what counts."""
+PILLOW_MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
+
+
+class BadImage(UserError):
+    """One image cannot be used; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyJpeg:
+    """A JPEG of which nothing but the header has been read: a crop of it is decoded alone.
+
+    Attributes:
+      record: see `decode`.
+      channels: 1 or 3.
+      size: width and height.
+    """
+
+    record: dict
+    channels: int
+    size: tuple[int, int]
+
+
+def decode(
+    record: dict, channels: int, apply_exif: bool = False, lazily: bool = False
+) -> Image.Image | LazyJpeg | np.ndarray:
+    """The image of a record, with `channels` bands.
+
+    The file may be anybody's: nothing in it is run, and what would take more memory than
+    `image_limits` allows is refused before it is decoded.
+
+    Photographs (JPEG, PNG, WebP, ...) become 8-bit grey (1), grey and alpha (2), RGB (3) or RGBA
+    (4): grey is repeated, alpha dropped without blending, as in the original pipeline, CMYK and
+    palettes converted, and 16-bit grey divided by 257.
+
+    A `.npy` array or a TIFF deeper than 8 bits is data: it keeps its dtype and must have `channels`
+    bands, first or last; but 16-bit grey where RGB is wanted is a photograph.
+
+    Args:
+      record: `{'image': encoded bytes or array [H,W,C], 'name': str}`, see `sources`.
+      channels: bands wanted.
+      apply_exif: turn the picture as its EXIF orientation says.
+      lazily: leave the decoding of a JPEG to `data.jpeg`, where that can do it.
+
+    Returns:
+      A `LazyJpeg`, if so asked and the file is one.
+      A PIL image of mode L or RGB where the result is 8 bits deep and has 1 or 3 bands, else an
+      array [H,W,C].
+
+    Raises:
+      BadImage: truncated, of an unknown format, far too large, or of other bands.
+    """
+    image = record['image']
+    if lazily and not apply_exif and isinstance(image, bytes):
+        size = jpeg_size(image, channels)
+        if size:
+            return LazyJpeg(record, channels, size)
+    try:
+        if isinstance(image, np.ndarray):
+            return _from_array(image, channels)
+        if image.startswith(NPY_MAGIC):
+            return _from_array(read_npy(image), channels)
+        if image.startswith(TIFF_MAGICS):
+            array = _tiff_array(image, channels)
+            if array is not None:
+                return _from_array(array, channels)
+        return _from_pillow(open_picture(image, io.BytesIO(image)), channels, apply_exif)
+    except UserError as error:
+        raise type(error)(f'{record["name"]}: {error}') from error
+    except Exception as error:  # decoders meet broken files with every kind of exception
+        reason = str(error) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):  # names a buffer's address: no use
+            reason = 'empty' if not image else 'not an image of a known format'
+        raise BadImage(f'{record["name"]} cannot be read as an image: {reason}.') from error
+
+
+def _from_pillow(image: Image.Image, channels: int, apply_exif: bool) -> Image.Image | np.ndarray:
+    if apply_exif:
+        image = ImageOps.exif_transpose(image)
+    if channels not in PILLOW_MODES:
+        raise BadImage(
+            f'{len(image.getbands())} bands, where dataset.channels={channels}; more than RGBA '
+            'needs .npy or TIFF files.'
+        )
+    if image.mode == 'I' or image.mode.startswith('I;16'):
+        image = _sixteen_bit_grey(np.asarray(image))
+    if image.mode in ('P', 'PA'):  # by way of RGBA: a transparent palette has one more entry kind
+        image = image.convert('RGBA')
+    if channels != 4 or len(image.getbands()) != 4:  # four bands that are not RGBA stay
+        mode = PILLOW_MODES[channels]
+        image = image if image.mode == mode else image.convert(mode)
+    image.load()
+    return image if channels in (1, 3) else np.asarray(image)
+
+
+def _from_array(array: np.ndarray, channels: int) -> Image.Image | np.ndarray:
+    if array.dtype.kind not in 'uif' or array.dtype.itemsize > 8:
+        raise BadImage(f'an array of {array.dtype}; integers or floats are needed.')
+    array = array.astype(array.dtype.newbyteorder('='), copy=False)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise BadImage(f'an array of shape {array.shape}; [height, width, bands] is needed.')
+    if array.shape[-1] == 1 and channels == 3:
+        if array.dtype == np.uint16:
+            array = np.asarray(_sixteen_bit_grey(array[..., 0]))[..., None]
+        array = np.repeat(array, 3, axis=-1)
+    if array.shape[-1] != channels and array.shape[0] == channels:  # bands first
+        array = np.moveaxis(array, 0, -1)
+    if array.shape[-1] != channels:
+        raise BadImage(f'shape {array.shape}, where dataset.channels={channels}.')
+    if array.dtype == np.uint8 and channels in (1, 3):
+        return as_picture(array)
+    return np.ascontiguousarray(array)
+
+
+def _sixteen_bit_grey(grey: np.ndarray) -> Image.Image:
+    """0..65535 -> 0..255. Pillow's own conversion would clip at 255."""
+    if grey.min() < 0 or grey.max() > 65535:
+        raise BadImage('32-bit grey; save it as .npy or as a TIFF with dataset.channels=1.')
+    return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+
+
+def _tiff_array(data: bytes, channels: int) -> np.ndarray | None:
+    """The numbers of a TIFF that is data; None for a photograph, which Pillow reads as it should.
+
+    Data is deeper than 8 bits, has bands that Pillow knows no mode for, or a page for each band.
+    Pillow would cut several deep bands to their upper 8 bits, and widen signed ones.
+    """
+    try:
+        image = open_picture(data, io.BytesIO(data))
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+        bands = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
+        if bands > 1 or channels == 1 or image.n_frames != channels:
+            if max(bits) <= 8:
+                return None
+            if bands == 1 and (image.mode.startswith('I;16') or (image.mode, *bits) == ('F', 32)):
+                return np.asarray(image)
+    except Image.UnidentifiedImageError:
+        pass
+    try:
+        import tifffile
+    except ImportError as error:
+        remedy = 'reading a TIFF of several deep bands needs `pip install tifffile`.'
+        raise UserError(remedy) from error
+    with tifffile.TiffFile(io.BytesIO(data), **{f'is_{kind}': False for kind in DIALECTS}) as tiff:
+        series = tiff.series[0]
+        check_series(data, series)
+        return series.asarray(maxworkers=1)

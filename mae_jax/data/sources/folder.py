@@ -1,0 +1,180 @@
+"""Data sets as random-access sources.
+
+A source has `len(source)`, `source[i] -> {'image': encoded bytes or array [H,W,C], 'label': int
+(-1: none), 'name': str}`, and the attributes `num_classes` (0: unlabelled), `class_names` and
+`identity`, a short text that another data set, split or order would not have. It can be pickled.
+"""
+
+import dataclasses
+import functools
+import os
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from mae_jax.data.images.decode import BadImage
+from mae_jax.data.images.limits import MAX_IMAGE_BYTES
+from mae_jax.data.sources.arrays import _identity
+from mae_jax.data.sources.splits import EVAL_SPLITS
+from mae_jax.errors import UserError
+from mae_jax.files.limits import read_bytes, reason
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.npy')
+HELD_OUT = 20  # one image in so many, where a folder has no evaluation split of its own
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FolderSource:
+    """Files below a root, and what class each is of."""
+
+    root: str
+    files: list[str]
+    labels: np.ndarray | None
+    class_names: list[str]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        return _identity('folder', len(self), '\0'.join(self.files).encode())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict:
+        name = os.path.join(self.root, self.files[index])
+        try:
+            image = read_bytes(name, MAX_IMAGE_BYTES)
+        except OSError as error:
+            raise BadImage(f'{name} cannot be read: {reason(error)}.') from error
+        label = -1 if self.labels is None else int(self.labels[index])
+        return {'image': image, 'label': label, 'name': name}
+
+
+def folder_source(path: str | None, split: str) -> FolderSource:
+    """Images of a folder: `path/<split>/<class>/...`, `path/<split>/*`, or anything below `path`.
+
+    Below a root without split folders the images have no labels. Where the root holds no
+    evaluation split, one image in `HELD_OUT` (by a hash of its name) is kept out of training for
+    it. Hidden files and files of other kinds are passed over.
+    """
+    if not path:
+        raise UserError("dataset.name='folder' needs dataset.path, the folder of the images.")
+    if not os.path.isdir(path):
+        raise UserError(f'dataset.path={path!r} is not a folder.')
+    train = _find_split(path, ('train',))
+    held_out = _find_split(path, EVAL_SPLITS)
+    if split not in ('train', *EVAL_SPLITS):
+        return _read_split(os.path.join(path, split))
+    if train and held_out:
+        if split == 'train':
+            held_out_classes = _subfolders(held_out)
+            source = _read_split(train)
+            _check_classes(source.class_names, held_out_classes, train, held_out)
+            return source
+        wanted = _find_split(path, (split,)) or held_out
+        _check_classes(_subfolders(train), _subfolders(wanted), train, wanted)
+        return _read_split(wanted)
+    if held_out:
+        raise UserError(f'{path} has {os.path.basename(held_out)}/ but no train/.')
+    everything = _read_split(train) if train else _read_flat(path)
+    return _hold_out(everything, evaluation=split != 'train')
+
+
+def _read_split(folder: str) -> FolderSource:
+    if not os.path.isdir(folder):
+        root, split = os.path.split(folder)
+        there = ', '.join(_subfolders(root)) or 'no folder'
+        raise UserError(f'{root} has no split {split!r}; it has {there}.')
+    classes = _subfolders(folder)
+    if not classes:
+        return _read_flat(folder)
+    loose = [name for name in os.listdir(folder) if _is_image(name)]
+    if loose:
+        raise UserError(
+            f'{folder} has images ({loose[0]}, ...) beside its class folders; '
+            'move them into a class folder, or the class folders away.'
+        )
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        found = _images_below(folder, name)
+        if not found:
+            raise UserError(f'The class folder {os.path.join(folder, name)} has no image in it.')
+        files += found
+        labels += [label] * len(found)
+    return FolderSource(folder, files, np.array(labels, np.int32), classes)
+
+
+def _read_flat(folder: str) -> FolderSource:
+    files = _images_below(folder, '')
+    if not files:
+        kinds = ', '.join(EXTENSIONS)
+        raise UserError(f'{folder} has no image in it; images are files that end in {kinds}.')
+    return FolderSource(folder, files, None, [])
+
+
+def _hold_out(source: FolderSource, evaluation: bool) -> FolderSource:
+    """The training or the evaluation share; a file stays on its side when others come or go."""
+    hashes = np.array([zlib.crc32(name.encode()) for name in source.files])
+    out = hashes % HELD_OUT == 0
+    if not out.any() or out.all():
+        out = hashes == hashes.min()
+    keep = np.flatnonzero(out == evaluation)
+    if not len(keep):
+        raise UserError(f'{source.root} has one image only: too few to keep one for evaluation.')
+    files = [source.files[i] for i in keep]
+    labels = None if source.labels is None else source.labels[keep]
+    return FolderSource(source.root, files, labels, source.class_names)
+
+
+def _images_below(root: str, folder: str) -> list[str]:
+    """Sorted names, relative to the root, of the images at any depth of one of its folders.
+
+    Links are followed, but not to a folder that they are in: there would be no end to it.
+    """
+    names = []
+    for directory, folders, files in os.walk(os.path.join(root, folder), followlinks=True):
+        above = os.path.realpath(directory)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith('.')
+            and not _is_above(os.path.realpath(os.path.join(directory, name)), above)
+        ]
+        below = os.path.relpath(directory, root)
+        names += [os.path.normpath(os.path.join(below, f)) for f in files if _is_image(f)]
+    return sorted(names)
+
+
+def _is_above(folder: str, other: str) -> bool:
+    return os.path.commonpath([folder, other]) == folder
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith('.') and name.lower().endswith(EXTENSIONS)
+
+
+def _subfolders(folder: str) -> list[str]:
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != '.')
+
+
+def _find_split(path: str, names: Iterable[str]) -> str | None:
+    folders = (os.path.join(path, name) for name in names)
+    return next((folder for folder in folders if os.path.isdir(folder)), None)
+
+
+def _check_classes(train: list[str], held_out: list[str], train_folder: str, folder: str) -> None:
+    def show(names):
+        return ', '.join(sorted(names)[:5]) + (', ...' if len(names) > 5 else '')
+
+    only_train, only_held_out = set(train) - set(held_out), set(held_out) - set(train)
+    if only_train or only_held_out:
+        sides = [
+            f'only {where} has {show(names)}'
+            for where, names in ((train_folder, only_train), (folder, only_held_out))
+            if names
+        ]
+        raise UserError(f'The class folders of the splits differ: {"; ".join(sides)}.')

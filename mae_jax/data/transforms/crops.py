@@ -1,0 +1,195 @@
+"""Where a training or evaluation image is cropped, and its resize: Pillow's antialiased bicubic."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from mae_jax.data.images.arrays import as_array
+from mae_jax.data.images.decode import BadImage, LazyJpeg, decode
+from mae_jax.data.images.jpeg import Box, Size, crop_jpeg, decode_jpeg, resize
+from mae_jax.data.images.limits import check_pixels
+
+Picture = Image.Image | LazyJpeg | np.ndarray
+
+EVAL_CROP_SHARE = 224 / 256
+CROPS = ('retry', 'clamp', 'fixed', 'center')
+
+
+def train_crop(
+    image: Picture,
+    crop: str,
+    size: Size,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> np.ndarray:
+    """A training image before its flip, [H,W,C].
+
+    Args:
+      crop: the first two crop and then resize, the others resize and then crop.
+        'retry': torchvision's RandomResizedCrop; see `random_resized_crop_box`.
+        'clamp': that of the original linear probe; see `clamped_crop_box`.
+        'fixed': a crop of one size at a random place; see `fixed_size_crop`.
+        'center': what evaluation sees if its crop share is not set; see `center_crop`.
+      scale, ratio: of the crops that are resized.
+    """
+    if crop in BOXES:
+        box = BOXES[crop](*width_height(image), rng, scale, ratio)
+        return resize_crop(image, box, size)
+    match crop:
+        case 'fixed':
+            return fixed_size_crop(image, size, rng)
+        case 'center':
+            return center_crop(image, size)
+    raise ValueError(f'{crop!r} is none of {CROPS}')
+
+
+def random_resized_crop_box(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """The crop that torchvision's RandomResizedCrop draws, as (left, top, width, height).
+
+    Ten tries at a share of the area, uniform in `scale`, and a width / height, log-uniform in
+    `ratio`; then the largest central crop of an allowed ratio.
+    """
+    for _ in range(10):
+        w, h = _draw_sides(width * height, rng, scale, ratio)
+        if 0 < w <= width and 0 < h <= height:
+            return _draw_place(width, height, w, h, rng)
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def clamped_crop_box(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """The crop of the original linear probe, as (left, top, width, height).
+
+    Share and ratio are drawn once; a side longer than the image's is cut to it, so that the crop's
+    share or ratio may lie outside what was asked for.
+    """
+    w, h = _draw_sides(width * height, rng, scale, ratio)
+    return _draw_place(width, height, max(1, min(w, width)), max(1, min(h, height)), rng)
+
+
+BOXES = {'retry': random_resized_crop_box, 'clamp': clamped_crop_box}
+"""The crops that are resized."""
+
+
+def _draw_sides(
+    area: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int]:
+    """Width and height of a crop that may not fit."""
+    area = area * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(*np.log(ratio)))
+    return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+
+
+def _draw_place(width: int, height: int, w: int, h: int, rng: np.random.Generator) -> Box:
+    top = int(rng.integers(height - h + 1))
+    left = int(rng.integers(width - w + 1))
+    return left, top, w, h
+
+
+def fixed_size_crop(image: Picture, size: Size, rng: np.random.Generator) -> np.ndarray:
+    """torchvision's Resize, then RandomCrop: every place in the resized image is as likely.
+
+    The crop is 224/256 of the resized image's short side at any `size`: it needs room to move.
+    """
+    pixels = _resize_to_cover(image, size, EVAL_CROP_SHARE)
+    height, width = pixels.shape[:2]
+    left, top, _, _ = _draw_place(width, height, size[1], size[0], rng)
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def center_crop(image: Picture, size: Size, share: float | None = None) -> np.ndarray:
+    """torchvision's Resize, then CenterCrop.
+
+    The crop is `share` of the resized image's short side; unset, it is the original's: 224/256
+    up to 224 pixels, all of it above.
+    """
+    share = share or (EVAL_CROP_SHARE if max(size) <= 224 else 1.0)
+    pixels = _resize_to_cover(image, size, share)
+    top, left = (round((a - b) / 2) for a, b in zip(pixels.shape[:2], size, strict=True))
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def resize_crop(image: Picture, box: Box, size: Size) -> np.ndarray:
+    """Crop, *then* resize with Pillow's antialiased bicubic, to [H,W,C].
+
+    `resize(box=...)` would let pixels outside the crop into its border. Arrays go through Pillow
+    band by band: 8 bits as they are (as RGBA, Pillow would blend by alpha), others as float32 and
+    back to their dtype.
+    """
+    if isinstance(image, LazyJpeg):
+        pixels = crop_jpeg(image.record['image'], image.channels, box, size)
+        if pixels is not None:
+            return pixels
+        image = decode(image.record, image.channels)  # damaged: Pillow reads it, or tells
+    left, top, width, height = box
+    if isinstance(image, Image.Image):
+        crop = image.crop((left, top, left + width, top + height))
+        return as_array(crop.resize(size[::-1], Image.Resampling.BICUBIC))
+    crop = image[top : top + height, left : left + width]
+    if crop.dtype == np.uint8 and crop.shape[-1] in (1, 3):
+        return resize(crop, size)
+    bands = [_resize_band(crop[..., i], size) for i in range(crop.shape[-1])]
+    return np.stack(bands, axis=-1)
+
+
+def _resize_band(band: np.ndarray, size: Size) -> np.ndarray:
+    dtype = band.dtype
+    band = np.ascontiguousarray(band if dtype == np.uint8 else band.astype(np.float32))
+    resized = np.asarray(Image.fromarray(band).resize(size[::-1], Image.Resampling.BICUBIC))
+    if dtype.kind in 'ui' and dtype != np.uint8:  # bicubic overshoots: do not wrap around
+        limits = np.iinfo(dtype)
+        resized = np.clip(np.rint(resized.astype(np.float64)), limits.min, limits.max)
+    return resized.astype(dtype)
+
+
+def _resize_to_cover(image: Picture, size: Size, share: float) -> np.ndarray:
+    """The whole image, resized so that a crop of `size` is `share` of its short side.
+
+    It keeps its proportions and just covers the rectangle that is `size` over `share`: for a
+    square, torchvision's Resize(short side).
+    """
+    width, height = width_height(image)
+    resized = _cover(height, width, [int(side / share) for side in size])
+    try:
+        check_pixels(*resized)
+    except ValueError as error:
+        told = f'an image of {width} x {height} pixels is too long: its short side would be resized'
+        raise BadImage(f'{told} to {min(resized)}, and it to {error}.') from error
+    return resize_crop(image, (0, 0, width, height), resized)
+
+
+def _cover(height: int, width: int, target: Size) -> Size:
+    """The smallest size of the same proportions that covers `target`, in torchvision's integers."""
+    if height * target[1] >= width * target[0]:
+        return target[1] * height // width, target[1]
+    return target[0], target[0] * width // height
+
+
+def decoded(image: Picture) -> Image.Image | np.ndarray:
+    """All of a picture, for one that is used more than once."""
+    if not isinstance(image, LazyJpeg):
+        return image
+    pixels = decode_jpeg(image.record['image'], image.channels)
+    return decode(image.record, image.channels) if pixels is None else pixels
+
+
+def width_height(image: Picture) -> tuple[int, int]:
+    return image.shape[1::-1] if isinstance(image, np.ndarray) else image.size

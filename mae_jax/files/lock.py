@@ -1,0 +1,57 @@
+"""The work directory: one run at a time, and always the same run."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from mae_jax.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: runs are not kept apart there
+    fcntl = None
+
+
+@contextlib.contextmanager
+def claim(workdir: str | os.PathLike) -> Iterator[None]:
+    """Makes a directory, and holds it; the hold ends with the process at the latest.
+
+    Where the file system has no locks, goes on without.
+
+    Raises:
+      UserError: another process holds the directory, or it cannot be made.
+    """
+    directory = epath.Path(workdir)
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if fcntl is not None and '://' not in os.fspath(directory):
+                # Opened to append: the process number of whoever holds it is inside.
+                file = stack.enter_context(open(directory / '.lock', 'a+'))
+                _lock(file, directory)
+        except OSError as error:
+            raise UserError(
+                f'{directory} cannot be written ({error.strerror}): choose another directory, or '
+                'make it writable.'
+            ) from error
+        yield
+
+
+def _lock(file: Any, directory: epath.Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip() or 'unknown'
+        raise UserError(
+            f'{directory} is held by another process ({holder}): wait for it, stop it, or choose '
+            'another directory.'
+        ) from error
+    except OSError:
+        return  # no locks on this file system
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()

@@ -1,0 +1,133 @@
+"""What a trained model makes of images, as one picture: `mae-jax visualize`.
+
+Images are float32 [B,H,W,C], normalised. What is to be drawn is title -> uint8 [B,H,W,3], a column
+of `mae_jax.pictures.grid` each.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mae_jax.config.model import image_size, statistics
+from mae_jax.data.sources.folder import FolderSource
+from mae_jax.data.transforms.views import eval_transform
+from mae_jax.errors import UserError
+from mae_jax.files.paths import absolute
+from mae_jax.files.tensors import replacing, writing
+from mae_jax.interop.load import load, load_encoder
+from mae_jax.interop.trained import read_config
+from mae_jax.models.mae import MAE
+from mae_jax.tasks.preprocess import normalize
+from mae_jax.visualization.drawing import grid, to_pixels
+from mae_jax.visualization.features import FEATURES
+from mae_jax.visualization.reconstruction import sweep_columns
+
+SUFFIXES = ('.png', '.jpg', '.jpeg')
+JPEG_SIDE = 65_500
+
+
+def visualize(
+    checkpoint: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    show: str = 'reconstruction',
+    mask_ratios: Sequence[float] = (),
+    strategy: str | None = None,
+    seed: int = 0,
+    block: int = -1,
+    overwrite: bool = False,
+) -> None:
+    """Writes a picture with a row for each image.
+
+    Args:
+      checkpoint: a work directory, one of its checkpoints, or a file that `mae-jax convert` wrote.
+      images: image files; they are resized and cropped as for evaluation.
+      out: the file to write, PNG or JPEG; PNG keeps every pixel.
+      show: 'reconstruction', 'attention' of the cls token, or 'pca' of the patch features.
+      mask_ratios: shares to hide; of several, what one hides at random the next larger one hides
+        too. None given: the one of the model's config.
+      strategy: of masking: 'random', 'block' or 'grid'; None is that of the config.
+      seed: of the masks.
+      block: whose attention or features: 0 the first, -1 the last.
+      overwrite: whether `out` may exist.
+
+    Raises:
+      UserError: something that does not work, by name; nothing is written then.
+    """
+    check_out(out, overwrite)
+    if absolute(out) in [absolute(image) for image in images]:
+        raise UserError(f'--out={out} is one of the images: choose another name.')
+    if not 0 <= seed < 2**32:
+        raise UserError(f'--seed={seed} must be from 0 to {2**32 - 1}.')
+    config = read_config(checkpoint)
+    data = config.dataset
+    pixels = read_images(
+        images,
+        image_size=image_size(config),
+        channels=data.channels,
+        apply_exif=data.get('apply_exif', True),
+        crop_share=data.get('eval_crop_share'),
+    )
+    inputs = np.asarray(normalize(pixels, **statistics(config)))
+    undo = dict(mean=data.mean, std=data.std)
+    if show == 'reconstruction':
+        model, params = _load_mae(checkpoint)
+        model = model.clone(mask_strategy=strategy or model.mask_strategy)
+        ratios = mask_ratios or (model.mask_ratio,)
+        drawn = sweep_columns(model, params, inputs, ratios, seed=seed, **undo)
+    elif show in FEATURES:
+        encoder, params = load_encoder(checkpoint)
+        drawn = {'original': to_pixels(inputs, **undo)}
+        drawn |= FEATURES[show](encoder, params, inputs, block)
+    else:
+        shows = ' | '.join(('reconstruction', *FEATURES))
+        raise UserError(f'show={show!r} is unknown: choose {shows}.')
+    picture = grid(drawn)
+    if max(picture.shape) > JPEG_SIDE and absolute(out).suffix.lower() != '.png':
+        raise UserError(
+            f'A JPEG has at most {JPEG_SIDE:,} pixels a side, and this picture has '
+            f'{max(picture.shape):,}: end --out in .png, or look at fewer images.'
+        )
+    with replacing(out) as fresh, writing(out):
+        Image.fromarray(picture).save(fresh, quality=95)
+
+
+def check_out(out: str | os.PathLike, overwrite: bool) -> None:
+    """Refuses, before anything is computed, a file that should not be written in the end."""
+    path = absolute(out)
+    if path.is_dir():
+        raise UserError(f'--out={out} is a directory: choose another name.')
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f'--out={out} must end in {", ".join(SUFFIXES)}.')
+    if path.exists() and not overwrite:
+        raise UserError(f'--out={out} exists and is kept: choose another name, or add --overwrite.')
+
+
+def _load_mae(checkpoint: str | os.PathLike) -> tuple[MAE, Any]:
+    model, params = load(checkpoint)
+    if not isinstance(model, MAE):
+        raise UserError(
+            f'{checkpoint} is a classifier and has no decoder: name the pretraining run it came '
+            'from, or look at its encoder with --show=attention or --show=pca.'
+        )
+    return model, params
+
+
+def read_images(paths: Sequence[str | os.PathLike], **options: Any) -> np.ndarray:
+    """[B,H,W,C], of the files' dtype: as evaluation sees them.
+
+    Args:
+      paths: of image files.
+      **options: of `eval_transform`: image_size, channels, apply_exif, crop_share.
+
+    Raises:
+      UserError: there are none, or one cannot be read as an image; the message names it.
+    """
+    if not paths:
+        raise UserError('there is no image to look at: name one or more image files.')
+    source = FolderSource('', [os.fspath(path) for path in paths], None, [])
+    return np.stack([eval_transform(source[i], **options) for i in range(len(source))])

@@ -1,0 +1,174 @@
+"""Real processes, really killed and stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mae_jax.data.loader.batches import make_loader
+from mae_jax.data.sources.make import make_source
+from mae_jax.errors import UserError
+
+
+def photo_loader(root, **options):
+    source = make_source('folder', 'train', path=str(root))
+    sizes = {'batch_size': 12, 'rows': range(12), 'image_size': (16, 16)}
+    return make_loader(source, **sizes, seed=0, **options)
+
+
+def alive(pid):
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'waited in vain'
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_threads_and_worker_processes_give_the_same_stream(photo_folder):
+    root = photo_folder(40)
+    with photo_loader(root).iterate(2, 10) as batches:
+        threads = list(batches)
+    for workers in (1, 2):
+        with photo_loader(root, workers=workers, threads=2).iterate(2, 10) as batches:
+            processes = list(batches)
+        assert len(processes) == 10
+        for batch, other in zip(threads, processes, strict=True):
+            np.testing.assert_array_equal(batch['image'], other['image'])
+            np.testing.assert_array_equal(batch['label'], other['label'])
+
+
+def test_closing_ends_the_worker_processes(photo_folder):
+    with photo_loader(photo_folder(20), workers=2, threads=1).iterate(0) as batches:
+        next(batches)
+        pids = batches.worker_pids()
+    assert len(pids) == 2
+    assert not any(alive(pid) for pid in pids)
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def test_a_killed_worker_ends_the_stream_and_is_named(photo_folder):
+    with photo_loader(photo_folder(20), workers=2, threads=1).iterate(0) as batches:
+        next(batches)
+        pids = batches.worker_pids()
+        os.kill(pids[1], signal.SIGKILL)
+        with pytest.raises(UserError, match=rf'worker 1 \(process {pids[1]}\).*SIGKILL'):
+            for _ in range(1000):
+                next(batches)
+        assert not any(alive(pid) for pid in pids)
+
+
+def test_a_stopped_worker_ends_the_stream_after_the_timeout(photo_folder):
+    with photo_loader(photo_folder(20), workers=2, threads=1).iterate(0) as batches:
+        next(batches)
+        pids = batches.worker_pids()
+        batches.timeout_s = 1.5
+        os.kill(pids[0], signal.SIGSTOP)
+        with pytest.raises(UserError, match=rf'1\.5 s.*process {pids[0]}\) is stopped'):
+            for _ in range(1000):
+                next(batches)
+        wait_until(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_a_worker_leaves_ctrl_c_and_sigterm_to_its_parent(photo_folder):
+    with photo_loader(photo_folder(20), workers=1, threads=1).iterate(0) as batches:
+        next(batches)
+        for pid in batches.worker_pids():
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        for _ in range(20):
+            next(batches)
+
+
+def test_a_bad_image_is_named_from_a_worker_too(photo_folder):
+    root = photo_folder(20)
+    bad = make_source('folder', 'train', path=str(root))[5]['name']
+    Path(bad).write_bytes(b'no image')
+    with (
+        photo_loader(root, workers=1, threads=1).iterate(0) as batches,
+        pytest.raises(UserError, match=f'{bad}.*on_error'),
+    ):
+        list(zip(range(4), batches, strict=False))
+
+
+class Hanging:
+    """A source one of whose examples is never read to its end."""
+
+    def __init__(self, source):
+        self.source, self.released = source, threading.Event()
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        if index == 5:
+            self.released.wait()
+        return self.source[index]
+
+
+def test_a_read_that_hangs_ends_the_stream_after_the_timeout(photo_folder):
+    source = Hanging(make_source('folder', 'train', path=str(photo_folder(20))))
+    sizes = {'batch_size': 12, 'rows': range(12), 'image_size': (16, 16)}
+    loader = make_loader(source, **sizes, seed=0, timeout_s=1, threads=2)
+    try:
+        with pytest.raises(UserError, match=r'1 s: a read may hang.*dataset\.timeout_s'):
+            list(loader.iterate(0, 4))
+    finally:  # let the thread go
+        source.released.set()
+
+
+def test_workers_die_with_a_trainer_that_is_killed(photo_folder, tmp_path):
+    script = tmp_path / 'trainer.py'
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys, time
+        from absl import app
+        from mae_jax.data.loader import make_loader
+        from mae_jax.data.sources import make_source
+
+        def main(argv):
+            source = make_source('folder', 'train', path={str(photo_folder(20))!r})
+            loader = make_loader(source, batch_size=12, rows=range(12), seed=0,
+                                 image_size=(16, 16), workers=2, threads=1)
+            batches = loader.iterate(0)
+            next(batches)
+            print(*batches.worker_pids(), flush=True)
+            time.sleep(100)
+
+        if __name__ == '__main__':
+            app.run(main)
+        """)
+    )
+    trainer = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    try:
+        pids = [int(pid) for pid in trainer.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(alive(pid) for pid in pids)
+        held = {name for pid in (trainer.pid, *pids) for name in shared_memory(pid)}
+    finally:
+        trainer.kill()
+        trainer.wait()
+    wait_until(lambda: not any(alive(pid) for pid in pids))
+    # What a worker was just making as it ended, a few kB and not yet registered for removal, may
+    # stay.
+    wait_until(lambda: sum(path.exists() for path in held) <= len(pids), seconds=60)
+
+
+def shared_memory(pid):
+    """The segments that a process has mapped; others' tests may run meanwhile."""
+    lines = Path(f'/proc/{pid}/maps').read_text().splitlines()
+    return {Path(line.split()[-1]) for line in lines if '/dev/shm/psm_' in line}

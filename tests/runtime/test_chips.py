@@ -1,0 +1,27 @@
+"""Chips by the names that people and JAX call them."""
+
+import pytest
+
+from mae_jax.errors import UserError
+from mae_jax.runtime.chips import CHIPS, named_chip, peak_flops
+
+
+def test_every_chip_is_found_by_its_own_names():
+    for chip in CHIPS:
+        assert named_chip(chip.name.upper()) == chip
+        assert [peak_flops(kind) for kind in chip.device_kinds] == [chip.flops] * len(
+            chip.device_kinds
+        )
+
+
+@pytest.mark.parametrize(
+    ('name', 'flops', 'memory'),
+    [('v4', 275e12, 32), ('v5e', 197e12, 16), ('a100', 312e12, 80), ('h200', 989e12, 141)],
+)
+def test_figures_are_those_of_the_data_sheets(name, flops, memory):
+    assert named_chip(name)[2:] == (flops, memory)
+
+
+def test_a_chip_that_is_not_known_is_told():
+    with pytest.raises(UserError, match="'v99'.*v5p.*h100"):
+        named_chip('v99')
