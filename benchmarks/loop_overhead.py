@@ -23,7 +23,7 @@ from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.models.vit import VARIANTS
 from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.training import sharding as mesh_lib
-from mae_jax.training.loop import Loop, Scalars, train
+from mae_jax.training.loop import Intervals, Recorder, Saver, Scalars, train
 from mae_jax.training.metrics import MetricsWriter
 from mae_jax.training.optimizer import make_optimizer, make_schedule
 from mae_jax.training.state import TrainState, create_state, jit_step, make_step
@@ -78,23 +78,18 @@ class Bench:
         jax.block_until_ready((self.state, metrics))
 
     def looped(self) -> None:
-        self.train(self.steps, lambda step, state, found: self.checkpoints.save(step, state, {}))
+        self.train(self.steps, lambda step, state, metrics: self.checkpoints.save(step, state, {}))
 
     def train(self, steps: int, save: Callable[[int, TrainState, Scalars], None]) -> None:
-        """So many steps of the loop, which calls `save` after the last of them."""
+        """Runs `steps` steps of the loop, which calls `save` after the last of them."""
+        last = int(self.state.step) + steps
         self.state = train(
-            Loop(
-                step=self.step,
-                batches=OneBatch(self.batch),
-                num_steps=int(self.state.step) + steps,
-                log_every_steps=self.log_every,
-                checkpoint_every_steps=steps,
-                throughput=self.throughput,
-                log=self.writer.scalars,
-                save=save,
-                progress=self.writer.progress,
-            ),
             self.state,
+            self.step,
+            OneBatch(self.batch),
+            Intervals(last, log=self.log_every, checkpoint=steps),
+            recorder=Recorder(self.throughput, self.writer.scalars, self.writer.progress),
+            saver=Saver(save),
         )
         jax.block_until_ready(self.state)
 

@@ -96,6 +96,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.step_timeout_s = 1800.0  # a step, or a batch of evaluation, that takes longer hangs
     config.log_every_steps = 50
+    config.loggers = ('tensorboard',)  # besides metrics.jsonl; or 'module:function' of your own
+    config.profile_steps = placeholder(tuple)  # (from, to): a trace, see TensorBoard's profiler
     config.eval_every_steps = 2500  # loss on held-out images under fixed masks; 0: never
     config.eval_examples = 4096  # how many of them
     config.image_every_steps = 2500  # masked | reconstructed | original; 0: never

@@ -5,12 +5,12 @@ Exit status: 0 done; 1 a mistake that the message says how to mend.
 
 import argparse
 import importlib
-import logging
 import signal
 import sys
 import traceback
 
 from mae_jax.errors import UserError
+from mae_jax.runtime.library_noise import silence_libraries
 
 COMMANDS = {
     'ablate': "rows of an ablation, trained and put beside the paper's figures",
@@ -24,7 +24,7 @@ COMMANDS = {
 def main() -> None:
     """Runs the command that the arguments name."""
     arguments = parse_arguments(sys.argv[1:])
-    logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)  # backends not found
+    silence_libraries()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves no half-written file behind
     try:
         _module(arguments.command).run(arguments)

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from mae_jax.experiment.build import check_fields
 
 from mae_jax.config.data import make_augment
-from mae_jax.config.length import make_length
+from mae_jax.config.length import make_learning_rate, make_length
 from mae_jax.errors import UserError
 from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
-from mae_jax.experiment.build import check_fields
-from mae_jax.experiment.starting_weights import inherit
-from mae_jax.tasks.make import make_task, make_tx
+from mae_jax.experiment.inherit import inherit
+from mae_jax.tasks import make_task
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / 'configs').glob('*.py'))
 CONFIGS = [name for name in CONFIGS if not name.startswith('ablation')]  # test_ablations.py
@@ -43,7 +43,8 @@ def test_every_config_builds(name, pretrained, tmp_path):
     check_fields(config)
     task = make_task(config, IMAGENET)  # traces the model
     length = make_length(config, 1_281_167)
-    tx, schedule = make_tx(config, length)
+    schedule = make_learning_rate(config, length)
+    tx = task.make_optimizer(config.optimizer, schedule)
     make_augment(config)
     jax.eval_shape(tx.init, {'head': {'kernel': jax.ShapeDtypeStruct((2, 2), 'float32')}})
     peak = config.optimizer.base_lr * config.batch_size / 256

@@ -31,7 +31,7 @@ from mae_jax.checkpoints.weights import restore_weights
 from mae_jax.data.images.decode import BadImage, decode
 from mae_jax.data.sources.folder import folder_source
 from mae_jax.errors import UserError
-from mae_jax.experiment.starting_weights import inherit
+from mae_jax.experiment.inherit import inherit
 from mae_jax.files.limits import within
 from mae_jax.files.tensors import read_npz
 from mae_jax.inference.visualize import visualize

@@ -186,7 +186,9 @@ def _child(directory: str) -> None:
     set_xla_flags(config.deterministic)
     from mae_jax.experiment.run import run
     from mae_jax.runtime.compilation_cache import keep_compiled
+    from mae_jax.runtime.library_noise import silence_libraries
 
+    silence_libraries()
     keep_compiled()
     try:
         run(config, directory)

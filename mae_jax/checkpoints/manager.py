@@ -27,7 +27,6 @@ from mae_jax.checkpoints.find import Log, find_whole, read_meta, steps
 from mae_jax.checkpoints.integrity import CHECKSUMS, write_checksums
 from mae_jax.errors import Preempted, UserError, brief
 from mae_jax.files.paths import absolute
-from mae_jax.runtime import library_noise as orbax_noise  # noqa: F401
 from mae_jax.runtime.processes import is_lost
 
 PyTree = Any

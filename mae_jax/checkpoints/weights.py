@@ -20,7 +20,6 @@ from mae_jax.checkpoints.integrity import listed_files
 from mae_jax.errors import UserError, brief
 from mae_jax.files.limits import MAX_JSON_BYTES, check_expansion
 from mae_jax.files.paths import absolute
-from mae_jax.runtime import library_noise as orbax_noise  # noqa: F401
 
 PyTree = Any
 _warn = logging.getLogger(__name__).warning

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from mae_jax.config.fields import apply_settings
     from mae_jax.config.files import load_config
-    from mae_jax.experiment.starting_weights import inherit
+    from mae_jax.experiment.inherit import inherit
     from mae_jax.planning.plan import check_mfu, find_data, make_plan
     from mae_jax.runtime.chips import named_chip
 

@@ -1,26 +1,27 @@
-"""A config -> the parts of a run; `build_task.py` makes the task among them."""
+"""Reads `config.dataset`: sources, training batches, evaluation batches."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from mae_jax.config.model import image_size
 from mae_jax.data.loader import memory
 from mae_jax.data.loader.batches import Loader, eval_batches, make_loader
 from mae_jax.data.loader.stream import Stream
+from mae_jax.data.sources.arrays import FeatureSource
 from mae_jax.data.sources.make import make_source
 from mae_jax.data.transforms.color_jitter import parse_color_jitter
 from mae_jax.data.transforms.randaugment import parse_randaugment
 from mae_jax.data.transforms.views import Augment
 from mae_jax.errors import UserError
-from mae_jax.training import sharding as mesh_lib
+from mae_jax.training.sharding import local_rows
 
 
-def make_source_of(config: ml_collections.ConfigDict, split: str) -> Any:
-    """The train or held-out source of a config."""
+def make_source_of(config: ConfigDict, split: str) -> Any:
+    """Opens one split of the data set of a config."""
     dataset = config.dataset
     return make_source(
         dataset.name,
@@ -33,14 +34,14 @@ def make_source_of(config: ml_collections.ConfigDict, split: str) -> Any:
     )
 
 
-def make_sources(config: ml_collections.ConfigDict) -> tuple[Any, Any]:
-    """The training and the held-out examples."""
+def make_sources(config: ConfigDict) -> tuple[Any, Any]:
+    """Opens the training and the held-out split."""
     dataset = config.dataset
     return tuple(make_source_of(config, s) for s in (dataset.train_split, dataset.eval_split))
 
 
 def check_classes(source: Any, held_out: Any) -> None:
-    """Raises a UserError where a label of one split would mean another class in the other."""
+    """Raises a UserError where a label means one class in training and another in evaluation."""
     train, test = list(source.class_names), list(held_out.class_names)
     if train and test and train != test:
         only = [', '.join(sorted(set(a) - set(b))[:5]) for a, b in ((train, test), (test, train))]
@@ -51,8 +52,8 @@ def check_classes(source: Any, held_out: Any) -> None:
         )
 
 
-def make_augment(config: ml_collections.ConfigDict) -> Augment | None:
-    """`dataset.augment`, which takes 8-bit grey or RGB images alone."""
+def make_augment(config: ConfigDict) -> Augment | None:
+    """Makes the augmentation of `dataset.augment`, for 8-bit grey or RGB images; None for none."""
     dataset = config.dataset
     if not dataset.augment:
         return None
@@ -68,17 +69,17 @@ def make_augment(config: ml_collections.ConfigDict) -> Augment | None:
     )
 
 
-def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh, examples: int) -> int:
-    """A micro-batch, or the multiple of the devices that holds all examples if that is smaller."""
+def eval_batch_size(config: ConfigDict, mesh: Mesh, examples: int) -> int:
+    """Returns the size of a micro-batch, at most what all examples need on these devices."""
     micro_batch = config.batch_size // config.optimizer.accumulate
     return min(micro_batch, -(-examples // mesh.size) * mesh.size)
 
 
 def make_train_loader(
-    config: ml_collections.ConfigDict, source: Any, rows: np.ndarray
+    config: ConfigDict, source: Any, rows: np.ndarray
 ) -> Loader | memory.MemoryLoader:
-    """Training batches: these rows of each."""
-    if config.get('cache_features'):
+    """Makes the loader of training batches, of each of which this process loads `rows`."""
+    if isinstance(source, FeatureSource):
         return memory.MemoryLoader(
             source, batch_size=config.batch_size, rows=rows, seed=config.seed
         )
@@ -105,23 +106,23 @@ def make_train_loader(
     )
 
 
-def _reading(dataset: ml_collections.ConfigDict) -> dict[str, Any]:
-    """How images are read, for training and for evaluation."""
+def _reading(dataset: ConfigDict) -> dict[str, Any]:
+    """Returns the options of reading that training and evaluation share."""
     return {
         field: dataset[field] for field in ('threads', 'timeout_s', 'on_error', 'max_bad_share')
     }
 
 
 def make_eval_batches(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     source: Any,
     *,
     batch_size: int,
     rows: np.ndarray,
     limit: int | None = None,
 ) -> Stream | Iterator:
-    """`limit` examples of `source`, evenly spread, each once, as evaluation sees them."""
-    if config.get('cache_features'):
+    """Loads each example once, without augmentation; at most `limit`, evenly spread."""
+    if isinstance(source, FeatureSource):
         return memory.eval_batches(source, batch_size=batch_size, rows=rows, limit=limit)
     return eval_batches(
         source,
@@ -137,18 +138,20 @@ def make_eval_batches(
 
 
 def eval_passes(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     source: Any,
     mesh: Mesh,
     batch_size: int,
     limit: int | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Callable[[], Iterator]:
-    """Starts a pass of `make_eval_batches` over this process's rows, as often as it is called.
+    """Returns a function that starts a pass over this process's rows of all evaluation batches.
 
-    `alive` is called at every batch.
+    Args:
+      limit: as of `make_eval_batches`.
+      alive: called at every batch, for the watchdog.
     """
-    rows = mesh_lib.local_rows(mesh, batch_size)
+    rows = local_rows(mesh, batch_size)
 
     def start() -> Iterator:
         for batch in make_eval_batches(

@@ -1,4 +1,4 @@
-"""Config files and `--set field=value`, as the commands of `mae-jax` take them."""
+"""Sets config fields by their dotted names, and from the text of `--set field=value`."""
 
 import ast
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from mae_jax.errors import UserError
 
 
 def group_of(config: ConfigDict, field: str) -> ConfigDict | None:
-    """What holds a field, given by its dotted name; None where nothing does."""
+    """Returns the group that holds a field, given by its dotted name; None where there is none."""
     *groups, name = field.split('.')
     for group in groups:
         config = config.get(group) if isinstance(config, ConfigDict) else None
@@ -18,10 +18,10 @@ def group_of(config: ConfigDict, field: str) -> ConfigDict | None:
 
 
 def read_value(group: ConfigDict, field: str, text: str) -> Any:
-    """What 'value' of `--set field=value` means in this group.
+    """Converts the text of `--set field=value` to the type of the field in its group.
 
     Raises:
-      UserError: the field takes no text, and this is nothing else.
+      UserError: the field takes no text, and this is neither number, tuple nor bool.
     """
     if group.get_type(field.rpartition('.')[2]) is str:
         return text
@@ -37,7 +37,7 @@ def set_fields(config: ConfigDict, changes: Mapping[str, Any], origin: str) -> N
     """Sets fields by their dotted names.
 
     Raises:
-      UserError: there is no such field, or the value is not of its type; it starts with `origin`.
+      UserError: there is no such field, or the value has another type. It starts with `origin`.
     """
     for field, value in changes.items():
         group = group_of(config, field)
@@ -52,7 +52,11 @@ def set_fields(config: ConfigDict, changes: Mapping[str, Any], origin: str) -> N
 
 
 def apply_settings(config: ConfigDict, settings: Sequence[str]) -> None:
-    """Sets every 'field=value' of `--set`; a UserError where one does not work."""
+    """Sets every 'field=value' of `--set`.
+
+    Raises:
+      UserError: a setting names no field or has a value of another type.
+    """
     for setting in settings:
         field, equals, text = setting.partition('=')
         group = group_of(config, field)

@@ -1,4 +1,4 @@
-"""Config files and `--set field=value`, as the commands of `mae-jax` take them."""
+"""Loads the Python files that users name on the command line: configs and suites."""
 
 import contextlib
 import importlib.util
@@ -13,7 +13,7 @@ from mae_jax.errors import UserError
 
 
 def load_config(text: str) -> ConfigDict:
-    """What `--config=<file>[:<argument>]` names, such as 'configs/ablations.py:mask_block_50'.
+    """Loads `--config=<file>[:<argument>]`, such as 'configs/ablations.py:mask_block_50'.
 
     Raises:
       UserError: there is no such file, it cannot be loaded, or does not take the argument.
@@ -27,10 +27,10 @@ def load_config(text: str) -> ConfigDict:
 
 
 def load_module(path: str, option: str, function: str, *, like: str) -> ModuleType:
-    """The module of a Python file that the user names with `option`, and that has `function`.
+    """Imports a Python file that the user names with `option` and that must define `function`.
 
     Raises:
-      UserError: it is none; `like` is one.
+      UserError: it is no such file; the message names `like` as an example.
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # where `configs` is
@@ -47,7 +47,7 @@ def load_module(path: str, option: str, function: str, *, like: str) -> ModuleTy
 
 @contextlib.contextmanager
 def loading(origin: str) -> Iterator[None]:
-    """Within it, whatever a config file raises is told in one sentence."""
+    """Turns whatever a config file raises while it is loaded into one sentence."""
     try:
         yield
     except Exception as error:

@@ -1,24 +1,34 @@
-"""A config -> the parts of a run; `build_task.py` makes the task among them."""
+"""Reads how long a run is, and at what intervals it saves and evaluates."""
 
 import dataclasses
 
-import ml_collections
+import optax
+from ml_collections import ConfigDict
 
 from mae_jax.errors import UserError
+from mae_jax.training.optimizer import make_schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """How long a run is, in steps."""
+    """How long a run is, in steps.
+
+    Attributes:
+      cut_warmup: whether the config's warm-up was longer than the run.
+    """
 
     num_steps: int
     warmup_steps: int
     steps_per_epoch: float
-    cut_warmup: bool  # the config's warm-up was longer than the run
+    cut_warmup: bool
 
 
-def make_length(config: ml_collections.ConfigDict, examples: int) -> Length:
-    """Epochs -> steps: floor(epochs * examples / batch), a warm-up cut to the run."""
+def make_length(config: ConfigDict, examples: int) -> Length:
+    """Converts epochs to steps, floor(epochs * examples / batch), and cuts a warm-up to the run.
+
+    Raises:
+      UserError: the run would have no step.
+    """
     per_epoch = examples / config.batch_size
     num_steps = config.num_steps
     if num_steps is None:
@@ -32,13 +42,28 @@ def make_length(config: ml_collections.ConfigDict, examples: int) -> Length:
     return Length(num_steps, min(warmup, num_steps), per_epoch, warmup > num_steps)
 
 
-def interval(config: ml_collections.ConfigDict, field: str, length: Length) -> int:
-    """Every so many steps. Unset: once an epoch, and when a run ends that is shorter.
+def make_learning_rate(config: ConfigDict, length: Length) -> optax.Schedule:
+    """Makes the learning rate of each step: `optimizer.base_lr` is that of a batch of 256."""
+    fields = config.optimizer
+    return make_schedule(
+        peak=fields.base_lr * config.batch_size / 256,
+        total_steps=length.num_steps,
+        warmup_steps=length.warmup_steps,
+        minimum=fields.min_lr,
+    )
 
-    A run on cached features takes seconds, less than its checkpoints would: once, when it ends.
+
+def interval(steps: int | None, length: Length, *, once: bool = False) -> int:
+    """Returns an interval in steps: as configured, or else once an epoch, at least once a run.
+
+    Args:
+      steps: the value of the field; None where it is unset.
+      length: of the run.
+      once: leave it at the end of the run where the field is unset. A run on cached features takes
+        seconds, less than its checkpoints would.
     """
-    if config[field] is not None:
-        return config[field]
-    if config.get('cache_features'):
+    if steps is not None:
+        return steps
+    if once:
         return length.num_steps
     return min(max(round(length.steps_per_epoch), 1), length.num_steps)

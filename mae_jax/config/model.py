@@ -1,9 +1,9 @@
-"""A config -> its task: what is learned, and by which model."""
+"""Reads `config.model` and what belongs to it: architecture, modules, image size, statistics."""
 
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
+from ml_collections import ConfigDict
 
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
@@ -11,22 +11,22 @@ from mae_jax.models.mae import MAE
 from mae_jax.models.vit import Encoder, architecture
 
 
-def image_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    """(height, width); one number stands for a square."""
+def image_size(config: ConfigDict) -> tuple[int, int]:
+    """Returns (height, width) in pixels; one number in the config stands for a square."""
     size = tuple(config.image_size)
     if len(size) not in (1, 2) or min(size) < 1:
         raise UserError(f'image_size={size} is not a height and a width: give e.g. (224, 224).')
     return (size[0], size[-1])
 
 
-def make_architecture(model: ml_collections.ConfigDict) -> dict[str, int]:
-    """{width, depth, heads, patch_size} of `config.model`."""
+def make_architecture(model: ConfigDict) -> dict[str, int]:
+    """Returns {width, depth, heads, patch_size}: those of the variant where the config has none."""
     sizes = {name: model[name] for name in ('patch_size', 'width', 'depth', 'heads')}
     return architecture(model.variant, **sizes)
 
 
-def make_mae(config: ml_collections.ConfigDict) -> MAE:
-    """The autoencoder of a config; a converted model's states less than that of a run."""
+def make_mae(config: ConfigDict) -> MAE:
+    """Makes the autoencoder; the config of a converted model may lack fields of a run."""
     model, target = config.model, config.target
     return MAE(
         decoder_width=model.decoder_width,
@@ -41,15 +41,13 @@ def make_mae(config: ml_collections.ConfigDict) -> MAE:
     )
 
 
-def make_encoder(config: ml_collections.ConfigDict) -> Encoder:
-    """The encoder of a config."""
+def make_encoder(config: ConfigDict) -> Encoder:
+    """Makes the encoder."""
     return Encoder(**_encoder(config))
 
 
-def make_classifier(
-    config: ml_collections.ConfigDict, classes: int, frozen_blocks: int = 0
-) -> Classifier:
-    """The classifier of a config."""
+def make_classifier(config: ConfigDict, classes: int, frozen_blocks: int = 0) -> Classifier:
+    """Makes the classifier."""
     model = config.model
     return Classifier(
         num_classes=classes,
@@ -62,8 +60,8 @@ def make_classifier(
     )
 
 
-def _encoder(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The fields of `Encoder`, which the modules of all tasks have."""
+def _encoder(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields of `Encoder`, which the modules of all tasks have."""
     model = config.model
     if model.dtype not in ('float32', 'bfloat16'):
         raise UserError(f"model.dtype='{model.dtype}': choose 'float32' or 'bfloat16'.")
@@ -72,8 +70,12 @@ def _encoder(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return make_architecture(model) | options
 
 
-def statistics(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """By what images are normalised."""
+def statistics(config: ConfigDict) -> dict[str, Any]:
+    """Returns mean, std and scale, by which images are normalised.
+
+    Raises:
+      UserError: their number differs from `dataset.channels`.
+    """
     dataset = config.dataset
     if not len(dataset.mean) == len(dataset.std) == dataset.channels:
         raise UserError(

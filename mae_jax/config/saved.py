@@ -1,4 +1,4 @@
-"""The work directory: one run at a time, and always the same run."""
+"""Writes configs to JSON and reads them back: config.json of a work directory, headers of files."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from mae_jax.files.limits import MAX_JSON_BYTES, parse_json, read_bytes, reason
 
 
 def load_config(path: str | os.PathLike) -> ConfigDict:
-    """The config of a work directory, or of one of its checkpoints (<workdir>/checkpoints/<step>).
+    """Reads the config of a work directory, or of a checkpoint (<workdir>/checkpoints/<step>).
 
-    Sequences come back as tuples, and what was unset as None.
+    Sequences become tuples, and unset fields None.
 
     Raises:
       UserError: there is no config.json, or it cannot be read.
@@ -34,7 +34,7 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
 
 
 def to_json(config: ConfigDict) -> str:
-    """As readable text that is the same for equal configs; unset fields are null."""
+    """Returns indented JSON, the same for equal configs; unset fields are null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, config_dict.FieldReference):
@@ -45,10 +45,10 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str | bytes) -> ConfigDict:
-    """Undoes `to_json`, but that sequences come back as tuples.
+    """Inverts `to_json`, except that sequences become tuples.
 
-    The text may be somebody else's: what comes back are numbers, texts, tuples and groups of them,
-    under any names. Nothing is imported that a text names.
+    The text may come from somebody else: the result holds only numbers, strings, tuples and groups
+    of them, under any names. Nothing that a text names is imported.
 
     Raises:
       ValueError: it is no JSON of named fields, or these are no names of fields.
@@ -57,12 +57,13 @@ def from_json(text: str | bytes) -> ConfigDict:
     if not isinstance(content, dict):
         raise ValueError('it holds no named fields')
     try:
-        return ConfigDict(_tuples(content))
+        return ConfigDict(as_tuples(content))
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError('it is no config') from error
 
 
-def _tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
+    """Turns all sequences in nested dictionaries into tuples."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+        return {key: as_tuples(item) for key, item in value.items()}
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value

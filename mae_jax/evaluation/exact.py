@@ -1,37 +1,61 @@
-"""What a run does beside its steps: evaluation, pictures, and what its frozen encoder is worth."""
+"""Evaluates every held-out example exactly once, whatever the batch and the number of devices."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+from clu.metrics import Collection
 from jax.sharding import Mesh
 
-from mae_jax.evaluation.features import Batches
-from mae_jax.training import sharding as mesh_lib
+from mae_jax.evaluation.features import Passes
+from mae_jax.training.sharding import put_batch, replicated
 from mae_jax.training.state import TrainState, evaluation_params
 from mae_jax.training.task import Task
 
 
-def make_evaluate(
-    task: Task, mesh: Mesh, batches: Batches, batch_size: int
-) -> Callable[[TrainState], dict[str, np.ndarray]]:
-    """A function of the state: sums of `task.evaluate` over every valid row, once each, float64."""
-    evaluate = jax.jit(task.evaluate, out_shardings=mesh_lib.replicated(mesh))
+def make_evaluate(task: Task, mesh: Mesh, passes: Passes, batch_size: int) -> Any:
+    """Makes the function (state) -> metrics over every valid row, each counted once.
 
-    def run(state: TrainState) -> dict[str, np.ndarray]:
-        params, sums, ahead = evaluation_params(state), {}, {}
-        for number, batch in enumerate(batches()):
+    Args:
+      task: its `evaluate` collects the metrics of a batch.
+      mesh: on whose devices the batches are evaluated.
+      passes: starts a pass over this process's rows of all batches.
+      batch_size: of the global batch.
+
+    Returns:
+      A function that returns a `clu.metrics.Collection` of sums in float64 and int64, on the host.
+    """
+    evaluate = jax.jit(task.evaluate, out_shardings=replicated(mesh))
+
+    def run(state: TrainState) -> Collection:
+        params, total, pending = evaluation_params(state), None, None
+        for number, batch in enumerate(passes()):
             task.check(batch)
-            batch = mesh_lib.put_batch(mesh, batch)
-            found = evaluate(params, state.model_state, batch, number * batch_size)
-            _add(sums, ahead)  # one batch late, so that the device always has the next one
-            ahead = found
-        return _add(sums, ahead)
+            batch = put_batch(mesh, batch)
+            metrics = evaluate(params, state.model_state, batch, number * batch_size)
+            total = merge(total, pending)  # one batch late: the device always has the next one
+            pending = metrics
+        return merge(total, pending)
 
     return run
 
 
-def _add(sums: dict[str, np.ndarray], found: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    for name, value in found.items():
-        sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
-    return sums
+def merge(total: Collection | None, metrics: Collection | None) -> Collection | None:
+    """Adds the metrics of a batch to the sums on the host."""
+    if metrics is None:
+        return total
+    metrics = jax.tree.map(_on_host, metrics)
+    return metrics if total is None else total.merge(metrics)
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    """Copies an array to the host, in a dtype in which sums over a data set are exact enough."""
+    is_float = jax.numpy.issubdtype(array.dtype, jax.numpy.floating)
+    return np.asarray(array, np.float64 if is_float else np.int64)
+
+
+def count_examples(metrics: Collection) -> int:
+    """Returns the number of examples that the first metric of a collection averages over."""
+    return next(
+        int(m.count) for m in vars(metrics).values() if np.ndim(getattr(m, 'count', [])) == 0
+    )

@@ -11,7 +11,7 @@ from mae_jax.errors import UserError
 from mae_jax.training import sharding as mesh_lib
 
 Batch = dict[str, np.ndarray]
-Batches = Callable[[], Iterable[Batch]]
+Passes = Callable[[], Iterable[Batch]]
 """Starts a pass over evaluation batches: this process's rows of each."""
 Encode = Callable[[Any, Iterable[Batch]], tuple[np.ndarray, np.ndarray]]
 """(parameters, batches) -> features [n,D] and labels [n] of every valid row."""

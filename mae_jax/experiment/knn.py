@@ -1,13 +1,13 @@
-"""A frozen encoder over whole data sets: its k-NN and linear accuracy, features to learn from."""
+"""Evaluates a frozen encoder by k-NN and linear fits: the task 'knn', which trains nothing."""
 
 import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from etils import epath
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from mae_jax.config.data import check_classes, make_sources
 from mae_jax.config.model import image_size
@@ -21,31 +21,26 @@ from mae_jax.files.lock import claim
 from mae_jax.models.vit import Encoder
 from mae_jax.runtime.processes import on_first, say
 from mae_jax.tasks.classify import of_encoder
-from mae_jax.training import sharding as mesh_lib
+from mae_jax.training import sharding
 
 
-def initial_encoder(
-    config: ml_collections.ConfigDict, encoder: Encoder, mesh: Mesh
-) -> tuple[dict[str, Any], int]:
-    """({'encoder': parameters of `init_from`, on every device}, its step); says what was resized.
+def initial_encoder(config: ConfigDict, encoder: Encoder, mesh: Mesh) -> tuple[dict[str, Any], int]:
+    """Loads the encoder of `init_from` onto every device; prints what was resized.
+
+    Returns:
+      ({'encoder': parameters}, the step of its checkpoint).
 
     Raises:
       UserError: `init_from` holds another architecture.
     """
     images = jnp.zeros((1, *image_size(config), config.dataset.channels))
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)['params']
-    everywhere = mesh_lib.replicated(mesh)
-    wanted = jax.tree.map(
+    everywhere = sharding.replicated(mesh)
+    expected = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
     )
-    loaded = load_weights(
-        config.init_from,
-        config,
-        {'encoder': wanted},
-        {},
-        required=of_encoder,
-    )
-    for line in loaded.report[1:-2]:  # nothing is left at an initial value here
+    loaded = load_weights(config.init_from, config, {'encoder': expected}, {}, required=of_encoder)
+    for line in loaded.resized:
         say(line)
     params = loaded.params['encoder']
     if any(name.startswith('encoder/norm/') for name in loaded.initial):
@@ -53,16 +48,19 @@ def initial_encoder(
     return {'encoder': params}, loaded.step
 
 
-def evaluate_knn(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
-    """The task 'knn': what the encoder of `init_from` is worth, frozen; adds to results.jsonl.
+def evaluate_knn(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Runs the task 'knn' on the frozen encoder of `init_from`, and adds a line to results.jsonl.
+
+    Returns:
+      Accuracies by name, in process 0; {} in the others.
 
     Raises:
       UserError: `init_from` or labels are missing, or a field does not work.
     """
     if not config.init_from:
         raise UserError("task='knn' evaluates a checkpoint: give --config.init_from.")
-    fields, mesh = config.knn, mesh_lib.make_mesh(config.mesh.fsdp)
-    mesh_lib.check_batch(config.batch_size, mesh)
+    fields, mesh = config.knn, sharding.make_mesh(config.mesh.fsdp)
+    sharding.check_batch(config.batch_size, mesh)
     frozen = make_frozen_encoder(config, fields.pool)
     sources = make_sources(config)
     check_classes(*sources)
@@ -71,7 +69,7 @@ def evaluate_knn(config: ml_collections.ConfigDict, workdir: str) -> dict[str, f
     splits = [
         encode_split(encode, params, config, source, mesh, config.batch_size) for source in sources
     ]
-    found = on_first(
+    values = on_first(
         lambda: accuracies(
             *(array for split in splits for array in split),
             neighbours=fields.neighbours,
@@ -80,12 +78,12 @@ def evaluate_knn(config: ml_collections.ConfigDict, workdir: str) -> dict[str, f
             seed=config.seed,
         )
     )
-    if found is None:
-        return {}  # one process fits and tells
-    told = {'init_from': str(config.init_from), 'step': step, 'pool': fields.pool} | found
+    if values is None:
+        return {}  # process 0 fits and reports
+    results = {'init_from': str(config.init_from), 'step': step, 'pool': fields.pool} | values
     with claim(workdir), (epath.Path(workdir) / 'results.jsonl').open('a') as file:
-        file.write(json.dumps(told) + '\n')
+        file.write(json.dumps(results) + '\n')
     say(f'{config.init_from}, step {step}, {len(sources[1]):,} held-out images')
-    for name, value in found.items():
+    for name, value in values.items():
         say(f'  {describe(name):<40} {value:.4f}')
-    return found
+    return values

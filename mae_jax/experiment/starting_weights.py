@@ -1,107 +1,46 @@
-"""`init_from`: the weights of another run, fitted to the model of this one."""
+"""Loads `init_from`: the weights of another run, fitted to the model of this one."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
-from etils import epath
 from flax import traverse_util
+from ml_collections import ConfigDict
 
-from mae_jax.checkpoints.find import steps
 from mae_jax.config.model import image_size, make_architecture
 from mae_jax.errors import UserError
-from mae_jax.interop.trained import COLLECTIONS, read_config, read_trained
+from mae_jax.interop.trained import COLLECTIONS, read_trained
 from mae_jax.models.patches import grid_size
 from mae_jax.models.positions import resize_positions
 
 POSITIONS = 'encoder/pos_embed'
-MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
-DATA = ('name', 'path')
-STATISTICS = ('channels', 'scale', 'mean', 'std')
 Flat = dict[str, Any]
 
 
-def inherit(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
-    """A copy in which the unset fields of model and data are those of the run `init_from` is of.
-
-    A model whose variant is given keeps its own sizes, and a data set that is named its own path.
-    A run that has begun in `workdir` no longer needs the other: its own config has the fields.
-
-    Raises:
-      UserError: a field is unset and there is no run to take it from.
-    """
-    config = config.copy_and_resolve_references()
-    begun = has_begun(workdir)
-    if begun or config.init_from:
-        source = read_config(workdir if begun else config.init_from)
-        if config.model.variant is None:
-            _fill(config.model, source.model, MODEL_FIELDS)
-        _fill(config, source, ('image_size',))
-        named = config.dataset.name is not None
-        _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA)
-        if not (named or begun):
-            _check_data(config)
-    needed = {'': ('image_size',), 'model': ('variant',), 'dataset': ('name', *STATISTICS)}
-    unset = [
-        f'{group}.{field}'.removeprefix('.')
-        for group, fields in needed.items()
-        for field in fields
-        if (config[group] if group else config)[field] is None
-    ]
-    if unset:
-        raise UserError(
-            f'{", ".join(unset)} must be given, or taken from a pretrained model by '
-            '--config.init_from=<its work directory>.'
-        )
-    return config
-
-
-def has_begun(workdir: str) -> bool:
-    """Whether a checkpoint is there; until then a start that failed may be mended and repeated."""
-    directory = epath.Path(workdir)
-    return (directory / 'config.json').exists() and bool(steps(directory / 'checkpoints'))
-
-
-def _check_data(config: ml_collections.ConfigDict) -> None:
-    """Refuses a data set that another's config names, where TFDS would fetch code to read it."""
-    name, path = (config.dataset[field] for field in DATA)
-    told = f'dataset.name={name!r}, dataset.path={path!r} of init_from={config.init_from}'
-    if not isinstance(name, str | None) or not isinstance(path, str | None):
-        raise UserError(f'{told} are no names: give dataset.name.')
-    if re.match(r'[^:/]*:[^\d*]', name or ''):
-        raise UserError(f'{told} is of a namespace, and its code would be run: give dataset.name.')
-
-
-def _fill(group: ml_collections.ConfigDict, source: Mapping, fields: tuple[str, ...]) -> None:
-    for field in fields:
-        if group[field] is None:
-            group[field] = source.get(field)
-
-
 class Loaded(NamedTuple):
-    """What a run starts from, when it starts from the weights of another."""
+    """Weights of another run in the place of initial values."""
 
     params: Any
     model_state: Any
+    resized: list[str]
+    """Lines for the console: which positions were resized."""
     report: list[str]
-    """A line each: what was loaded, resized, left at its initial value, ignored."""
+    """Lines for the console: what was loaded, resized, left at its initial value, ignored."""
     initial: list[str]
     """Names of the parameters and running statistics left at their initial values."""
     step: int
-    """Of the checkpoint that was read; 0 where it is not known."""
+    """Step of the checkpoint that was read; 0 where it is not known."""
 
 
 def load_weights(
     path: str,
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     params: Any,
     model_state: Any,
     *,
     required: Callable[[str], bool],
 ) -> Loaded:
-    """Puts what another run has learned in the place of this one's initial values.
+    """Replaces initial values by the weights of another run.
 
     The encoder's positions are resized where the number of patches differs (bicubic, as the
     original does). Further parameters are taken where name and shape agree.
@@ -117,11 +56,11 @@ def load_weights(
     """
     weights = read_trained(path)
     source = weights.config
-    found, wanted = _flat(weights.params), _flat(params)
-    resized = _resize_positions(found, wanted, source, config)
-    _check_architecture(path, found, wanted, source, config, required)
-    loaded = {n: v for n, v in found.items() if _shape(wanted.get(n)) == v.shape}
-    initial = wanted.keys() - loaded.keys()
+    available, expected = _flat(weights.params), _flat(params)
+    resized = _resize_positions(available, expected, source, config)
+    _check_architecture(path, available, expected, source, config, required)
+    loaded = {n: v for n, v in available.items() if _shape(expected.get(n)) == v.shape}
+    initial = expected.keys() - loaded.keys()
     statistics = _flat(weights.model_state)
     if any(name.startswith('head/') for name in initial):
         statistics = {}  # running statistics are of no use to another head
@@ -129,36 +68,37 @@ def load_weights(
     running = {name for name in _flat(model_state) if name.split('/')[0] in COLLECTIONS}
     initial |= running - statistics.keys()
     report = [
-        f'starting from {_described(path, weights.step)}; loaded: {_groups(loaded, wanted)}',
+        f'starting from {_described(path, weights.step)}; loaded: {_groups(loaded, expected)}',
         *resized,
-        f'  left at their initial values: {_groups(initial, wanted.keys() | initial)}',
-        f'  ignored: {_groups(found.keys() - loaded.keys(), found)}',
+        f'  left at their initial values: {_groups(initial, expected.keys() | initial)}',
+        f'  ignored: {_groups(available.keys() - loaded.keys(), available)}',
     ]
-    placed = _placed(loaded, params), _placed(statistics, model_state)
-    return Loaded(*placed, report, sorted(initial), weights.step or 0)
+    params, model_state = _replace(params, loaded), _replace(model_state, statistics)
+    return Loaded(params, model_state, resized, report, sorted(initial), weights.step or 0)
 
 
 def _check_architecture(
     path: str,
-    found: Flat,
-    wanted: Flat,
-    source: ml_collections.ConfigDict,
-    config: ml_collections.ConfigDict,
+    available: Flat,
+    expected: Flat,
+    source: ConfigDict,
+    config: ConfigDict,
     required: Callable[[str], bool],
 ) -> None:
-    there, here = make_architecture(source.model), make_architecture(config.model)
-    # Of a different number of heads no shape would tell.
+    """Raises a UserError where `init_from` holds another model than this run trains."""
+    trained, ours = make_architecture(source.model), make_architecture(config.model)
+    # The number of heads, for one, shows in no shape.
     differing = [
-        f'model.{field}: {there[field]} there, {here[field]} here'
-        for field in here
-        if there[field] != here[field]
+        f'model.{field}: {trained[field]} there, {ours[field]} here'
+        for field in ours
+        if trained[field] != ours[field]
     ]
     differing += [
-        f'{name}: {_shape(found.get(name))} there, {_shape(wanted.get(name))} here'
-        for name in sorted(found.keys() | wanted.keys())
-        if required(name) and _shape(found.get(name)) != _shape(wanted.get(name))
+        f'{name}: {_shape(available.get(name))} there, {_shape(expected.get(name))} here'
+        for name in sorted(available.keys() | expected.keys())
+        if required(name) and _shape(available.get(name)) != _shape(expected.get(name))
     ]
-    if differing and all(told.startswith('decoder/head/') for told in differing):
+    if differing and all(line.startswith('decoder/head/') for line in differing):
         raise UserError(
             f'init_from={path} predicts another target.name, or another number of '
             f'target.components or target.codes ({"; ".join(differing)}): give what it was '
@@ -173,22 +113,22 @@ def _check_architecture(
 
 
 def _resize_positions(
-    found: Flat, wanted: Flat, source: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+    available: Flat, expected: Flat, source: ConfigDict, config: ConfigDict
 ) -> list[str]:
-    """Brings the positions in `found` to the grid of `wanted`, and says so."""
+    """Resizes the positions in `available` to the grid of `expected`; returns lines about it."""
     old, new = (
         grid_size(image_size(c), make_architecture(c.model)['patch_size']) for c in (source, config)
     )
-    if POSITIONS not in found or old == new:
+    if POSITIONS not in available or old == new:
         return []
-    if found[POSITIONS].shape[-1] != wanted[POSITIONS].shape[-1]:
-        return []  # another architecture, which is told elsewhere
-    found[POSITIONS] = resize_positions(found[POSITIONS], old, new)
+    if available[POSITIONS].shape[-1] != expected[POSITIONS].shape[-1]:
+        return []  # another architecture, which `_check_architecture` reports
+    available[POSITIONS] = resize_positions(available[POSITIONS], old, new)
     return [f'  positions resized from {old[0]} x {old[1]} to {new[0]} x {new[1]} patches']
 
 
 def _groups(names: Iterable[str], among: Iterable[str]) -> str:
-    """Names as 'encoder, head'; 'encoder/norm' where not all in 'encoder' of `among` is meant."""
+    """Lists names by group: 'encoder', or 'encoder/norm' where `among` has more in 'encoder'."""
     names, others = set(names), set(among)
     others -= names
 
@@ -211,8 +151,8 @@ def _flat(tree: Any) -> Flat:
     return traverse_util.flatten_dict(tree, sep='/')
 
 
-def _placed(values: Flat, tree: Any) -> Any:
-    """`tree` with these values in it, laid out as what they replace."""
+def _replace(tree: Any, values: Flat) -> Any:
+    """Replaces arrays of a tree by name, each laid out over the devices as the one before."""
     flat = _flat(tree)
     flat |= {n: jax.device_put(v, flat[n].sharding) for n, v in values.items() if n in flat}
     return traverse_util.unflatten_dict(flat, sep='/')

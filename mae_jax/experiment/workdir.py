@@ -1,23 +1,28 @@
-"""The work directory: one run at a time, and always the same run."""
+"""Holds a work directory for one run at a time, and always the same run."""
 
+import contextlib
 import fnmatch
 import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from mae_jax.config.saved import _tuples, load_config, to_json
+from mae_jax.checkpoints.find import steps
+from mae_jax.config.saved import as_tuples, load_config, to_json
 from mae_jax.errors import UserError
+from mae_jax.files.lock import claim
+from mae_jax.runtime.processes import on_first
 
 SHARED_WITHIN_S = 60
-"""Network file systems remember for so long that a file was not there."""
+"""Seconds for which network file systems may remember that a file did not exist."""
 
 MAY_CHANGE = (
-    # How a run is computed, watched and stored. What is not listed makes the run itself.
+    # How a run is computed, watched and stored. All other fields define the run itself.
     'deterministic',
     'step_timeout_s',
     'optimizer.skip_nonfinite',  # until one is skipped the run is the same
@@ -42,6 +47,8 @@ MAY_CHANGE = (
     'probe_at_end',
     'online_probe.*',
     'per_class',
+    'loggers',
+    'profile_steps',
 )
 
 ADDED = {
@@ -57,42 +64,83 @@ ADDED = {
     'dataset.repeats': 1,
     'dataset.resize': 'host',
     'dataset.canvas': 384,
+    'loggers': ('tensorboard',),
+    'profile_steps': None,
 }
-"""Fields that the configs of earlier versions lack, and what those runs did."""
+"""Fields that the configs of earlier versions lack, with the values that those runs had."""
 
 
-def check_config(
-    workdir: str | os.PathLike, config: ConfigDict, *, begun: bool = True
-) -> list[str]:
-    """Writes config.json into a new work directory; holds later starts to it once it has `begun`.
+@contextlib.contextmanager
+def hold(workdir: str | os.PathLike, config: ConfigDict) -> Iterator[list[str]]:
+    """Holds the directory for this run, and keeps the run's config in it.
 
-    Returns:
-      What differs from the last start, one line a field, where it may (`MAY_CHANGE`).
+    Process 0 does it for all, since each other would see the directory held.
+
+    Yields:
+      One line for each field that differs from the last start, where it may (`MAY_CHANGE`).
 
     Raises:
-      UserError: what differs makes another run; or config.json cannot be read or written.
+      UserError: another process holds the directory, it belongs to another run, or cannot be
+        written.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> list[str]:
+            stack.enter_context(claim(workdir))
+            changes = check_config(workdir, config) if has_begun(workdir) else []
+            write_config(workdir, config)
+            return changes
+
+        changes = on_first(enter)
+        check_shared(workdir)
+        yield changes or []
+
+
+def has_begun(workdir: str | os.PathLike) -> bool:
+    """Returns whether a checkpoint is there; until then a start may be changed and repeated."""
+    directory = epath.Path(workdir)
+    return (directory / 'config.json').exists() and bool(steps(directory / 'checkpoints'))
+
+
+def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
+    """Compares a config with that of the directory's last start.
+
+    Returns:
+      One line for each field that differs, where it may (`MAY_CHANGE`).
+
+    Raises:
+      UserError: a field differs that makes another run; or config.json cannot be read.
+    """
+    old, new = flatten(load_config(workdir).to_dict()), flatten(json.loads(to_json(config)))
+    old = {field: value for field, value in ADDED.items() if field in new} | old
+    unset = object()
+    changes = {}
+    for field in sorted(old.keys() | new.keys()):
+        values = old.get(field, unset), new.get(field, unset)
+        if values[0] != values[1] and field != 'mode':  # trained or evaluated, it is the same run
+            before, now = ('unset' if x in (unset, None) else repr(x) for x in values)
+            changes[field] = f'{field} was {before}, now {now}'
+    refused = [line for field, line in changes.items() if not may_change(field)]
+    if refused:
+        raise UserError(
+            f'{workdir} belongs to another run ({"; ".join(refused)}): choose another '
+            '--workdir, or give the fields their old values.'
+        )
+    return list(changes.values())
+
+
+def may_change(field: str) -> bool:
+    """Returns whether a field, by its dotted name, may differ between starts of a run."""
+    return any(fnmatch.fnmatchcase(field, pattern) for pattern in MAY_CHANGE)
+
+
+def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
+    """Writes config.json, in one go: a reader sees the old one or the new one.
+
+    Raises:
+      UserError: it cannot be written.
     """
     path = epath.Path(workdir) / 'config.json'
-    changes = []
-    if begun and path.exists():
-        before, now = _flat(load_config(workdir).to_dict()), _flat(json.loads(to_json(config)))
-        before = {field: value for field, value in ADDED.items() if field in now} | before
-        missing = object()
-        for field in sorted(before.keys() | now.keys()):
-            old, new = before.get(field, missing), now.get(field, missing)
-            if old != new and field != 'mode':  # trained or evaluated, it is the same run
-                told = [('unset' if x in (missing, None) else repr(x)) for x in (old, new)]
-                changes.append((field, f'{field} was {told[0]}, now {told[1]}'))
-        refused = [
-            told
-            for field, told in changes
-            if not any(fnmatch.fnmatchcase(field, pattern) for pattern in MAY_CHANGE)
-        ]
-        if refused:
-            raise UserError(
-                f'{workdir} belongs to another run ({"; ".join(refused)}): choose another '
-                '--workdir, or give the fields their old values.'
-            )
     fresh = path.with_name('.config.json')
     try:
         fresh.write_text(to_json(config))
@@ -101,11 +149,10 @@ def check_config(
         raise UserError(
             f'{path} cannot be written ({error.strerror}): make room or make it writable.'
         ) from error
-    return [told for _, told in changes]
 
 
 def check_shared(workdir: str | os.PathLike) -> None:
-    """Raises a UserError where this process does not see the config.json that another one wrote."""
+    """Raises a UserError if this process cannot see the config.json that process 0 wrote."""
     path = epath.Path(workdir) / 'config.json'
     deadline = time.monotonic() + SHARED_WITHIN_S
     while not path.exists():
@@ -117,11 +164,12 @@ def check_shared(workdir: str | os.PathLike) -> None:
         time.sleep(1)
 
 
-def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Returns dotted name -> value of nested dictionaries; sequences become tuples."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f'{prefix}{key}.')
+            flat |= flatten(value, f'{prefix}{key}.')
         else:
-            flat[prefix + key] = _tuples(value)
+            flat[prefix + key] = as_tuples(value)
     return flat

@@ -3,7 +3,6 @@
 All comes from shapes: nothing is allocated or compiled, and of data only their number is read.
 """
 
-import dataclasses
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,14 +13,15 @@ import optax
 from jax.sharding import AbstractMesh
 
 from mae_jax.config.data import make_source_of
-from mae_jax.config.length import Length, make_length
+from mae_jax.config.length import Length, make_learning_rate, make_length
 from mae_jax.config.model import image_size
 from mae_jax.data.sources.synthetic import IMAGENET_EXAMPLES
 from mae_jax.errors import UserError
-from mae_jax.experiment.build import check_batch, check_fields, step_accumulate
+from mae_jax.experiment.run import EVALUATIONS
+from mae_jax.experiment.setup import check_batch, check_fields
 from mae_jax.planning.memory import Memory, count_memory
 from mae_jax.runtime.chips import Chip
-from mae_jax.tasks.make import make_task, make_tx
+from mae_jax.tasks import make_task
 from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.optimizer import split_params
 from mae_jax.training.state import TrainState, abstract_state, make_step
@@ -79,7 +79,7 @@ class Speed(NamedTuple):
 def find_data(config: ml_collections.ConfigDict, examples: int | None = None) -> Data:
     """The size of a config's training data: as given, else as found, else ImageNet's."""
     classes = config.get('num_classes')
-    if examples is not None and (config.task == 'pretrain' or classes):
+    if examples is not None and ('num_classes' not in config or classes):
         return Data(examples, classes or 0)
     try:
         source = make_source_of(config, config.dataset.train_split)
@@ -96,16 +96,16 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
     """
     if data.examples < 1 or devices < 1:
         raise UserError(f'{data.examples} examples on {devices} devices: give at least 1 of each.')
-    if config.task == 'knn':
-        raise UserError("task='knn' trains nothing: there is nothing to plan.")
+    if config.task in EVALUATIONS:
+        raise UserError(f"task='{config.task}' trains nothing: there is nothing to plan.")
     check_fields(config)
     mesh = mesh_lib.planned_mesh(devices, config.mesh.fsdp)
     check_batch(config, mesh)
     task = make_task(config, SimpleNamespace(num_classes=data.num_classes))
     length = make_length(config, data.examples)
-    tx, _ = make_tx(config, length)
-    state = abstract_state(task, tx, mesh, ema_decay=config.get('ema_decay'))
-    batch, accumulate = loaded_batch(config, task), step_accumulate(config)
+    tx = task.make_optimizer(config.optimizer, make_learning_rate(config, length))
+    state = abstract_state(task, tx, mesh, ema_decay=task.ema_decay)
+    batch, accumulate = loaded_batch(config, task), task.micro_batches(config)
     return Plan(
         parameters={name: count(tree) for name, tree in state.params.items()},
         trained=count(split_params(state.params, task.is_trained)[0]),
@@ -116,7 +116,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
         length=length,
         memory=count_memory(task, state, batch, mesh, accumulate),
         product_flops=task.flops_per_image() * config.batch_size,
-        xla_flops=count_xla_flops(task, tx, state, batch, config.get('ema_decay')),
+        xla_flops=count_xla_flops(task, tx, state, batch),
     )
 
 
@@ -124,7 +124,7 @@ def loaded_batch(config: ml_collections.ConfigDict, task: Task) -> Batch:
     """Shapes of a global batch as the loader gives it: 8-bit images, or cached features."""
     dataset, rows = config.dataset, config.batch_size
     shapes = {'label': jax.ShapeDtypeStruct((rows,), jnp.int32)}
-    if config.get('cache_features'):
+    if task.caches_features:
         return shapes | {'image': jax.ShapeDtypeStruct((rows, task.model.width), jnp.float32)}
     if dataset.resize == 'device':
         shape = (rows // dataset.repeats, dataset.canvas, dataset.canvas, dataset.channels)
@@ -139,18 +139,16 @@ def count_xla_flops(
     tx: optax.GradientTransformation,
     state: TrainState,
     batch: Batch,
-    ema_decay: float | None = None,
 ) -> float:
     """XLA's count for a step, of the program before it is optimised, which is not compiled.
 
     It counts a loop's body once, so that there must be none: micro-batches are taken together and
     blocks apart. Other backends count compiled programs alone, hence the CPU's.
     """
-    options = {'micro_batches': 1} if hasattr(task, 'micro_batches') else {}
-    task = dataclasses.replace(task, model=task.model.clone(scan=False, attend='plain'), **options)
+    task = task.without_loops()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     with jax.default_device(jax.devices('cpu')[0]):
-        step = jax.jit(make_step(task, tx, seed=0, ema_decay=ema_decay))
+        step = jax.jit(make_step(task, tx, seed=0, ema_decay=task.ema_decay))
         return step.lower(shapes, batch).cost_analysis()['flops']
 
 

@@ -1,4 +1,4 @@
-"""Keeps what Orbax and TensorStore say by the way from a run's console; importing it is enough."""
+"""Keeps the messages of Orbax, TensorStore and JAX's start from the console of a command."""
 
 import logging
 import os
@@ -6,20 +6,26 @@ import sys
 import warnings
 from typing import Any
 
-# Orbax logs through absl's one logger, and a failed write leaves coroutines of its behind, and
-# threads of TensorStore's that still want to tell them. Whatever fails there also raises, and is
-# told from here.
-warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
-logging.getLogger('absl').addFilter(
-    lambda record: f'{os.sep}orbax{os.sep}checkpoint{os.sep}' not in record.pathname
-)
 
-_unraisable = sys.unraisablehook
+def silence_libraries() -> None:
+    """Filters what libraries log by the way; for the command line alone, never on import.
+
+    Orbax logs through absl's one logger, and a failed write leaves unawaited coroutines and threads
+    of TensorStore behind, which report late. Whatever fails there also raises an error, which is
+    what the user reads.
+    """
+    warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
+    logging.getLogger('absl').addFilter(_is_not_from_orbax)
+    for name in ('xla_bridge', 'distributed'):  # backends that are absent, services that start
+        logging.getLogger(f'jax._src.{name}').setLevel(logging.WARNING)
+    before = sys.unraisablehook
+
+    def report_unless_late(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            before(unraisable)
+
+    sys.unraisablehook = report_unless_late
 
 
-def _tell_but_late_futures(unraisable: Any) -> None:
-    if str(unraisable.exc_value) != 'Event loop is closed':
-        _unraisable(unraisable)
-
-
-sys.unraisablehook = _tell_but_late_futures
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    return f'{os.sep}orbax{os.sep}checkpoint{os.sep}' not in record.pathname

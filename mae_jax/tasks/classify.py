@@ -1,37 +1,83 @@
 """Classification: an encoder fine-tuned in part or whole, from scratch, or linearly probed."""
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
+from clu import metrics
+from ml_collections import ConfigDict
 
-from mae_jax.config.model import image_size, make_architecture, make_classifier, statistics
+from mae_jax.config.data import check_classes
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.patches import grid_size
 from mae_jax.models.vit import blocks_flops
 from mae_jax.tasks import augment
 from mae_jax.tasks.preprocess import loaded_images, normalize
+from mae_jax.training.optimizer import decays_finetune, layer_scales, make_optimizer
 from mae_jax.training.sharding import join_rows, split_rows
-from mae_jax.training.task import Batch
+from mae_jax.training.task import Batch, Card, Task, optimizer_fields
+
+
+@flax.struct.dataclass
+class Metrics(metrics.Collection):
+    """Means over images: cross-entropy with the labels, top-1 and top-5 accuracy."""
+
+    loss: metrics.Average.from_output('loss')
+    top1: metrics.Accuracy
+    top5: metrics.Average.from_output('top5')
+
+
+@flax.struct.dataclass
+class PerClass(metrics.Metric):
+    """Correct and all examples of every class, int32 [num_classes] each."""
+
+    hits: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def from_model_output(
+        cls, logits: jax.Array, labels: jax.Array, mask: jax.Array, **_: Any
+    ) -> 'PerClass':
+        zeros = jnp.zeros(logits.shape[-1], jnp.int32)
+        hits = (logits.argmax(axis=-1) == labels) & mask
+        return cls(zeros.at[labels].add(hits), zeros.at[labels].add(mask))
+
+    def merge(self, other: 'PerClass') -> 'PerClass':
+        return PerClass(self.hits + other.hits, self.count + other.count)
+
+    def compute(self) -> Any:
+        """Returns the share of correct examples of each class; NaN where a class has none."""
+        return np.where(self.count > 0, self.hits / np.maximum(self.count, 1), np.nan)
+
+
+@flax.struct.dataclass
+class MetricsPerClass(Metrics):
+    """`Metrics`, and the accuracy of every class."""
+
+    loss: metrics.Average.from_output('loss')
+    top1: metrics.Accuracy
+    top5: metrics.Average.from_output('top5')
+    per_class: PerClass
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify:
+class Classify(Task):
     """The classification `Task` (paper, appendix A.1). Mean, std and scale are of `normalize`.
 
     Attributes:
       trained: 'all', 'head' (the linear probe's), or a number of blocks: the last k of them and
         what follows; 0.5 is the MLP of the last block.
-      micro_batches: in how many parts the frozen encoder of trained='head' goes through a batch.
-        BatchNorm and head always see the whole.
-      cached: batches hold the encoder's features in place of images.
-      per_class: `evaluate` counts for every class too.
+      head_micro_batches: number of pieces in which the frozen encoder of trained='head' sees a
+        batch. BatchNorm and head always see the whole.
+      caches_features: batches hold the encoder's features in place of images.
+      per_class: `evaluate` counts every class too.
+      layer_decay: factor between the learning rates of neighbouring layers; 1 for none.
     """
 
     model: Classifier
@@ -45,9 +91,13 @@ class Classify:
     cutmix: float = 0.0
     switch_probability: float = 0.5
     erase: float = 0.0
-    micro_batches: int = 1
-    cached: bool = False
+    head_micro_batches: int = 1
+    caches_features: bool = False
     per_class: bool = False
+    layer_decay: float = 1.0
+    ema_decay: float | None = None
+
+    score = 'eval/top1'
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         images = jnp.zeros((1, *self.image_size, len(self.mean)))
@@ -70,10 +120,64 @@ class Classify:
                 'a label, also in dataset.eval_split.'
             )
 
+    def check_data(self, source: Any, held_out: Any) -> None:
+        check_classes(source, held_out)
+
+    def make_optimizer(
+        self, fields: ConfigDict, schedule: optax.Schedule
+    ) -> optax.GradientTransformation:
+        """Spares class token and positions from weight decay; scales updates by `layer_decay`."""
+        extra = {}
+        if self.layer_decay != 1:
+            depth = self.model.depth
+            extra['scales'] = lambda params: layer_scales(params, self.layer_decay, depth)
+        return make_optimizer(
+            fields.name,
+            schedule,
+            momentum=fields.momentum,
+            trust_coefficient=fields.trust_coefficient,
+            decay_mask=decays_finetune,
+            **optimizer_fields(fields),
+            **extra,
+        )
+
+    def micro_batches(self, config: ConfigDict) -> int:
+        """Returns 1 for a linear probe: only its encoder is split, by `head_micro_batches`."""
+        return 1 if self.trained == 'head' else config.optimizer.accumulate
+
+    def without_loops(self) -> 'Classify':
+        model = self.model.clone(scan=False, attend='plain')
+        return dataclasses.replace(self, model=model, head_micro_batches=1)
+
+    @property
+    def score_label(self) -> str:
+        return 'top-1'
+
+    def untrained_warning(self, config: ConfigDict) -> str | None:
+        if self.trained == 'all':
+            return None
+        return f'init_from is unset: trained={config.trained} on top of an untrained encoder'
+
+    def score_line(self, meta: Mapping[str, Any]) -> str:
+        return f'top-1 {meta["eval/top1"]:.4f}, top-5 {meta["eval/top5"]:.4f}'
+
+    def card(self, config: ConfigDict, source: Any) -> Card:
+        if self.trained == 'head':
+            title = 'Classifier: a linear probe of a frozen encoder, trained'
+        elif self.trained != 'all':
+            title = f'Classifier, fine-tuned in its last {config.trained} block(s)'
+        elif config.init_from:
+            title = 'Classifier, fine-tuned'
+        else:
+            title = 'Classifier, trained from scratch'
+        rows = {'pooling': config.model.pool, 'classes': f'{source.num_classes:,}'}
+        example = "logits = model.apply({'params': params}, normalize(images))  # [B, classes]"
+        return Card(title, rows, example)
+
     @property
     def augments(self) -> bool:
         """Whether images are changed on the device; then `prepare` has to normalise them."""
-        return not self.cached and bool(self.erase or self.mixup or self.cutmix)
+        return not self.caches_features and bool(self.erase or self.mixup or self.cutmix)
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         """Normalises, erases and mixes, in that order, and draws which branches are dropped.
@@ -106,7 +210,7 @@ class Classify:
         """Cross-entropy with the soft targets, mean over the rows."""
         del key  # all that is random was drawn by `prepare`
         loaded = not self.augments
-        features = batch['image'] if self.cached else self._features(params, batch, loaded)
+        features = batch['image'] if self.caches_features else self._features(params, batch, loaded)
         logits, state = self.model.apply(
             {'params': params} | model_state,
             features,
@@ -116,34 +220,24 @@ class Classify:
         )
         return optax.softmax_cross_entropy(logits, batch['target']).mean(), {}, dict(state)
 
-    def evaluate(
-        self, params: Any, model_state: Any, batch: Batch, first: jax.Array
-    ) -> dict[str, jax.Array]:
-        """Sums over valid rows: cross-entropy with the labels, top-1 and top-5 hits, `count`.
-
-        With `per_class` also `class_hits` and `class_count`, int32 [num_classes].
-        """
+    def evaluate(self, params: Any, model_state: Any, batch: Batch, first: jax.Array) -> Metrics:
+        """Collects cross-entropy and accuracies of the valid rows, with `per_class` by class."""
         del first  # nothing is random
-        features = batch['image'] if self.cached else self.features(params, batch)
+        features = batch['image'] if self.caches_features else self.features(params, batch)
         logits = self.model.apply(
             {'params': params} | model_state, features, train=False, method='classify'
         )
-        label, valid = batch['label'], batch['valid']
-        label = jnp.where(valid, label, 0)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        valid = batch['valid']
+        labels = jnp.where(valid, batch['label'], 0)
         _, best = jax.lax.top_k(logits, min(5, self.model.num_classes))
-        hits = (best == label[:, None]) & valid[:, None]
-        sums = {
-            'loss': jnp.sum(jnp.where(valid, losses, 0.0)),
-            'top1': jnp.sum(hits[:, 0]),
-            'top5': jnp.sum(hits),
-            'count': jnp.sum(valid),
-        }
-        if self.per_class:
-            zeros = jnp.zeros(self.model.num_classes, jnp.int32)
-            sums['class_hits'] = zeros.at[label].add(hits[:, 0])
-            sums['class_count'] = zeros.at[label].add(valid)
-        return sums
+        collection = MetricsPerClass if self.per_class else Metrics
+        return collection.single_from_model_output(
+            loss=optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+            top5=jnp.any(best == labels[:, None], axis=-1).astype(jnp.float32),
+            logits=logits,
+            labels=labels,
+            mask=valid,
+        )
 
     def features(self, params: Any, batch: Batch) -> jax.Array:
         """A loaded batch -> what the head is given, float32 [B,D]; nothing is augmented."""
@@ -151,7 +245,7 @@ class Classify:
 
     def flops_per_image(self) -> float:
         """Matrix products of the forward pass, and twice those of the blocks that learn."""
-        if self.cached:
+        if self.caches_features:
             return 6.0 * self.model.width * self.model.num_classes
         model = self.model
         rows, columns = grid_size(self.image_size, model.patch_size)
@@ -173,9 +267,9 @@ class Classify:
             )
 
         rows = {name: batch[name] for name in ('image', 'path_noise') if name in batch}
-        if self.micro_batches == 1:
+        if self.head_micro_batches == 1:
             return encode(rows)
-        parts = jax.tree.map(lambda x: split_rows(x, self.micro_batches), rows)
+        parts = jax.tree.map(lambda x: split_rows(x, self.head_micro_batches), rows)
         return join_rows(jax.lax.map(encode, parts))
 
     def _normalized(self, images: jax.Array) -> jax.Array:
@@ -207,98 +301,3 @@ def learns(path: str, trained: str | float, depth: int) -> bool:
     if trained == 0.5:
         return block == depth - 1 and rest[2] == 'mlp'
     return block >= depth - trained
-
-
-def num_classes(config: ml_collections.ConfigDict, source: Any) -> int:
-    """The classes of the data; a UserError where there are none, or not as many as config says."""
-    found, wanted = source.num_classes, config.num_classes
-    if not found:
-        raise UserError(
-            f'{config.dataset.name} ({config.dataset.path or config.dataset.train_split}) has no '
-            f"labels, and task='{config.task}' needs them: a folder needs train/<class>/ and "
-            'val/<class>/.'
-        )
-    if wanted not in (None, found):
-        raise UserError(
-            f'num_classes={wanted}, but {config.dataset.name} has {found} classes: leave '
-            'num_classes unset to take the number from the data.'
-        )
-    return found
-
-
-def _classify(config: ml_collections.ConfigDict, classes: int) -> Classify:
-    mix, depth = config.mix, make_architecture(config.model)['depth']
-    trained = parse_trained(config.trained, depth)
-    _check_classify(config, trained)
-    learning = {'all': depth, 'head': 0}.get(trained, trained)
-    return Classify(
-        make_classifier(config, classes, frozen_blocks=depth - math.ceil(learning)),
-        image_size(config),
-        trained=trained,
-        label_smoothing=config.label_smoothing,
-        mixup=mix.mixup,
-        cutmix=mix.cutmix,
-        switch_probability=mix.switch_probability,
-        erase=config.dataset.erase,
-        micro_batches=config.optimizer.accumulate if trained == 'head' else 1,
-        cached=config.cache_features,
-        per_class=config.per_class,
-        **statistics(config),
-    )
-
-
-def parse_trained(trained: str, depth: int) -> str | float:
-    """`config.trained`: 'all', 'head', or a number of blocks; all the blocks are 'all'.
-
-    Raises:
-      UserError: it is none of these, or more blocks than there are.
-    """
-    if trained in ('all', 'head'):
-        return trained
-    try:
-        blocks = float(trained)
-    except ValueError:
-        blocks = -1.0
-    if blocks != 0.5 and (blocks < 0 or blocks % 1):
-        raise UserError(
-            f"trained='{trained}' is unknown: choose 'all', 'head', or how many of the last blocks "
-            '(0, 0.5 for the MLP of the last one, 1, 2, ...).'
-        )
-    if blocks > depth:
-        raise UserError(f'trained={trained} blocks, but the model has {depth}: choose fewer.')
-    return 'all' if blocks == depth else blocks
-
-
-def _check_classify(config: ml_collections.ConfigDict, trained: str | float) -> None:
-    """Refuses what contradicts itself."""
-    frozen, model = trained == 'head', config.model
-    if config.cache_features and not frozen:
-        raise UserError(
-            'cache_features=True keeps the features of a frozen encoder, and '
-            f"trained='{config.trained}' would change it: set trained='head', or "
-            'cache_features=False.'
-        )
-    dataset = config.dataset
-    if config.cache_features and (dataset.repeats != 1 or dataset.resize != 'host'):
-        raise UserError(
-            'cache_features=True sees every image once, as evaluation does: leave dataset.repeats '
-            "at 1 and dataset.resize at 'host'."
-        )
-    if model.batch_norm and not frozen and config.optimizer.accumulate > 1:
-        raise UserError(
-            'model.batch_norm=True needs the whole batch at once: set optimizer.accumulate=1, or '
-            "trained='head'."
-        )
-    shares = {
-        'label_smoothing': config.label_smoothing,
-        'model.drop_path': model.drop_path,
-        'dataset.erase': config.dataset.erase,
-        'mix.switch_probability': config.mix.switch_probability,
-        'ema_decay': config.ema_decay or 0.0,
-    }
-    for field, share in shares.items():
-        if not 0 <= share <= 1 or (field == 'model.drop_path' and share == 1):
-            raise UserError(f'{field}={share} must be from 0 to 1, a share or a probability.')
-    for field in ('mixup', 'cutmix'):
-        if config.mix[field] < 0:
-            raise UserError(f'mix.{field}={config.mix[field]} must be 0 (off) or more.')

@@ -3,29 +3,46 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
+import numpy as np
+from clu import metrics
+from jax.sharding import Mesh
+from ml_collections import ConfigDict, FrozenConfigDict
 
-from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.model import image_size, make_architecture, make_mae, statistics
 from mae_jax.models.mae import MAE, MAEOutput
 from mae_jax.models.patches import grid_size
 from mae_jax.models.vit import blocks_flops
 from mae_jax.pretext.masking import draw_noise
 from mae_jax.pretext.targets import mean_error, prediction_size
 from mae_jax.pretext.tokenizers import Tokenizer, make_tokenizer
+from mae_jax.tasks.fit_target import fit_target
 from mae_jax.tasks.preprocess import loaded_images, normalize
-from mae_jax.training.task import Batch
+from mae_jax.training.sharding import replicated
+from mae_jax.training.state import TrainState
+from mae_jax.training.task import Batch, Card, Crops, Task
+from mae_jax.visualization.drawing import grid as draw_grid
+from mae_jax.visualization.reconstruction import reconstruction_columns
+
+
+@flax.struct.dataclass
+class Metrics(metrics.Collection):
+    """The mean over images of the loss under masks fixed by each example's place."""
+
+    loss: metrics.Average.from_output('loss')
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Task):
     """The pretraining `Task`. Mean, std and scale are those of `normalize`.
 
     The tokenizer, if the target is tokens, is no part of the model: its parameters, if it has any,
-    are model state, `{'tokenizer': ...}`, zero until `fit_target` puts the real ones there.
+    are model state, `{'tokenizer': ...}`, zero until `fit` reads them from its file.
     """
 
     model: MAE
@@ -34,6 +51,9 @@ class Pretrain:
     std: tuple[float, ...]
     scale: float = 255.0
     tokenizer: Tokenizer | None = None
+    picture_every_steps: int = 0
+    online_probe: FrozenConfigDict | None = None
+    probes_at_end: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -53,15 +73,8 @@ class Pretrain:
         return params, {'tokenizer': empty}
 
     def is_trained(self, path: str) -> bool:
-        """All but the fixed sin-cos position tables and the basis of the target."""
+        """Excludes the fixed sin-cos position tables and the basis of the target."""
         return not path.endswith('pos_embed') and not path.startswith('pca/')
-
-    def is_required(self, path: str) -> bool:
-        """All but the position tables, which are made anew for any image size."""
-        return self.is_trained(path)
-
-    def check(self, batch: Batch) -> None:
-        """Any image will do."""
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         images = loaded_images(batch, self.image_size)
@@ -74,22 +87,19 @@ class Pretrain:
         output = self._apply(params, model_state, batch['image'], batch['noise'])
         return output.loss, {}, model_state
 
-    def evaluate(
-        self, params: Any, model_state: Any, batch: Batch, first: jax.Array
-    ) -> dict[str, jax.Array]:
-        """Sum of the valid rows' losses under masks fixed by each example's place."""
+    def evaluate(self, params: Any, model_state: Any, batch: Batch, first: jax.Array) -> Metrics:
+        """Collects the losses of the valid rows under masks fixed by each example's place."""
         output = self.reconstruct(params, batch, first, model_state)
         loss_of = functools.partial(mean_error, loss_on=self.model.loss_on)
         per_image = jax.vmap(loss_of)(output.errors, output.mask)
-        valid = batch['valid'].astype(jnp.float32)
-        return {'loss': jnp.sum(per_image * valid), 'count': jnp.sum(valid)}
+        return Metrics.single_from_model_output(loss=per_image, mask=batch['valid'])
 
     def reconstruct(
         self, params: Any, batch: Batch, first: jax.Array | int = 0, model_state: Any = None
     ) -> MAEOutput:
-        """The model's output for a loaded batch under the masks of `evaluate`.
+        """Applies the model to a loaded batch under the masks of `evaluate`.
 
-        Its loss is NaN where the target is tokens and there is no `model_state` to make them by.
+        The loss is NaN where the target is tokens and no `model_state` holds their tokenizer.
         """
         images = self._normalized(batch['image'])
 
@@ -100,15 +110,12 @@ class Pretrain:
         return self._apply(params, model_state, images, noise)
 
     def tokens(self, weights: Any, images: jax.Array) -> jax.Array:
-        """What the tokenizer, with these parameters, makes of normalised images: int32 [B, N]."""
+        """Turns normalised images into tokens, int32 [B, N], with the tokenizer's parameters."""
         shown = images * jnp.asarray(self.std) + jnp.asarray(self.mean)  # undoes `normalize` ...
         return self.tokenizer.apply(weights, shown.clip(0, 1))  # ... but for rounding
 
     def flops_per_image(self) -> float:
-        """Matrix products of forward and backward pass (three times the forward's).
-
-        Those of a tokenizer, which has no backward pass, are not among them.
-        """
+        """Counts forward and backward pass (three times the forward's), without any tokenizer."""
         model, hidden_size = self.model, self.model.patch_size**2 * len(self.mean)
         seen = self.num_patches if model.encoder_mask_tokens else model.num_kept(self.num_patches)
         predicted = prediction_size(model.target, model.components, model.codes, hidden_size)
@@ -121,6 +128,63 @@ class Pretrain:
             + 2 * self.num_patches * model.decoder_width * predicted
         )
         return 3.0 * (encoder + decoder)
+
+    def fit(self, state: TrainState, config: ConfigDict, crops: Crops, *, inherited: bool) -> Any:
+        return fit_target(self, state, config.target, crops, inherited=inherited)
+
+    def without_loops(self) -> 'Pretrain':
+        return dataclasses.replace(self, model=self.model.clone(scan=False, attend='plain'))
+
+    def make_draw(
+        self, batch: dict[str, np.ndarray], mesh: Mesh
+    ) -> Callable[[Any], np.ndarray] | None:
+        """Draws original, masked image and reconstructions, one row an image."""
+        everywhere = replicated(mesh)
+        images = self._normalized(batch['image'])
+
+        def predict(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            output = self.reconstruct(params, batch)
+            variables = {'params': params}
+            pixels = self.model.apply(variables, output.prediction, images, method='pixels')
+            return pixels, output.mask
+
+        predict = jax.jit(predict, out_shardings=everywhere)
+
+        def draw(params: Any) -> np.ndarray:
+            pixels, mask = predict(params, jax.device_put(batch, everywhere))
+            columns = reconstruction_columns(
+                np.asarray(images),
+                np.asarray(pixels),
+                np.asarray(mask),
+                patch_size=self.model.patch_size,
+                mean=self.mean,
+                std=self.std,
+            )
+            return draw_grid(columns)
+
+        return draw
+
+    def card(self, config: ConfigDict, source: Any) -> Card:
+        model, target = config.model, config.target
+        details = {
+            'pca': f', the largest {target.components}',
+            'token': f' by `{target.tokenizer}`',
+        }.get(target.name, '')
+        everywhere = ', of all patches' if target.loss_on == 'all' else ''
+        return Card(
+            'Masked autoencoder ([He et al., 2021](https://arxiv.org/abs/2111.06377)), pretrained',
+            {
+                'decoder': f'width {model.decoder_width}, depth {model.decoder_depth}, '
+                f'{model.decoder_heads} heads',
+                'masking': f'{config.mask.strategy}, {100 * config.mask.ratio:g}% hidden'
+                + (', as mask tokens in the encoder' if model.encoder_mask_tokens else ''),
+                'target': f'`{target.name}`{details}{everywhere}',
+            },
+            "output = model.apply({'params': params}, normalize(images), "
+            "rngs={'mask': jax.random.key(0)})\n"
+            'output.prediction, output.mask  # [B, N, P*P*C] and [B, N], True where hidden',
+            needs_key=True,
+        )
 
     def _apply(
         self, params: Any, model_state: Any, images: jax.Array, noise: jax.Array
@@ -138,8 +202,26 @@ class Pretrain:
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
 
 
-def make_tokenizer_of(config: ml_collections.ConfigDict) -> Tokenizer | None:
-    """What makes the tokens that a config's model predicts; None for other targets."""
+def make_pretrain(config: ConfigDict, source: Any) -> Pretrain:
+    """Makes the task of `task='pretrain'`. The training data `source` have no say in it.
+
+    Raises:
+      UserError: a field does not work; the message names it.
+    """
+    draws = config.target.name != 'token'  # tokens are no pixels
+    return Pretrain(
+        make_mae(config),
+        image_size(config),
+        tokenizer=tokenizer_of(config),
+        picture_every_steps=(config.image_every_steps or 0) if draws else 0,
+        online_probe=FrozenConfigDict(config.online_probe),
+        probes_at_end=config.probe_at_end,
+        **statistics(config),
+    )
+
+
+def tokenizer_of(config: ConfigDict) -> Tokenizer | None:
+    """Makes the tokenizer whose tokens a config's model predicts; None for other targets."""
     target = config.target
     if target.name != 'token':
         return None

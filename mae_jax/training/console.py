@@ -1,44 +1,49 @@
-"""What a person sees of a run: console, metrics.jsonl, TensorBoard, pictures; speed and ETA."""
+"""Formats what the console shows of a run: log lines, durations, the table of parameters."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+from clu.parameter_overview import make_table
+
+LABELS = {
+    'loss': ('loss', '.4f'),
+    'eval/loss': ('held-out loss', '.4f'),
+    'eval/top1': ('top-1', '.4f'),
+    'eval/top5': ('top-5', '.4f'),
+    'probe/knn': ('k-NN', '.4f'),
+    'probe/linear': ('linear probe', '.4f'),
+    'learning_rate': ('lr', '.2e'),
+    'grad_norm': ('grad', '.2f'),
+}
+"""Scalars in the order of the line, with their labels and formats."""
 
 
 def format_line(step: int, total_steps: int, epoch: float, scalars: dict[str, float]) -> str:
-    """One console line; what is not among the scalars is left out."""
-    parts = [f'step {step:>{len(str(total_steps))}}/{total_steps}', f'epoch {epoch:.1f}']
-    shown = {
-        'loss': ('loss', '.4f'),
-        'eval/loss': ('held-out loss', '.4f'),
-        'eval/top1': ('top-1', '.4f'),
-        'eval/top5': ('top-5', '.4f'),
-        'probe/knn': ('k-NN', '.4f'),
-        'probe/linear': ('linear probe', '.4f'),
-        'learning_rate': ('lr', '.2e'),
-        'grad_norm': ('grad', '.2f'),
-    }
-    for name, (label, spec) in shown.items():
+    """Formats one log line; scalars that are not given are left out."""
+    fields = [f'step {step:>{len(str(total_steps))}}/{total_steps}', f'epoch {epoch:.1f}']
+    others = [n for n in scalars if n.startswith('eval/') and n not in LABELS]  # a user's task
+    for name, (label, spec) in (LABELS | {n: (n, '.4f') for n in others}).items():
         if name in scalars:
-            parts.append(f'{label} {scalars[name]:{spec}}')
+            fields.append(f'{label} {scalars[name]:{spec}}')
     if 'images_per_second' in scalars:
         per_device = scalars['images_per_second_per_device']
-        parts.append(f'{scalars["images_per_second"]:,.0f} img/s ({per_device:,.0f}/device)')
-        parts.append(f'wait {scalars["input_wait"]:.0%}')
+        fields.append(f'{scalars["images_per_second"]:,.0f} img/s ({per_device:,.0f}/device)')
+        fields.append(f'wait {scalars["input_wait"]:.0%}')
     if 'mfu' in scalars:
-        parts.append(f'mfu {scalars["mfu"]:.0%}')
+        fields.append(f'mfu {scalars["mfu"]:.0%}')
     if scalars.get('skipped_steps'):
-        parts.append(f'skipped {scalars["skipped_steps"]:.0f}')
+        fields.append(f'skipped {scalars["skipped_steps"]:.0f}')
     if scalars.get('replaced_images'):
-        parts.append(f'replaced {scalars["replaced_images"]:.0f}')
+        fields.append(f'replaced {scalars["replaced_images"]:.0f}')
     if 'eta_seconds' in scalars:
-        parts.append(f'eta {format_seconds(scalars["eta_seconds"])}')
-    return '  '.join(parts)
+        fields.append(f'eta {format_seconds(scalars["eta_seconds"])}')
+    return '  '.join(fields)
 
 
 def format_seconds(seconds: float) -> str:
-    """42s, 3m05s, 7h12m, 3d04h."""
+    """Formats a duration as 42s, 3m05s, 7h12m or 3d04h."""
     seconds = round(seconds)
     for unit, name, below, below_name in ((86400, 'd', 3600, 'h'), (3600, 'h', 60, 'm')):
         if seconds >= unit:
@@ -46,19 +51,35 @@ def format_seconds(seconds: float) -> str:
     return f'{seconds // 60}m{seconds % 60:02d}s' if seconds >= 60 else f'{seconds}s'
 
 
+@dataclasses.dataclass
+class Row:
+    """A row of the table: one parameter, or the parameters of equal blocks."""
+
+    name: str
+    shape: str
+    size: int
+    blocks: int
+    trained: str
+
+
 def parameter_table(params: Any, is_trained: Callable[[str], bool]) -> str:
-    """Name, shape and size of every parameter; the blocks, which are alike, in one row each."""
-    rows: dict[tuple, list[int]] = {}
+    """Tabulates name, shape and size of every parameter; equal blocks share one row each.
+
+    Args:
+      params: nested dictionaries of arrays.
+      is_trained: whether the parameter of a name is trained.
+    """
+    rows: dict[tuple, Row] = {}
     total = trained = 0
     for path, value in jax.tree_util.tree_leaves_with_path(params):
         names = [key.key for key in path]
-        fixed = '' if is_trained('/'.join(names)) else 'fixed'
+        learns = is_trained('/'.join(names))
         total += value.size
-        trained += 0 if fixed else value.size
-        alike = ['block_*' if name.startswith('block_') else name for name in names]
-        rows.setdefault(('/'.join(alike), str(value.shape), fixed), []).append(value.size)
-    lines = [
-        f'{name:<44} {shape:<16} {len(sizes):>3} x {sizes[0]:>12,}  {fixed}'.rstrip()
-        for (name, shape, fixed), sizes in rows.items()
-    ]
-    return '\n'.join([*lines, f'{total:,} parameters, {trained:,} of them trained'])
+        trained += value.size if learns else 0
+        name = '/'.join('block_*' if n.startswith('block_') else n for n in names)
+        shape = 'x'.join(map(str, value.shape)) or '1'
+        row = rows.setdefault(
+            (name, shape, learns), Row(name, shape, value.size, 0, '' if learns else 'fixed')
+        )
+        row.blocks += 1
+    return f'{make_table(list(rows.values()))}\n{total:,} parameters, {trained:,} of them trained'

@@ -1,10 +1,12 @@
-"""The one loop, for any task: step, log, evaluate, save, stop when told."""
+"""The one loop, for every task: step, log, evaluate, save, stop on request."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
+from clu.metrics import Average
 
 from mae_jax.errors import Diverged, Preempted
 from mae_jax.training.state import Metrics, TrainState
@@ -14,112 +16,167 @@ Scalars = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Hook:
-    """What is done every so many steps with the state as it then is.
+class Intervals:
+    """When the loop ends, logs and saves, in steps."""
 
-    Also after the last step of a run that is at least so long. The scalars it returns are logged
-    under that step.
+    num_steps: int
+    log: int
+    checkpoint: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorder:
+    """Where metrics go.
+
+    Attributes:
+      throughput: measures speed and waiting.
+      log: called with (step, scalars): means over the interval of what the step returns.
+      progress: called with every finished step.
+    """
+
+    throughput: Throughput
+    log: Callable[[int, Scalars], None]
+    progress: Callable[[int], None] = lambda step: None
+
+
+@dataclasses.dataclass(frozen=True)
+class Saver:
+    """How checkpoints are written.
+
+    Attributes:
+      save: called with (step, state, metrics of the hooks at that step); it may go on writing
+        after it returned.
+      is_best: returns True if these metrics are the best so far, so that the loop saves at once.
+    """
+
+    save: Callable[[int, TrainState, Scalars], None]
+    is_best: Callable[[Scalars], bool] = lambda metrics: False
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervision:
+    """What watches the loop from outside.
+
+    Attributes:
+      alive: called whenever a step has ended, for the watchdog.
+      stop_requested: called with every step; returns whether the run should stop after it.
+      profile: called with (step, state) before every step, for the profiler.
+    """
+
+    alive: Callable[[], None] = lambda: None
+    stop_requested: Callable[[int], bool] = lambda step: False
+    profile: Callable[[int, TrainState], None] = lambda step, state: None
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """A function of the state that runs every so many steps.
+
+    It also runs after the last step of a run that has at least so many. The scalars it returns are
+    logged under that step.
     """
 
     every_steps: int
     run: Callable[[int, TrainState], Scalars]
 
     def due(self, step: int, last: int) -> bool:
+        """Returns whether the hook runs after this step of a run of `last` steps."""
         return step % self.every_steps == 0 or (step == last and last >= self.every_steps)
 
 
-@dataclasses.dataclass
-class Loop:
-    """What a run gives its loop. `train` is the loop itself.
-
-    Attributes:
-      step: the jitted (state, batch) -> (state, metrics).
-      batches: device batches from the state's step on; `ready()` says whether one is waiting.
-      num_steps: the step at which training ends.
-      log: called with (step, scalars): means over the interval for what a step reports.
-      save: called with (step, state, what the hooks found at it); may go on writing after it
-        returned.
-      progress: called with every finished step.
-      hooks: run in order, before a save of the same step, so that a restart repeats none of them;
-        but after it where the run is to stop.
-      worth_saving: whether what the hooks found calls for a checkpoint out of turn.
-      stopping: called with every step, tells whether the run was asked to stop after it.
-      alive: called whenever a step has ended.
-      skip_nonfinite: the step leaves out an update that is not finite; so many in a row end the
-        run. 0: the step knows nothing of it, and the first one ends the run.
-    """
-
-    step: Callable[[TrainState, dict], tuple[TrainState, Metrics]]
-    batches: Iterator[dict]
-    num_steps: int
-    log_every_steps: int
-    checkpoint_every_steps: int
-    throughput: Throughput
-    log: Callable[[int, Scalars], None]
-    save: Callable[[int, TrainState, Scalars], None]
-    hooks: tuple[Hook, ...] = ()
-    worth_saving: Callable[[Scalars], bool] = lambda found: False
-    progress: Callable[[int], None] = lambda step: None
-    stopping: Callable[[int], bool] = lambda step: False
-    alive: Callable[[], None] = lambda: None
-    skip_nonfinite: int = 0
-
-
-def train(loop: Loop, state: TrainState) -> TrainState:
-    """Steps from the state's own step to `num_steps`.
+def train(
+    state: TrainState,
+    step_function: Callable[[TrainState, dict], tuple[TrainState, Metrics]],
+    batches: Iterator[dict],
+    intervals: Intervals,
+    *,
+    recorder: Recorder,
+    saver: Saver,
+    supervision: Supervision = Supervision(),
+    hooks: tuple[Hook, ...] = (),
+    skip_nonfinite: int = 0,
+) -> TrainState:
+    """Steps from the state's own step to `intervals.num_steps`.
 
     Metrics are fetched one step late, so that the device always has the next step to work on.
+
+    Args:
+      state: to start from; its buffers are donated.
+      step_function: the jitted (state, batch) -> (state, metrics).
+      batches: device batches from the state's step on; `ready()` says whether one is waiting.
+      hooks: run in order, before a save of the same step, so that a restart repeats none of them;
+        but after it where the run is to stop.
+      skip_nonfinite: the step leaves out updates that are not finite, and so many in a row end the
+        run. 0: the step does not, and the first one ends the run.
 
     Raises:
       Diverged: the loss or the gradient was not finite, or was so `skip_nonfinite` times in a row;
         nothing after it is saved.
-      Preempted: the run was asked to stop, and has handed its state to `save`.
+      Preempted: the run was asked to stop, and its state is saved.
     """
-    window = Window(loop)
-    for step in range(int(state.step) + 1, loop.num_steps + 1):
-        state, metrics = loop.step(state, next_batch(loop, state))
+    last, window = intervals.num_steps, Window(recorder, supervision, intervals, skip_nonfinite)
+    for step in range(int(state.step) + 1, last + 1):
+        supervision.profile(step, state)
+        state, metrics = step_function(state, next_batch(batches, state, recorder.throughput))
         window.add(step, metrics)
-        hooks = [hook for hook in loop.hooks if hook.due(step, loop.num_steps)]
-        stopping = loop.stopping(step)
-        saving = stopping or step % loop.checkpoint_every_steps == 0 or step == loop.num_steps
-        if not hooks and not saving:
+        due = [hook for hook in hooks if hook.due(step, last)]
+        stopping = supervision.stop_requested(step)
+        saving = stopping or step % intervals.checkpoint == 0 or step == last
+        if not due and not saving:
             continue
         window.flush()
-        found = {}
-        stopping = stopping and step < loop.num_steps
-        with loop.throughput.paused():
+        stopping = stopping and step < last
+        with recorder.throughput.paused():
             if stopping:
-                loop.save(step, state, found)  # first: there may be no time for more
-            for hook in hooks:
-                if scalars := hook.run(step, state):
-                    loop.log(step, scalars)
-                    found |= scalars
-            if not stopping and (saving or loop.worth_saving(found)):
-                loop.save(step, state, found)
+                saver.save(step, state, {})  # first: there may be no time for more
+            metrics = run_hooks(due, step, state, recorder)
+            if not stopping and (saving or saver.is_best(metrics)):
+                saver.save(step, state, metrics)
         if stopping:
             raise Preempted(f'stopped at step {step} and saved: run the same command to go on.')
+    supervision.profile(last + 1, state)
     return state
 
 
-def next_batch(loop: Loop, state: TrainState) -> dict:
-    """The next batch; counts as waiting only the time in which the device had nothing to do."""
-    if loop.batches.ready():
-        return next(loop.batches)
+def run_hooks(hooks: list[Hook], step: int, state: TrainState, recorder: Recorder) -> Scalars:
+    """Runs hooks in order, logs what each measured, and returns all of it."""
+    metrics = {}
+    for hook in hooks:
+        if scalars := hook.run(step, state):
+            recorder.log(step, scalars)
+            metrics |= scalars
+    return metrics
+
+
+def next_batch(batches: Iterator[dict], state: TrainState, throughput: Throughput) -> dict:
+    """Returns the next batch; only the time in which the device is idle counts as waiting."""
+    if batches.ready():
+        return next(batches)
     jax.block_until_ready(state)
-    with loop.throughput.waiting():
-        return next(loop.batches)
+    with throughput.waiting():
+        return next(batches)
 
 
 class Window:
     """Metrics of the steps since the last log line, the newest of them still on the device."""
 
-    def __init__(self, loop: Loop):
-        self._loop = loop
+    def __init__(
+        self,
+        recorder: Recorder,
+        supervision: Supervision,
+        intervals: Intervals,
+        skip_nonfinite: int,
+    ):
+        self._recorder = recorder
+        self._supervision = supervision
+        self._intervals = intervals
+        self._patience = skip_nonfinite
         self._pending: tuple[int, Metrics] | None = None
-        self._fetched: list[Scalars] = []
+        self._means: dict[str, Average] = {}
         self._skipped, self._in_a_row = 0, 0
 
     def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a step, and fetches those of the step before."""
         self.flush()
         self._pending = (step, metrics)
 
@@ -130,26 +187,30 @@ class Window:
         step, metrics = self._pending
         self._pending = None
         scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self._loop.alive()
+        self._supervision.alive()
         broken = [name for name in ('loss', 'grad_norm') if not math.isfinite(scalars[name])]
         if broken:
             self._skip(step, broken[0], scalars[broken[0]])
         else:
             self._in_a_row = 0
-            self._fetched.append(scalars)
-        self._loop.throughput.step(step)
-        self._loop.progress(step)
-        if step % self._loop.log_every_steps == 0 or step == self._loop.num_steps:
+            self._include(scalars)
+        self._recorder.throughput.step(step)
+        self._recorder.progress(step)
+        if step % self._intervals.log == 0 or step == self._intervals.num_steps:
             self._log(step)
+
+    def _include(self, scalars: Scalars) -> None:
+        for name, value in scalars.items():
+            value = Average(total=np.float64(value), count=np.int64(1))  # exact sums, on the host
+            self._means[name] = self._means[name].merge(value) if name in self._means else value
 
     def _skip(self, step: int, name: str, value: float) -> None:
         """Counts a step whose update was left out; one too many ends the run."""
         self._skipped += 1
         self._in_a_row += 1
-        patience = self._loop.skip_nonfinite
-        if self._in_a_row < patience:
+        if self._in_a_row < self._patience:
             return
-        row = f', the last of {patience} such steps in a row' if patience else ''
+        row = f', the last of {self._patience} such steps in a row' if self._patience else ''
         raise Diverged(
             f'{name} was {value} at step {step}{row}: the run has stopped, and nothing of it was '
             'saved since. Lower optimizer.base_lr, set optimizer.clip_norm=1, or look for broken '
@@ -158,12 +219,9 @@ class Window:
         )
 
     def _log(self, step: int) -> None:
-        """Means over the window of the steps that were not left out."""
-        names = self._fetched[0] if self._fetched else ()
-        means = {
-            name: math.fsum(s[name] for s in self._fetched) / len(self._fetched) for name in names
-        }
-        if self._loop.skip_nonfinite:
+        """Logs means over the window of the steps that were not left out."""
+        means = {name: float(mean.compute()) for name, mean in self._means.items()}
+        if self._patience:
             means['skipped_steps'] = float(self._skipped)
-        self._fetched, self._skipped = [], 0
-        self._loop.log(step, means | self._loop.throughput.take(step))
+        self._means, self._skipped = {}, 0
+        self._recorder.log(step, means | self._recorder.throughput.take(step))

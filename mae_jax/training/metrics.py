@@ -1,28 +1,29 @@
-"""What a person sees of a run: console, metrics.jsonl, TensorBoard, pictures; speed and ETA."""
+"""Writes the metrics and pictures of a run: console, metrics.jsonl, images/, loggers."""
 
 import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
 
 import numpy as np
+from clu import asynclib
 from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
 from mae_jax.errors import UserError
 from mae_jax.training.console import format_line
-from mae_jax.training.tensorboard import Board
+from mae_jax.training.loggers import open_logger
 
 
 class MetricsWriter:
-    """Writes scalars and pictures of a run into its work directory, and tells the console.
+    """Writes scalars and pictures of a run to its work directory, the console and its loggers.
 
-    What an earlier start of the run wrote beyond `start_step` is taken back, so that every step
-    stands once. Only one process of a run should be the writer; the others write nothing.
+    Lines of metrics.jsonl of steps after `start_step`, from an earlier start, are removed, so that
+    every step is there once. One process of a run is the writer; the others write nothing.
     """
 
     def __init__(
@@ -32,10 +33,21 @@ class MetricsWriter:
         start_step: int,
         total_steps: int,
         steps_per_epoch: float,
+        loggers: Sequence[str] = ('tensorboard',),
+        config: Any = None,
         is_writer: bool = True,
         console: TextIO | None = None,
     ):
         """Opens the files.
+
+        Args:
+          workdir: of the run.
+          start_step: the step from which the run goes on.
+          total_steps, steps_per_epoch: for the console.
+          loggers: names of `training.loggers`.
+          config: of the run, for the loggers.
+          is_writer: whether this process writes.
+          console: where lines go; by default standard output.
 
         Raises:
           UserError: they cannot be written.
@@ -53,7 +65,10 @@ class MetricsWriter:
             path = self._workdir / 'metrics.jsonl'
             cut_back(path, start_step)
             self._lines = path.open('a')
-            self._board = Board(self._workdir / 'tensorboard', start_step)
+            self._loggers = [open_logger(n, self._workdir, start_step, config) for n in loggers]
+        self._pool = asynclib.Pool('mae_jax-pictures', max_workers=1)
+        self._write_picture = self._pool(self._write_picture)
+        self._failed: OSError | None = None  # of a picture that could not be written
         if self._console.isatty():
             self._bar = tqdm(
                 total=total_steps, initial=start_step, unit='step', file=self._console, leave=False
@@ -66,38 +81,60 @@ class MetricsWriter:
         self.close()
 
     def progress(self, step: int) -> None:
-        """Moves the bar, where there is a terminal to show one."""
+        """Moves the progress bar, where the console is a terminal."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
     def scalars(self, step: int, scalars: dict[str, float]) -> None:
-        """One line of metrics.jsonl and of the console, and TensorBoard's scalars."""
+        """Writes one line of metrics.jsonl and of the console, and logs the scalars."""
         if not self._is_writer:
             return
         finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
         with self._explained():
             self._lines.write(json.dumps({'step': step} | finite) + '\n')
             self._lines.flush()
-            self._board.scalars(step, scalars)
+            for logger in self._loggers:
+                logger.scalars(step, scalars)
         self.say(format_line(step, self._total_steps, step / self._steps_per_epoch, scalars))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """uint8 [H,W,3] -> TensorBoard, images/step_<step>.png and images/latest.png."""
+        """Logs a picture, uint8 [H, W, 3], and writes it to images/ in the background."""
         if not self._is_writer:
             return
+        self._write_picture(step, image)
         with self._explained():
-            folder = self._workdir / 'images'
+            for logger in self._loggers:
+                logger.image(step, name, image)
+
+    def _write_picture(self, step: int, image: np.ndarray) -> None:
+        """Writes images/step_<step>.png and images/latest.png."""
+        folder = self._workdir / 'images'
+        path = folder / f'step_{step:08d}.png'
+        fresh = folder / '.latest.png'  # a viewer never sees half a picture
+        try:
             folder.mkdir(exist_ok=True)
-            path = folder / f'step_{step:08d}.png'
             with path.open('wb') as file:
                 Image.fromarray(image).save(file, format='PNG')
-            fresh = folder / '.latest.png'  # a viewer never sees half a picture
             path.copy(fresh, overwrite=True)
             fresh.replace(folder / 'latest.png')
-            self._board.image(step, name, image)
+        except OSError as error:
+            self._failed = error
+
+    def flush(self) -> None:
+        """Waits until all pictures are written.
+
+        Raises:
+          UserError: one could not be written.
+        """
+        if not self._is_writer:
+            return
+        self._pool.join()
+        with self._explained():
+            if self._failed:
+                raise self._failed
 
     def say(self, line: str) -> None:
-        """A line on the console, above the bar where there is one."""
+        """Prints a line on the console, above the progress bar where there is one."""
         if self._is_writer:
             if self._bar is not None:
                 self._bar.write(line, file=self._console)
@@ -105,12 +142,20 @@ class MetricsWriter:
                 print(line, file=self._console, flush=True)
 
     def close(self) -> None:
+        """Finishes all writing, and closes the files.
+
+        Raises:
+          UserError: something could not be written.
+        """
         if self._bar is not None:
             self._bar.close()
         if self._is_writer:
             with self._explained():
-                self._board.close()
+                for logger in self._loggers:
+                    logger.close()
                 self._lines.close()
+            self.flush()
+            self._pool.close()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -124,7 +169,7 @@ class MetricsWriter:
 
 
 def cut_back(path: epath.Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl that are of a later step, or were cut short by a kill."""
+    """Removes the lines of metrics.jsonl of later steps, and those that a kill cut short."""
     if not path.exists():
         return
     kept = []

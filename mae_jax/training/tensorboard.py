@@ -1,4 +1,4 @@
-"""Scalars and pictures for TensorBoard, written where they are given.
+"""Writes scalars and pictures for TensorBoard, in the thread that logs them.
 
 tensorboardX's own `SummaryWriter` writes from a thread, which a full disk ends with a traceback
 and without a word to the run.
@@ -6,6 +6,7 @@ and without a word to the run.
 
 import os
 import time
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -15,17 +16,19 @@ from tensorboardX.summary import image, scalar
 
 
 class Board:
-    """One event file of a run.
+    """One event file of a run, in `<workdir>/tensorboard`: a `Logger`.
 
     Args:
-      folder: where TensorBoard looks for it.
-      start_step: what earlier files say of later steps is hidden.
+      workdir: of the run.
+      start_step: TensorBoard hides what earlier files hold of later steps.
+      config: of the run; not used.
 
     Raises (from every method):
       OSError: the file cannot be written.
     """
 
-    def __init__(self, folder: str | os.PathLike, start_step: int):
+    def __init__(self, workdir: str | os.PathLike, start_step: int, config: Any = None):
+        folder = os.fspath(epath.Path(workdir) / 'tensorboard')
         epath.Path(folder).mkdir(parents=True, exist_ok=True)
         self._events = EventsWriter(os.path.join(folder, 'events'), f'.{os.getpid()}')
         self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
@@ -35,7 +38,6 @@ class Board:
             self._write(step, summary=scalar(name, value))
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """uint8 [H,W,3]."""
         self._write(step, summary=image(name, pixels, dataformats='HWC'))
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class Throughput:
             'images_per_second_per_device': images / self._devices,
             'input_wait': min(waited / seconds, 1.0),
         }
-        if self._peak:
+        if self._peak and self._flops_per_image:
             rates['mfu'] = images * self._flops_per_image / (self._devices * self._peak)
         first_step, first_time = self._first
         if step > first_step:  # pauses included: it is the user who waits

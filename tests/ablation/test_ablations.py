@@ -4,12 +4,12 @@ import functools
 import operator
 
 import pytest
+from mae_jax.experiment.build import check_fields
 
 from configs import ablation_suite, ablations, finetune_large, linprobe_large, vit_large
 from mae_jax.config.data import make_augment
-from mae_jax.config.length import make_length
-from mae_jax.experiment.build import check_fields
-from mae_jax.tasks.make import make_task, make_tx
+from mae_jax.config.length import make_learning_rate, make_length
+from mae_jax.tasks import make_task
 
 PAPER = """
 decoder_depth_1             84.8 65.5
@@ -149,7 +149,7 @@ def test_every_row_builds_a_task_at_small_size(name):
     config.model.depth = 1
     config.target.tokenizer = 'test_ablations:darkest'
     check_fields(config)
-    make_task(config, None)  # traces the model
+    task = make_task(config, None)  # traces the model
     make_augment(config)
     length = make_length(config, 10_000)
-    make_tx(config, length)
+    task.make_optimizer(config.optimizer, make_learning_rate(config, length))

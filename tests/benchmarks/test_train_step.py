@@ -9,7 +9,7 @@ import train_step
 from measure import Contender, interleaved, markdown
 
 from configs import finetune_base, finetune_huge, finetune_large
-from mae_jax.tasks.make import make_task
+from mae_jax.tasks import make_task
 
 MODEL = dict(width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
 BATCH = 8

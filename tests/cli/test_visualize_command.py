@@ -14,7 +14,7 @@ from configs import finetune
 from mae_jax.cli import visualize
 from mae_jax.config.model import make_classifier
 from mae_jax.errors import UserError
-from mae_jax.experiment.starting_weights import inherit
+from mae_jax.experiment.inherit import inherit
 from mae_jax.interop.trained import Trained, read_trained, write_trained
 
 SIDE, PATCH = 8, 2  # of the model that `pretrained` trains; one channel

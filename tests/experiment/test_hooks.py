@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clu.metrics import Average, Collection
 from helpers.drawings import cells_of
+from helpers.metrics import sums_of
 from helpers.tiny_runs import pretraining
 from PIL import Image
 
@@ -20,7 +22,8 @@ from mae_jax.errors import UserError
 from mae_jax.evaluation.exact import make_evaluate
 from mae_jax.evaluation.features import make_encode
 from mae_jax.experiment.hooks import evaluation_hook, picture_hook
-from mae_jax.tasks.make import make_task
+from mae_jax.tasks import make_task
+from mae_jax.tasks.classify import PerClass
 from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.state import AveragingState, TrainState
 
@@ -95,7 +98,7 @@ def evaluate(config, source, task, state, devices: int, batch_size: int):
     mesh_lib.check_batch(batch_size, mesh)
     batch_size = eval_batch_size(config, mesh, len(source))
     passes = eval_passes(config, source, mesh, batch_size)
-    return make_evaluate(task, mesh, passes, batch_size)(state)
+    return sums_of(make_evaluate(task, mesh, passes, batch_size)(state))
 
 
 # 90, 120 and 40 divide the 360 digits; the others do not, and 1032 is more than all of them.
@@ -170,7 +173,7 @@ def test_processes_share_the_examples_out(processes):
         batches_of.append(len(batches))
         for batch in batches:
             assert len(batch['valid']) == 64 // processes
-            for name, value in run(params, {}, batch, 0).items():
+            for name, value in sums_of(run(params, {}, batch, 0)).items():
                 total[name] = total.get(name, 0) + np.asarray(value, np.float64)
     check(total, digits_by_hand())
     assert batches_of == [6] * processes
@@ -190,9 +193,13 @@ def test_what_is_evaluated_is_the_average_of_the_parameters():
 
 
 def test_logged_are_the_means():
-    sums = {'loss': 30.0, 'top1': 5, 'top5': 9, 'count': 12, 'class_hits': np.ones(3)}
-    sums = {name: np.asarray(value, np.float64) for name, value in sums.items()}
-    hook = evaluation_hook(lambda state: dict(sums), every_steps=7)
+    metrics = Collection.create_collection(
+        loss=Average(np.float64(30), np.int64(12)),
+        top1=Average(np.float64(5), np.int64(12)),
+        top5=Average(np.float64(9), np.int64(12)),
+        per_class=PerClass(np.ones(3), np.ones(3)),
+    )
+    hook = evaluation_hook(lambda state: metrics, every_steps=7)
     assert hook.every_steps == 7
     assert hook.run(7, None) == {'eval/loss': 2.5, 'eval/top1': 5 / 12, 'eval/top5': 0.75}
 
@@ -203,7 +210,8 @@ def test_a_picture_shows_what_becomes_of_the_images_it_is_given():
     task = make_task(pretraining(), source)
     state = state_of(jax.jit(task.init)(jax.random.key(0))[0])
     seen, batch = [], {'image': source.images[:3]}
-    hook = picture_hook(task, mesh_of(2), batch, lambda *shown: seen.append(shown), every_steps=5)
+    draw = task.make_draw(batch, mesh_of(2))
+    hook = picture_hook(draw, lambda *shown: seen.append(shown), every_steps=5)
     assert hook.every_steps == 5
     assert hook.run(5, state) == {}
     ((step, name, picture),) = seen

@@ -12,6 +12,7 @@ from helpers.tiny_runs import metrics, pretraining
 import mae_jax
 from mae_jax.experiment.model_card import model_card
 from mae_jax.experiment.run import run
+from mae_jax.training.task import Card
 
 
 def read(workdir):
@@ -123,6 +124,7 @@ def test_losses_that_were_not_finite_are_passed_over(pretrained):
     config = mae_jax.interop.trained.read_config(pretrained[0])
     card = model_card(
         config,
+        Card('Masked autoencoder, pretrained', {}, 'model'),
         path='runs/a run',
         step=2,
         examples=(100, 10),

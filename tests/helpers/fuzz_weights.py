@@ -27,7 +27,7 @@ from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.checkpoints.weights import restore_weights
 from mae_jax.config.saved import to_json
 from mae_jax.errors import UserError
-from mae_jax.experiment.starting_weights import inherit
+from mae_jax.experiment.inherit import inherit
 from mae_jax.interop import convert
 from mae_jax.interop.modules import Kind, encoder_of, make_module
 from mae_jax.interop.trained import Trained, write_trained

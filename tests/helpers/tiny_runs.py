@@ -12,8 +12,9 @@ from PIL import Image
 
 from helpers.commands import make_tiny_config
 from mae_jax.checkpoints.manager import Checkpoints
-from mae_jax.experiment.run import Run, starting_state
-from mae_jax.experiment.starting_weights import inherit
+from mae_jax.experiment.inherit import inherit
+from mae_jax.experiment.setup import make_setup
+from mae_jax.experiment.starting_state import starting_state
 from mae_jax.training.state import TrainState
 
 TINY = {
@@ -82,9 +83,9 @@ def classifying(
 
 def start(config: ConfigDict, workdir: Path) -> TrainState:
     """The state that a run would take its first step from; nothing is trained."""
-    parts = Run.make(inherit(config, workdir), workdir)
+    setup = make_setup(inherit(config, workdir), workdir)
     with Checkpoints(workdir / 'checkpoints', score='eval/top1') as checkpoints:
-        return starting_state(parts, checkpoints)
+        return starting_state(setup, checkpoints)
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:

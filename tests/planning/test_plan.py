@@ -7,11 +7,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import finetune, vit_base, vit_huge
-from mae_jax.config.length import make_length
+from mae_jax.config.length import make_learning_rate, make_length
 from mae_jax.errors import UserError
 from mae_jax.planning.plan import Data, estimate_speed, find_change, find_data, fits, make_plan
 from mae_jax.runtime.chips import Chip, named_chip
-from mae_jax.tasks.make import make_task, make_tx
+from mae_jax.tasks import make_task
 from mae_jax.training.sharding import make_mesh
 from mae_jax.training.state import abstract_state, jit_step, make_step
 
@@ -251,7 +251,8 @@ def test_memory_is_about_what_xla_needs(changes):
     config = small(**sizes, **changes)
     mesh = make_mesh(config.mesh.fsdp)
     task = make_task(config, None)
-    tx, _ = make_tx(config, make_length(config, DATA.examples))
+    length = make_length(config, DATA.examples)
+    tx = task.make_optimizer(config.optimizer, make_learning_rate(config, length))
     state, accumulate = abstract_state(task, tx, mesh), config.optimizer.accumulate
     step = jit_step(make_step(task, tx, seed=0, accumulate=accumulate), mesh, state)
     batch = {

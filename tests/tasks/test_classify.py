@@ -10,14 +10,15 @@ import optax
 import pytest
 from flax import traverse_util
 from helpers.jaxprs import multiplications
+from helpers.metrics import sums_of
 
 from configs import finetune_digits
 from mae_jax.data.sources.arrays import ArraySource
 from mae_jax.errors import UserError
 from mae_jax.keys import key_for
 from mae_jax.models.classifier import Classifier
+from mae_jax.tasks import make_task
 from mae_jax.tasks.classify import Classify
-from mae_jax.tasks.make import make_task
 from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.optimizer import decays_finetune, layer_scales, make_optimizer, make_schedule
 from mae_jax.training.state import abstract_state, create_state, initial_state, jit_step, make_step
@@ -153,7 +154,7 @@ def test_flops_agree_with_the_compilers_count(trained):
 
 def test_flops_of_cached_features_are_the_heads():
     task = digits_task('head', width=128)
-    assert dataclasses.replace(task, cached=True).flops_per_image() == 3 * 2 * 128 * 10
+    assert dataclasses.replace(task, caches_features=True).flops_per_image() == 3 * 2 * 128 * 10
 
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -206,7 +207,7 @@ def test_evaluation_is_plain_cross_entropy_and_hits_among_the_best_five(classes)
     task = colour_task(drop_path=0.5, classes=classes, per_class=True, **AUGMENTED)
     params, batch = colour_params(classes), colours(64, classes=classes)
     labels = batch['label']
-    sums = jax.jit(task.evaluate)(params, {}, batch | {'valid': np.ones(64, bool)}, 0)
+    sums = sums_of(jax.jit(task.evaluate)(params, {}, batch | {'valid': np.ones(64, bool)}, 0))
     logits = apply_by_hand(task, params, batch['image'])
     ranks = np.argsort(-logits, axis=1)
     first = ranks[:, 0] == labels
@@ -227,10 +228,10 @@ def test_rows_that_only_fill_a_batch_count_nothing_whatever_is_in_them():
     batch['image'] = batch['image'].astype(np.float32)
     valid = np.arange(16) % 4 != 1
     rows = {name: array[valid] for name, array in batch.items()}
-    expected = jax.jit(task.evaluate)(params, {}, rows | {'valid': np.ones(12, bool)}, 0)
+    expected = sums_of(jax.jit(task.evaluate)(params, {}, rows | {'valid': np.ones(12, bool)}, 0))
     batch['image'][~valid] = np.array([np.nan, np.inf, -np.inf, 1e30])[:, None, None, None]
     batch['label'][~valid] = -1
-    sums = jax.jit(task.evaluate)(params, {}, batch | {'valid': valid}, 0)
+    sums = sums_of(jax.jit(task.evaluate)(params, {}, batch | {'valid': valid}, 0))
     assert sums.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(sums[name], value, rtol=1e-5, err_msg=name)
@@ -314,7 +315,7 @@ PROBE_MODEL = dict(patch_size=4, width=16, depth=1, heads=2, num_classes=CLASSES
 def test_a_probes_batch_norm_sees_the_whole_batch(devices, micro_batches):
     """Running statistics and the head's update are NumPy's, from the features of all rows."""
     model = Classifier(**PROBE_MODEL, pool='cls', batch_norm=True, head_std=0.3, frozen_blocks=1)
-    task = Classify(model, (8, 8), MEAN, STD, trained='head', micro_batches=micro_batches)
+    task = Classify(model, (8, 8), MEAN, STD, trained='head', head_micro_batches=micro_batches)
     batch, tx = colours(32), optax.sgd(1.0)
     batch['image'] = batch['image'] // np.arange(1, 33, dtype=np.uint8)[:, None, None, None]
 
@@ -348,7 +349,7 @@ def test_evaluation_of_a_probe_normalises_by_the_running_statistics():
     state = jax.tree.map(lambda old, new: jnp.asarray(new, old.dtype), state,
                          {'batch_stats': {'feature_norm': running}})  # fmt: skip
     rows = batch | {'valid': np.ones(20, bool)}
-    sums = jax.jit(task.evaluate)(params, state, rows, 0)
+    sums = sums_of(jax.jit(task.evaluate)(params, state, rows, 0))
     features = apply_by_hand(task, params, batch['image'], 'features')
     normal = (features - running['mean']) / np.sqrt(running['var'] + 1e-6)
     head = jax.tree.map(np.asarray, params['head'])
@@ -356,10 +357,9 @@ def test_evaluation_of_a_probe_normalises_by_the_running_statistics():
     assert sums['top1'] == (log.argmax(axis=1) == batch['label']).sum()
     assert float(sums['loss']) == pytest.approx(-log[np.arange(20), batch['label']].sum(), rel=1e-5)
     # Of cached features the same.
-    cached = dataclasses.replace(task, cached=True)
-    again = jax.jit(cached.evaluate)(
-        params, state, rows | {'image': features.astype(np.float32)}, 0
-    )
+    cached = dataclasses.replace(task, caches_features=True)
+    rows |= {'image': features.astype(np.float32)}
+    again = sums_of(jax.jit(cached.evaluate)(params, state, rows, 0))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), sums, again)
 
 

@@ -11,7 +11,7 @@ from helpers.optimization import make_tx
 
 from mae_jax.errors import Diverged
 from mae_jax.training import sharding as mesh_lib
-from mae_jax.training.loop import Loop, train
+from mae_jax.training.loop import Intervals, Recorder, Saver, train
 from mae_jax.training.state import TrainState, create_state, jit_step, make_step
 from mae_jax.training.throughput import Throughput
 
@@ -94,23 +94,22 @@ class Batches:
 
 
 def loop(values, skip_nonfinite, logged, every=1):
-    """A loop whose steps have these losses."""
+    """Runs a loop whose steps have these losses."""
 
     def step(state, batch):
         loss = values[int(state.step)]
         return state.replace(step=state.step + 1), {'loss': np.float32(loss), 'grad_norm': 1.0}
 
-    return Loop(
-        step=step,
-        batches=Batches(),
-        num_steps=len(values),
-        log_every_steps=every,
-        checkpoint_every_steps=2,
-        throughput=Throughput(
-            batch_size=1, flops_per_image=1.0, devices=jax.devices()[:1], total_steps=len(values)
-        ),
-        log=lambda step, scalars: logged.append((step, scalars)),
-        save=lambda step, state, found: logged.append(('saved', step)),
+    throughput = Throughput(
+        batch_size=1, flops_per_image=1.0, devices=jax.devices()[:1], total_steps=len(values)
+    )
+    return train(
+        start(),
+        step,
+        Batches(),
+        Intervals(len(values), log=every, checkpoint=2),
+        recorder=Recorder(throughput, lambda step, scalars: logged.append((step, scalars))),
+        saver=Saver(lambda step, state, metrics: logged.append(('saved', step))),
         skip_nonfinite=skip_nonfinite,
     )
 
@@ -135,17 +134,17 @@ NAN, INF = math.nan, math.inf
 def test_the_run_stops_at_so_many_in_a_row(values, patience, stopped_at):
     logged = []
     if stopped_at is None:
-        assert train(loop(values, patience, logged), start()).step == len(values)
+        assert loop(values, patience, logged).step == len(values)
         return
     with pytest.raises(Diverged, match=f'loss was (nan|inf) at step {stopped_at}'):
-        train(loop(values, patience, logged), start())
+        loop(values, patience, logged)
     saved = [step for what, step in logged if what == 'saved']
     assert saved == list(range(2, stopped_at, 2))  # nothing of the step that ended it
 
 
 def test_means_leave_out_what_was_skipped_and_its_number_is_logged():
     logged = []
-    train(loop([1, NAN, 3, NAN, NAN, 5, 7, 7, 7], 3, logged, every=3), start())
+    loop([1, NAN, 3, NAN, NAN, 5, 7, 7, 7], 3, logged, every=3)
     windows = [scalars for what, scalars in logged if what != 'saved']
     assert [w.get('loss') for w in windows] == [2.0, 5.0, 7.0]
     assert [w['skipped_steps'] for w in windows] == [1.0, 2.0, 0.0]
@@ -153,6 +152,6 @@ def test_means_leave_out_what_was_skipped_and_its_number_is_logged():
 
 def test_a_window_of_skipped_steps_has_no_loss():
     logged = []
-    train(loop([NAN, NAN, 1, 1], 3, logged, every=2), start())
+    loop([NAN, NAN, 1, 1], 3, logged, every=2)
     first = [scalars for what, scalars in logged if what != 'saved'][0]
     assert 'loss' not in first and first['skipped_steps'] == 2.0

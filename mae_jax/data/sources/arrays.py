@@ -49,6 +49,11 @@ class ArraySource:
         return {'image': self.images[index], 'label': int(self.labels[index]), 'name': name}
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FeatureSource(ArraySource):
+    """Features [N,D] of images; a loader hands them out as they are."""
+
+
 def digits_source(split: str) -> ArraySource:
     """scikit-learn's 1,797 digits, uint8 [8,8,1]: 80% of a fixed permutation train, the rest."""
     from sklearn.datasets import load_digits

@@ -9,11 +9,11 @@ import mae_jax
 from configs import finetune
 from mae_jax.config.data import make_sources, make_train_loader
 from mae_jax.errors import UserError
-from mae_jax.experiment import fit_target
 from mae_jax.experiment.run import run
 from mae_jax.interop.convert import convert
 from mae_jax.pretext.dvae import DVAE, parameter_shapes
 from mae_jax.pretext.tokenizers import save_dvae
+from mae_jax.tasks import fit_target
 
 PCA = {'target.name': 'pca', 'target.components': 3, 'target.sample': 100, 'num_steps': 2}
 MASK_TOKENS = {'model.encoder_mask_tokens': True}

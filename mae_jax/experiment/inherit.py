@@ -1,0 +1,65 @@
+"""Fills the unset fields of a config from the run that `init_from` names."""
+
+import re
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from mae_jax.errors import UserError
+from mae_jax.experiment.workdir import has_begun
+from mae_jax.interop.trained import read_config
+
+MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
+DATA = ('name', 'path')
+STATISTICS = ('channels', 'scale', 'mean', 'std')
+
+
+def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
+    """Returns a copy whose unset fields of model and data are those of the run `init_from`.
+
+    A model whose variant is given keeps its own sizes, and a named data set its own path. A run
+    that has begun in `workdir` no longer needs the other: its own config has the fields.
+
+    Raises:
+      UserError: a field is unset and there is no run to take it from.
+    """
+    config = config.copy_and_resolve_references()
+    begun = has_begun(workdir)
+    if begun or config.init_from:
+        source = read_config(workdir if begun else config.init_from)
+        if config.model.variant is None:
+            _fill(config.model, source.model, MODEL_FIELDS)
+        _fill(config, source, ('image_size',))
+        named = config.dataset.name is not None
+        _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA)
+        if not (named or begun):
+            _check_data(config)
+    needed = {'': ('image_size',), 'model': ('variant',), 'dataset': ('name', *STATISTICS)}
+    unset = [
+        f'{group}.{field}'.removeprefix('.')
+        for group, fields in needed.items()
+        for field in fields
+        if (config[group] if group else config)[field] is None
+    ]
+    if unset:
+        raise UserError(
+            f'{", ".join(unset)} must be given, or taken from a pretrained model by '
+            '--config.init_from=<its work directory>.'
+        )
+    return config
+
+
+def _check_data(config: ConfigDict) -> None:
+    """Refuses a data set of another's config whose name would import or fetch code."""
+    name, path = (config.dataset[field] for field in DATA)
+    data = f'dataset.name={name!r}, dataset.path={path!r} of init_from={config.init_from}'
+    if not isinstance(name, str | None) or not isinstance(path, str | None):
+        raise UserError(f'{data} are no names: give dataset.name.')
+    if re.match(r'[^:/]*:[^\d*]', name or ''):
+        raise UserError(f'{data} is of a namespace, and its code would be run: give dataset.name.')
+
+
+def _fill(group: ConfigDict, source: Mapping, fields: tuple[str, ...]) -> None:
+    for field in fields:
+        if group[field] is None:
+            group[field] = source.get(field)

@@ -1,0 +1,100 @@
+"""Makes what a run consists of from its config: mesh, data, task, length, optimiser."""
+
+import dataclasses
+from typing import Any
+
+import optax
+from etils import epath
+from jax.sharding import AbstractMesh, Mesh
+from ml_collections import ConfigDict
+
+from mae_jax.config.data import make_sources
+from mae_jax.config.length import Length, make_learning_rate, make_length
+from mae_jax.errors import UserError
+from mae_jax.tasks import make_task
+from mae_jax.training import sharding
+from mae_jax.training.task import Task
+
+MINIMA = {
+    'log_every_steps': 1,
+    'checkpoint_every_steps': 1,
+    'keep_last': 1,
+    'eval_every_steps': 0,
+    'eval_examples': 1,
+    'image_every_steps': 0,
+    'step_timeout_s': 1,
+    'optimizer.skip_nonfinite': 0,
+}
+"""Smallest value of each numeric field of the loop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run consists of, made from its config alone; nothing in it changes.
+
+    Attributes:
+      source, held_out: training and evaluation examples.
+      optimizer: of the trained parameters.
+      learning_rate: of each step.
+      identity: what a checkpoint must agree with, in addition to the work directory's config.
+    """
+
+    config: ConfigDict
+    workdir: epath.Path
+    mesh: Mesh
+    task: Task
+    source: Any
+    held_out: Any
+    length: Length
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    identity: dict[str, Any]
+
+
+def make_setup(config: ConfigDict, workdir: str) -> Setup:
+    """Makes mesh, data, task, length and optimiser of a run.
+
+    Raises:
+      UserError: a field does not work; the message names it.
+    """
+    check_fields(config)
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+    check_batch(config, mesh)
+    source, held_out = make_sources(config)
+    task = make_task(config, source)
+    task.check_data(source, held_out)
+    length = make_length(config, len(source))
+    learning_rate = make_learning_rate(config, length)
+    return Setup(
+        config=config,
+        workdir=epath.Path(workdir),
+        mesh=mesh,
+        task=task,
+        source=source,
+        held_out=held_out,
+        length=length,
+        optimizer=task.make_optimizer(config.optimizer, learning_rate),
+        learning_rate=learning_rate,
+        identity={
+            'seed': config.seed,
+            'batch_size': config.batch_size,
+            'dataset': source.identity,
+        },
+    )
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises a UserError for a field of the loop itself that cannot work."""
+    if config.mode not in ('train', 'eval'):
+        raise UserError(f"mode='{config.mode}' is unknown: choose 'train' or 'eval'.")
+    for field, minimum in MINIMA.items():
+        group, _, name = field.rpartition('.')
+        value = (config[group] if group else config).get(name)
+        if value is not None and value < minimum:
+            raise UserError(f'{field}={value} must be at least {minimum}.')
+
+
+def check_batch(config: ConfigDict, mesh: Mesh | AbstractMesh) -> None:
+    """Raises a UserError unless the batch can be split over devices and micro-batches."""
+    accumulate, repeats = config.optimizer.accumulate, config.dataset.repeats
+    sharding.check_batch(config.batch_size, mesh, accumulate, repeats)

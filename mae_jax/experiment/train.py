@@ -1,0 +1,150 @@
+"""Connects a run's step, data, checkpoints, metrics and supervision, and starts the loop."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mae_jax.checkpoints.manager import Checkpoints
+from mae_jax.config.data import make_eval_batches, make_train_loader
+from mae_jax.config.length import interval
+from mae_jax.experiment.hooks import evaluation_hook, make_evaluation, picture_hook
+from mae_jax.experiment.online_probe import make_online_probe
+from mae_jax.experiment.setup import Setup
+from mae_jax.runtime.preemption import stop_requests
+from mae_jax.runtime.profile import profiled_steps
+from mae_jax.runtime.watchdog import watchdog
+from mae_jax.training import sharding
+from mae_jax.training.loop import Hook, Intervals, Recorder, Saver, Supervision, train
+from mae_jax.training.metrics import MetricsWriter
+from mae_jax.training.state import TrainState, jit_step, make_step
+from mae_jax.training.throughput import Throughput
+
+PICTURES = 8
+"""Held-out images in a reconstruction picture."""
+
+
+def train_to_end(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> TrainState:
+    """Trains to the end of the run, and leaves its last checkpoint whole on disk."""
+    config, mesh, length = setup.config, setup.mesh, setup.length
+    first = int(state.step)
+    if first >= length.num_steps:
+        return state
+    loader = make_train_loader(config, setup.source, sharding.local_rows(mesh, config.batch_size))
+
+    def put(batch):
+        setup.task.check(batch)
+        return sharding.put_batch(mesh, batch)
+
+    with contextlib.ExitStack() as stack:
+        alive = stack.enter_context(watchdog(config.step_timeout_s))
+        stop_requested = stack.enter_context(stop_requests(first))
+        profile = stack.enter_context(
+            profiled_steps(config.profile_steps, setup.workdir / 'tensorboard')
+        )
+        writer = stack.enter_context(open_writer(setup, first))
+        batches = stack.enter_context(loader.iterate(first, put=put))
+        writer.say('compiling the step ...')
+        state = train(
+            state,
+            jit_step(make_run_step(setup), mesh, state),
+            batches,
+            Intervals(
+                num_steps=length.num_steps,
+                log=config.log_every_steps,
+                checkpoint=every(setup, config.checkpoint_every_steps),
+            ),
+            recorder=make_recorder(setup, loader, writer),
+            saver=make_saver(setup, checkpoints, writer),
+            supervision=Supervision(alive, stop_requested, profile),
+            hooks=make_hooks(setup, writer, alive),
+            skip_nonfinite=config.optimizer.skip_nonfinite,
+        )
+        checkpoints.wait()
+    return state
+
+
+def every(setup: Setup, steps: int | None) -> int:
+    """Returns an interval of the config in steps."""
+    return interval(steps, setup.length, once=setup.task.caches_features)
+
+
+def make_run_step(setup: Setup) -> Callable:
+    """Makes the pure update (state, batch) -> (state, metrics)."""
+    config, task = setup.config, setup.task
+    return make_step(
+        task,
+        setup.optimizer,
+        seed=config.seed,
+        accumulate=task.micro_batches(config),
+        ema_decay=task.ema_decay,
+        skip_nonfinite=config.optimizer.skip_nonfinite > 0,
+    )
+
+
+def open_writer(setup: Setup, first: int) -> MetricsWriter:
+    """Opens metrics.jsonl and the loggers of `config.loggers`, from this step on."""
+    return MetricsWriter(
+        setup.workdir,
+        start_step=first,
+        total_steps=setup.length.num_steps,
+        steps_per_epoch=setup.length.steps_per_epoch,
+        loggers=setup.config.loggers,
+        config=setup.config,
+        is_writer=jax.process_index() == 0,
+    )
+
+
+def make_recorder(setup: Setup, loader: Any, writer: MetricsWriter) -> Recorder:
+    """Connects the loop to the writer; adds the learning rate and the number of replaced images."""
+
+    def log(step: int, scalars: dict[str, float]) -> None:
+        if 'loss' in scalars:
+            scalars |= {'learning_rate': float(setup.learning_rate(step - 1))}
+            if setup.config.dataset.on_error == 'skip':
+                scalars |= {'replaced_images': float(loader.num_replaced)}
+        writer.scalars(step, scalars)
+
+    throughput = Throughput(
+        batch_size=setup.config.batch_size,
+        devices=list(setup.mesh.devices.flat),
+        flops_per_image=setup.task.flops_per_image(),
+        total_steps=setup.length.num_steps,
+    )
+    return Recorder(throughput, log, writer.progress)
+
+
+def make_saver(setup: Setup, checkpoints: Checkpoints, writer: MetricsWriter) -> Saver:
+    """Connects the loop to the checkpoints; pictures of a step are on disk before it is saved."""
+
+    def save(step: int, state: TrainState, metrics: dict[str, float]) -> None:
+        writer.flush()
+        checkpoints.save(step, state, setup.identity | metrics)
+
+    return Saver(save, lambda metrics: checkpoints.beats_best(metrics.get(setup.task.score)))
+
+
+def make_hooks(setup: Setup, writer: MetricsWriter, alive: Callable[[], None]) -> tuple[Hook, ...]:
+    """Makes evaluation, pictures and the online probe, at the intervals of the config.
+
+    They may take longer than any step: `alive` is called at every batch of evaluation.
+    """
+    task, hooks = setup.task, []
+    if steps := every(setup, setup.config.eval_every_steps):
+        hooks.append(evaluation_hook(make_evaluation(setup, alive), every_steps=steps))
+    if task.picture_every_steps and (draw := task.make_draw(picture_batch(setup), setup.mesh)):
+        hooks.append(picture_hook(draw, writer.image, every_steps=task.picture_every_steps))
+    if task.online_probe and task.online_probe.every_epochs:
+        hooks.append(make_online_probe(setup, alive))
+    return tuple(hooks)
+
+
+def picture_batch(setup: Setup) -> dict[str, np.ndarray]:
+    """Loads the first held-out images, the same at every start."""
+    rows = np.arange(PICTURES)
+    with make_eval_batches(
+        setup.config, setup.held_out, batch_size=PICTURES, rows=rows, limit=PICTURES
+    ) as batches:
+        return next(batches)

@@ -1,0 +1,124 @@
+"""Reads the config of a classification run into its task."""
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mae_jax.config.model import image_size, make_architecture, make_classifier, statistics
+from mae_jax.errors import UserError
+from mae_jax.tasks.classify import Classify
+
+
+def num_classes(config: ConfigDict, source: Any) -> int:
+    """Returns the number of classes of the data.
+
+    Raises:
+      UserError: there are no labels, or another number of classes than `config.num_classes`.
+    """
+    classes, expected = source.num_classes, config.num_classes
+    if not classes:
+        raise UserError(
+            f'{config.dataset.name} ({config.dataset.path or config.dataset.train_split}) has no '
+            f"labels, and task='{config.task}' needs them: a folder needs train/<class>/ and "
+            'val/<class>/.'
+        )
+    if expected not in (None, classes):
+        raise UserError(
+            f'num_classes={expected}, but {config.dataset.name} has {classes} classes: leave '
+            'num_classes unset to take the number from the data.'
+        )
+    return classes
+
+
+def make_classify(config: ConfigDict, source: Any) -> Classify:
+    """Makes the task of `task='classify'`.
+
+    Args:
+      config: of the run.
+      source: the training data, which give the number of classes.
+
+    Raises:
+      UserError: a field does not work, or the data have no labels.
+    """
+    classes = num_classes(config, source)
+    mix, depth = config.mix, make_architecture(config.model)['depth']
+    trained = parse_trained(config.trained, depth)
+    check_fields(config, trained)
+    blocks = {'all': depth, 'head': 0}.get(trained, trained)
+    return Classify(
+        make_classifier(config, classes, frozen_blocks=depth - math.ceil(blocks)),
+        image_size(config),
+        trained=trained,
+        label_smoothing=config.label_smoothing,
+        mixup=mix.mixup,
+        cutmix=mix.cutmix,
+        switch_probability=mix.switch_probability,
+        erase=config.dataset.erase,
+        head_micro_batches=config.optimizer.accumulate if trained == 'head' else 1,
+        caches_features=config.cache_features,
+        per_class=config.per_class,
+        layer_decay=config.optimizer.layer_decay,
+        ema_decay=config.ema_decay,
+        **statistics(config),
+    )
+
+
+def parse_trained(trained: str, depth: int) -> str | float:
+    """Reads `config.trained`: 'all', 'head', or a number of blocks, where all blocks are 'all'.
+
+    Raises:
+      UserError: it is none of these, or more blocks than there are.
+    """
+    if trained in ('all', 'head'):
+        return trained
+    try:
+        blocks = float(trained)
+    except ValueError:
+        blocks = -1.0
+    if blocks != 0.5 and (blocks < 0 or blocks % 1):
+        raise UserError(
+            f"trained='{trained}' is unknown: choose 'all', 'head', or how many of the last blocks "
+            '(0, 0.5 for the MLP of the last one, 1, 2, ...).'
+        )
+    if blocks > depth:
+        raise UserError(f'trained={trained} blocks, but the model has {depth}: choose fewer.')
+    return 'all' if blocks == depth else blocks
+
+
+def check_fields(config: ConfigDict, trained: str | float) -> None:
+    """Raises a UserError for fields that contradict each other or are out of range."""
+    frozen, model = trained == 'head', config.model
+    if config.cache_features and not frozen:
+        raise UserError(
+            'cache_features=True keeps the features of a frozen encoder, and '
+            f"trained='{config.trained}' would change it: set trained='head', or "
+            'cache_features=False.'
+        )
+    dataset = config.dataset
+    if config.cache_features and (dataset.repeats != 1 or dataset.resize != 'host'):
+        raise UserError(
+            'cache_features=True sees every image once, as evaluation does: leave dataset.repeats '
+            "at 1 and dataset.resize at 'host'."
+        )
+    if model.batch_norm and not frozen and config.optimizer.accumulate > 1:
+        raise UserError(
+            'model.batch_norm=True needs the whole batch at once: set optimizer.accumulate=1, or '
+            "trained='head'."
+        )
+    shares = {
+        'label_smoothing': config.label_smoothing,
+        'model.drop_path': model.drop_path,
+        'dataset.erase': config.dataset.erase,
+        'mix.switch_probability': config.mix.switch_probability,
+        'ema_decay': config.ema_decay or 0.0,
+    }
+    for field, share in shares.items():
+        if not 0 <= share <= 1 or (field == 'model.drop_path' and share == 1):
+            raise UserError(f'{field}={share} must be from 0 to 1, a share or a probability.')
+    if not 0 < config.optimizer.layer_decay <= 1:
+        decay = config.optimizer.layer_decay
+        raise UserError(f'optimizer.layer_decay={decay} must be in (0, 1].')
+    for field in ('mixup', 'cutmix'):
+        if config.mix[field] < 0:
+            raise UserError(f'mix.{field}={config.mix[field]} must be 0 (off) or more.')
