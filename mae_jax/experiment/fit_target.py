@@ -16,7 +16,7 @@ from mae_jax.config.data import make_train_loader
 from mae_jax.errors import UserError
 from mae_jax.experiment.build import Run
 from mae_jax.models.patches import patchify
-from mae_jax.pretext.targets import fit_pca
+from mae_jax.pretext.pca import fit_pca
 from mae_jax.runtime.processes import on_first, say
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.training.state import TrainState, replace_params

@@ -1,7 +1,6 @@
 """Masked autoencoding: reconstruct the hidden patches from the visible ones (paper, section 3)."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -13,8 +12,6 @@ from mae_jax.config.model import image_size, make_architecture
 from mae_jax.models.mae import MAE, MAEOutput
 from mae_jax.models.patches import grid_size
 from mae_jax.models.vit import blocks_flops
-from mae_jax.pretext.masking import draw_noise
-from mae_jax.pretext.targets import mean_error, prediction_size
 from mae_jax.pretext.tokenizers import Tokenizer, make_tokenizer
 from mae_jax.tasks.preprocess import loaded_images, normalize
 from mae_jax.training.task import Batch
@@ -79,8 +76,7 @@ class Pretrain:
     ) -> dict[str, jax.Array]:
         """Sum of the valid rows' losses under masks fixed by each example's place."""
         output = self.reconstruct(params, batch, first, model_state)
-        loss_of = functools.partial(mean_error, loss_on=self.model.loss_on)
-        per_image = jax.vmap(loss_of)(output.errors, output.mask)
+        per_image = jax.vmap(self.model.target.mean_error)(output.errors, output.mask)
         valid = batch['valid'].astype(jnp.float32)
         return {'loss': jnp.sum(per_image * valid), 'count': jnp.sum(valid)}
 
@@ -110,8 +106,9 @@ class Pretrain:
         Those of a tokenizer, which has no backward pass, are not among them.
         """
         model, hidden_size = self.model, self.model.patch_size**2 * len(self.mean)
-        seen = self.num_patches if model.encoder_mask_tokens else model.num_kept(self.num_patches)
-        predicted = prediction_size(model.target, model.components, model.codes, hidden_size)
+        kept = model.masking.num_kept(self.num_patches)
+        seen = self.num_patches if model.encoder_mask_tokens else kept
+        predicted = model.target.prediction_size(hidden_size)
 
         encoder = 2 * seen * hidden_size * model.width
         encoder += blocks_flops(model.depth, model.width, seen + 1)
@@ -131,8 +128,7 @@ class Pretrain:
         return self.model.apply({'params': params}, images, noise=noise, target=target)
 
     def _noise(self, key: jax.Array, batch_size: int) -> jax.Array:
-        kept = self.model.num_kept(self.num_patches)
-        return draw_noise(key, batch_size, self.grid, kept, self.model.mask_strategy)
+        return self.model.masking.draw_noise(key, batch_size, self.grid)
 
     def _normalized(self, images: jax.Array) -> jax.Array:
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
