@@ -53,9 +53,9 @@ def sweep(
     patch_size = architecture(variant, patch_size=model.get('patch_size'))['patch_size']
     for ratio in mask_ratios:
         # With nothing hidden, there is only the loss of all patches.
-        loss_on = {} if ratio else {'loss_on': 'all'}
-        task = make_task(variant, image_size, dtype, mask_ratio=ratio, **loss_on, **model)
-        visible = task.model.num_kept(task.num_patches) / task.num_patches
+        loss_on = 'hidden' if ratio else 'all'
+        task = make_task(variant, image_size, dtype, mask_ratio=ratio, loss_on=loss_on, **model)
+        visible = task.model.masking.num_kept(task.num_patches) / task.num_patches
         points.append(Point('mask ratio', f'{ratio:g}', visible, task))
     for size in image_sizes:
         size -= size % patch_size  # ViT-H's patches have 14 pixels

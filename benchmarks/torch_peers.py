@@ -115,7 +115,7 @@ def _hugging_face(
         decoder_intermediate_size=4 * model.decoder_width,
         image_size=task.image_size[0],
         patch_size=model.patch_size,
-        mask_ratio=model.mask_ratio,
+        mask_ratio=model.masking.ratio,
         norm_pix_loss=True,
         layer_norm_eps=1e-6,
         attn_implementation='eager' if plain else 'sdpa',

@@ -39,6 +39,8 @@ from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.transformer import ATTENDS
 from mae_jax.models.vit import VARIANTS, architecture
+from mae_jax.pretext.masking import MaskingRule
+from mae_jax.pretext.targets import make_target
 from mae_jax.runtime.xla_flags import set_xla_flags
 from mae_jax.tasks.classify import Classify
 from mae_jax.tasks.pretrain import Pretrain
@@ -55,9 +57,23 @@ DROP_PATH = {'vit_base': 0.1, 'vit_huge': 0.3}
 LAYER_DECAY = {'vit_base': 0.65}
 
 
-def make_task(variant: str, image_size: int, dtype: str, **model) -> Pretrain:
-    """The paper's pretraining of a variant; `model` are further fields of `MAE`."""
-    module = MAE(**architecture(variant) | {'dtype': jnp.dtype(dtype)} | model)
+def make_task(
+    variant: str,
+    image_size: int,
+    dtype: str,
+    *,
+    mask_ratio: float = 0.75,
+    target: str = 'normalized_pixel',
+    loss_on: str = 'hidden',
+    **model,
+) -> Pretrain:
+    """Makes the paper's pretraining of a variant; `model` are further fields of `MAE`."""
+    fields = architecture(variant) | {'dtype': jnp.dtype(dtype)} | model
+    module = MAE(
+        masking=MaskingRule(mask_ratio, may_hide_none=loss_on == 'all'),
+        target=make_target({'name': target, 'loss_on': loss_on}),
+        **fields,
+    )
     return Pretrain(module, (image_size, image_size), MEAN, STD)
 
 

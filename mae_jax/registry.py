@@ -1,71 +1,93 @@
-"""Looks up what users may add to: tasks, data sources, mask strategies, targets, loggers."""
+"""Implementations that a config field chooses by name, the user's own among them."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mae_jax.errors import UserError
 
+FORM = "give 'module:function', a function on the Python path"
+
 
 class Registry:
-    """Named objects of one kind, and anybody's own as 'module:attribute'.
+    """Objects by name: those of the package, those added by `register`, and 'module:function'.
 
-    Args:
-      kind: what is looked up, for messages ('mask strategy').
-      field: the config field that holds the name ('mask.strategy').
-      entries: name -> object, or its 'module:attribute', which is imported on first use.
+    Attributes:
+      kind: what the objects are, for messages: 'mask strategy'.
+      field: the config field that holds the name: 'mask.strategy'.
     """
 
     def __init__(self, kind: str, field: str, entries: Mapping[str, Any]):
-        self.kind = kind
-        self.field = field
+        """Makes a registry of `entries`.
+
+        A value that is a string, 'module:attribute', is imported when it is first looked up.
+        """
+        self.kind, self.field = kind, field
         self._entries = dict(entries)
+        self._builtin = frozenset(entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return isinstance(name, str) and name in self._entries
 
-    def names(self) -> tuple[str, ...]:
-        """Returns the registered names, in the order of their registration."""
-        return tuple(self._entries)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
 
-    def register(self, name: str, entry: Any = None) -> Any:
-        """Adds an object under a name; without an object, decorates one.
+    def get(self, name: str, *, may_import: bool = True) -> Any:
+        """Returns the object of this name.
 
-        Raises:
-          ValueError: the name is taken.
-        """
-        if entry is None:
-            return lambda decorated: self.register(name, decorated)
-        if name in self._entries:
-            raise ValueError(f'a {self.kind} named {name!r} is registered already')
-        self._entries[name] = entry
-        return entry
-
-    def get(self, name: str) -> Any:
-        """Returns what a name, or 'module:attribute', stands for.
+        Args:
+          name: a known name, or 'module:function', which is imported and known from then on.
+          may_import: False for a name that comes from a file, such as the config beside a
+            checkpoint: a file must not decide what code is run.
 
         Raises:
-          UserError: neither is there.
+          UserError: the name is unknown, or what it names cannot be imported, or may not be.
         """
-        entry = self._entries.get(name)
-        if entry is None and not (isinstance(name, str) and ':' in name):
-            known = ', '.join(repr(known) for known in self._entries)
+        if name in self:
+            if isinstance(self._entries[name], str):
+                self._entries[name] = import_function(self._entries[name], self.field)
+            return self._entries[name]
+        if not is_path(name):
+            known = ' | '.join(self._entries)
+            raise UserError(f'{self.field}={name!r} is unknown: use {known}, or module:function.')
+        if not may_import:
             raise UserError(
-                f'{self.field}={name!r} is unknown: choose {known}, or give your own as '
-                "'module:function'."
+                f'{self.field}={name!r} is a {self.kind} of its own, and no file decides what is '
+                f'imported: register it under this name first (docs/extending.md).'
             )
-        if entry is None or isinstance(entry, str):
-            return self._import(name, entry or name)
-        return entry
+        self._entries[name] = import_function(name, self.field)
+        return self._entries[name]
 
-    def _import(self, name: str, path: str) -> Callable:
-        module, _, attribute = path.partition(':')
-        try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            if name in self._entries:
-                raise  # a fault of the package, or a dependency that is missing
-            raise UserError(
-                f"{self.field}={name!r} cannot be imported ({error}): give 'module:function', a "
-                f'{self.kind} on the Python path.'
-            ) from error
+    def register(self, name: str, value: Any = None) -> Any:
+        """Adds an object under a name, and returns it; a decorator where no object is given.
+
+        Raises:
+          ValueError: the name is one of the package's own.
+        """
+        if name in self._builtin:
+            raise ValueError(f'{name!r} is a {self.kind} of mae_jax: choose another name.')
+        if value is None:
+            return lambda value: self.register(name, value)
+        self._entries[name] = value
+        return value
+
+
+def is_path(name: object) -> bool:
+    """Returns whether a name has the form 'module:function'."""
+    return isinstance(name, str) and all(name.partition(':'))
+
+
+def import_function(path: str, field: str) -> Callable:
+    """Imports 'module:function'; `field` is the config field that holds it, for messages.
+
+    Raises:
+      UserError: there is no such module, or no such function in it.
+    """
+    module, _, name = path.partition(':')
+    try:
+        function = getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError, TypeError) as error:  # the last two: no name of a module
+        raise UserError(f'{field}={path!r} cannot be imported ({error}): {FORM}.') from error
+    if not callable(function):
+        raise UserError(f'{field}={path!r}: {module} has no function {name!r}: {FORM}.')
+    return function

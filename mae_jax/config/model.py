@@ -9,6 +9,8 @@ from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import Encoder, architecture
+from mae_jax.pretext.masking import make_masking
+from mae_jax.pretext.targets import make_target
 
 
 def image_size(config: ConfigDict) -> tuple[int, int]:
@@ -25,18 +27,31 @@ def make_architecture(model: ConfigDict) -> dict[str, int]:
     return architecture(model.variant, **sizes)
 
 
-def make_mae(config: ConfigDict) -> MAE:
-    """Makes the autoencoder; the config of a converted model may lack fields of a run."""
-    model, target = config.model, config.target
+def make_mae(config: ConfigDict, predicted: int | None = None) -> MAE:
+    """Makes the autoencoder; the config of a converted model may lack fields of a run.
+
+    Args:
+      config: of a run, or of a model that is loaded.
+      predicted: for a model that is loaded, how many values it predicts for a patch. A mask
+        strategy or target that the config gives as 'module:function' is then not imported.
+
+    Raises:
+      UserError: a field that does not work, by name.
+    """
+    model = config.model
+    target = make_target(config.target, predicted)
     return MAE(
+        masking=make_masking(
+            config.mask.ratio,
+            config.mask.strategy,
+            may_hide_none=target.loss_on == 'all',
+            may_import=predicted is None,
+        ),
+        target=target,
         decoder_width=model.decoder_width,
         decoder_depth=model.decoder_depth,
         decoder_heads=model.decoder_heads,
-        mask_ratio=config.mask.ratio,
-        mask_strategy=config.mask.strategy,
         encoder_mask_tokens=model.get('encoder_mask_tokens', False),
-        target=target.name,
-        **{name: target[name] for name in ('components', 'codes', 'loss_on') if name in target},
         **_encoder(config),
     )
 

@@ -4,6 +4,7 @@ Images are float32 [B,H,W,C], normalised. What is to be drawn is title -> uint8 
 of `mae_jax.pictures.grid` each.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from mae_jax.files.tensors import replacing, writing
 from mae_jax.interop.load import load, load_encoder
 from mae_jax.interop.trained import read_config
 from mae_jax.models.mae import MAE
+from mae_jax.pretext.masking import STRATEGIES
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.visualization.drawing import grid, to_pixels
 from mae_jax.visualization.features import FEATURES
@@ -76,8 +78,10 @@ def visualize(
     undo = dict(mean=data.mean, std=data.std)
     if show == 'reconstruction':
         model, params = _load_mae(checkpoint)
-        model = model.clone(mask_strategy=strategy or model.mask_strategy)
-        ratios = mask_ratios or (model.mask_ratio,)
+        if strategy:
+            STRATEGIES.get(strategy)
+            model = model.clone(masking=dataclasses.replace(model.masking, strategy=strategy))
+        ratios = mask_ratios or (model.masking.ratio,)
         drawn = sweep_columns(model, params, inputs, ratios, seed=seed, **undo)
     elif show in FEATURES:
         encoder, params = load_encoder(checkpoint)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from mae_jax.config.model import image_size, make_architecture, statistics
 from mae_jax.errors import UserError
 from mae_jax.pretext.targets import TARGETS
+from mae_jax.registry import is_path
 
 FIELDS = {
     'heads': 'model.heads',
@@ -41,7 +42,7 @@ def check_facts(known: dict[str, Any]) -> None:
         several = isinstance(value, list | tuple)
         numbers = list(value) if several else [value]
         if name == 'target':
-            sensible = value in TARGETS
+            sensible = value in TARGETS or is_path(value)
         elif name in ('heads', 'decoder_heads', 'image_size'):
             sensible = all(type(n) is int and n > 0 for n in numbers)
             sensible = sensible and (not several or name == 'image_size')

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
@@ -18,6 +19,7 @@ from mae_jax.config.model import (
 )
 from mae_jax.errors import UserError
 from mae_jax.models.patches import grid_size
+from mae_jax.registry import is_path
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -31,13 +33,15 @@ class Kind(NamedTuple):
     """Of a classifier."""
     has_norm: bool = True
     """Whether an encoder by itself ends in a norm: fine-tuning with mean pooling removes it."""
+    predicted: int = 0
+    """How many values an autoencoder predicts for a patch."""
 
 
 def kind_of(tensors: Mapping[str, Any]) -> Kind:
     """The kind of a model with parameters of these names."""
     parts = {name.split('/')[0] for name in tensors}
     if 'decoder' in parts:
-        return Kind('mae')
+        return Kind('mae', predicted=np.size(tensors.get('decoder/head/bias', ())))
     if 'head' in parts:
         return Kind('classifier', tensors['head/bias'].shape[0])
     return Kind('encoder', has_norm='encoder/norm/scale' in tensors)
@@ -53,7 +57,7 @@ def make_module(config: ConfigDict, kind: Kind) -> nn.Module:
     config = config.copy_and_resolve_references()
     config.model.update(remat='none', scan=False, attention='plain')
     if kind.name == 'mae':
-        return make_mae(config)
+        return make_mae(config, kind.predicted)
     if kind.name == 'classifier':
         return make_classifier(config, kind.classes)
     return make_encoder(config).clone(has_norm=kind.has_norm)
@@ -90,6 +94,8 @@ def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
     if kind.name == 'mae':
         depths['decoder'] = config.model.decoder_depth
         config.model.decoder_depth = 1
+        if is_path(config.mask.strategy):  # not imported, and shapes do not depend on it
+            config.mask.strategy = 'random'
     size = (1, *image_size(config), config.dataset.channels)
     images = jax.ShapeDtypeStruct(size, jnp.float32)  # a config can ask for any size
     rngs = {'params': jax.random.key(0), 'mask': jax.random.key(0)}

@@ -1,5 +1,6 @@
 """The masked autoencoder: an encoder of the visible patches, a small decoder of all of them."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,16 +13,6 @@ from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
 from mae_jax.models.transformer import LayerNorm, Transformer
 from mae_jax.models.vit import Encoder, check_width
-from mae_jax.pretext.masking import draw_noise, masking_from_noise, num_kept
-from mae_jax.pretext.targets import (
-    PCA,
-    check_target,
-    mean_error,
-    normalized_pixel,
-    patch_errors,
-    patch_statistics,
-    prediction_size,
-)
 
 
 class MAEOutput(NamedTuple):
@@ -106,18 +97,25 @@ class Decoder(nn.Module):
         return jnp.concatenate([tokens[:, :1], patches], axis=1)
 
 
+class FittedArrays(nn.Module):
+    """Arrays that are fitted to the data, not trained; NaN until then, to teach nothing."""
+
+    @nn.compact
+    def __call__(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
+        nan = nn.initializers.constant(jnp.nan)
+        return {name: self.param(name, nan, shape) for name, shape in shapes.items()}
+
+
 class MAE(nn.Module):
     """Masked autoencoder (paper, section 3); parameters are {'encoder': ..., 'decoder': ...}.
 
     The parameters' shapes follow from the images that `init` is given. The two position tables
     (`pos_embed`) are parameters like others here: it is the optimiser that leaves them alone, as
-    it does the basis `pca` of that target.
+    it does the fitted arrays of a target, which are stored under 'pca'.
 
     Attributes:
-      mask_strategy: 'random', 'block' or 'grid', see `draw_noise`.
-      target: 'pixel', 'normalized_pixel', 'pca' or 'token' (paper, Table 1d).
-      components, codes: of the targets 'pca' and 'token'.
-      loss_on: 'hidden' patches alone, or 'all'.
+      masking: how patches are hidden, a `mae_jax.pretext.masking.MaskingRule`.
+      target: what is predicted, a `mae_jax.pretext.targets.Target`.
       encoder_mask_tokens: whether hidden patches go through the encoder too, as mask tokens
         (Table 1c): its cost is then that of all patches, and the decoder has none of its own.
     """
@@ -126,15 +124,11 @@ class MAE(nn.Module):
     width: int
     depth: int
     heads: int
+    masking: Any
+    target: Any
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
-    mask_ratio: float = 0.75
-    mask_strategy: str = 'random'
-    target: str = 'normalized_pixel'
-    components: int = 96
-    codes: int = 8192
-    loss_on: str = 'hidden'
     encoder_mask_tokens: bool = False
     dtype: Any = jnp.float32
     remat: str = 'none'
@@ -147,11 +141,7 @@ class MAE(nn.Module):
         self.decoder = Decoder(
             self.decoder_width, self.decoder_depth, self.decoder_heads, **options
         )
-        self.pca = PCA(self.components) if self.target == 'pca' else None
-
-    def num_kept(self, num_patches: int) -> int:
-        """How many of so many patches stay visible; a UserError where none, or none is hidden."""
-        return num_kept(num_patches, self.mask_ratio, may_hide_none=self.loss_on == 'all')
+        self.pca = FittedArrays()  # the name that checkpoints have
 
     def __call__(
         self,
@@ -164,32 +154,31 @@ class MAE(nn.Module):
         Args:
           images: float [B, H, W, C], normalised.
           noise: float [B, N], smallest kept; None draws it from the 'mask' key of `rngs`.
-          target: int [B, N], the tokens to predict; without them loss and errors of the target
-            'token' are NaN. The other targets are made of the images.
+          target: what to predict, where it is not computed from the patches: int [B, N] for
+            tokens. Without it, loss and errors are then NaN.
 
         Raises:
           UserError: a patch size, width, mask ratio or name that does not work, naming its field.
         """
         grid = grid_size(images.shape[1:3], self.patch_size)
         patches = patchify(images.astype(jnp.float32), self.patch_size)
-        batch, num_patches, patch_dim = patches.shape
-        kept = self.num_kept(num_patches)
-        size = self._prediction_size(patch_dim)
+        batch, _, patch_dim = patches.shape
+        self.target.check(patch_dim)
         if noise is None:
-            key = self.make_rng('mask')
-            noise = draw_noise(key, batch, grid, kept, self.mask_strategy)
-        masking = masking_from_noise(noise, kept)
+            noise = self.masking.draw_noise(self.make_rng('mask'), batch, grid)
+        masking = self.masking.mask(noise)
         if self.encoder_mask_tokens:
             tokens, ids_restore = self.encoder(images, mask=masking.mask), None
         else:
             tokens, ids_restore = self.encoder(images, masking.ids_keep), masking.ids_restore
+        size = self.target.prediction_size(patch_dim)
         prediction = self.decoder(tokens, ids_restore, grid, size)
         errors = self._errors(prediction, patches, target)
-        loss = mean_error(errors, masking.mask, self.loss_on)
+        loss = self.target.mean_error(errors, masking.mask)
         return MAEOutput(loss, prediction, masking.mask, errors)
 
     def pixels(self, prediction: jax.Array, images: jax.Array) -> jax.Array:
-        """A prediction as patches of normalised pixels, float32 [B, N, P*P*C].
+        """Converts a prediction to patches of normalised pixels, float32 [B, N, P*P*C].
 
         What the target leaves out is taken from the images: of normalised pixels, each patch's
         mean and deviation. Of PCA coefficients, what other components would add is missing.
@@ -199,30 +188,19 @@ class MAE(nn.Module):
           images: float [B, H, W, C], normalised: the originals.
 
         Raises:
-          UserError: tokens, which are no pixels.
+          UserError: the target has no pixels, as tokens have none.
         """
         patches = patchify(images.astype(jnp.float32), self.patch_size)
-        if self.target == 'token':
-            raise UserError("target.name='token' predicts no pixels: there is nothing to draw.")
-        if self.target == 'pca':
-            return self.pca(prediction, patches.shape[-1], decode=True)
-        if self.target == 'normalized_pixel':
-            mean, std = patch_statistics(patches)
-            return prediction * std + mean
-        return prediction
+        return self.target.pixels(prediction, patches, self._fitted(patches))
 
-    def _prediction_size(self, patch_dim: int) -> int:
-        check_target(self.target, self.loss_on, self.components, self.codes, patch_dim)
-        return prediction_size(self.target, self.components, self.codes, patch_dim)
+    def _fitted(self, patches: jax.Array) -> dict[str, jax.Array]:
+        return self.pca(self.target.fitted_shapes(patches.shape[-1]))
 
     def _errors(
-        self, prediction: jax.Array, patches: jax.Array, target: jax.Array | None
+        self, prediction: jax.Array, patches: jax.Array, given: jax.Array | None
     ) -> jax.Array:
-        if self.target == 'token':
-            if target is None:
-                return jnp.full(prediction.shape[:2], jnp.nan)
-        elif self.target == 'pca':
-            target = self.pca(patches, patches.shape[-1])
-        else:
-            target = normalized_pixel(patches) if self.target == 'normalized_pixel' else patches
-        return patch_errors(prediction, target)
+        expected = self.target.from_patches(patches, self._fitted(patches))
+        expected = given if expected is None else expected
+        if expected is None:
+            return jnp.full(prediction.shape[:2], jnp.nan)
+        return self.target.errors(prediction, expected)

@@ -5,6 +5,7 @@ kept. A strategy is nothing but a way to draw them. Whoever passes the same nois
 mask, in the original implementation too.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mae_jax.errors import UserError
+from mae_jax.registry import Registry, is_path
 
 BLOCK_LEAST = 16 / 196
 """The smallest rectangle of block-wise masking, as a share of the patches: BEiT's 16 of 14 x 14.
@@ -140,31 +142,65 @@ def _hidden_above(hidden: jax.Array, of_hidden: jax.Array, of_kept: jax.Array) -
     return jnp.where(hidden, 0.5 + of_hidden / 2, of_kept / 2)
 
 
-STRATEGIES = {'random': _random, 'block': _block, 'grid': _grid}
+STRATEGIES = Registry(
+    'mask strategy', 'mask.strategy', {'random': _random, 'block': _block, 'grid': _grid}
+)
+"""Functions (key, batch_size, grid, num_kept) -> noise float32 [B, N] in [0, 1), by name."""
 
 
-def draw_noise(
-    key: jax.Array,
-    batch_size: int,
-    grid: tuple[int, int],
-    num_kept: int,
-    strategy: str = 'random',
-) -> jax.Array:
-    """Noise in [0, 1), float32 [B, N]: a draw of its own for each example.
+@dataclasses.dataclass(frozen=True)
+class MaskingRule:
+    """How a model masks: how many patches of an image are hidden, and by which strategy.
+
+    Attributes:
+      ratio: share of the patches to hide.
+      strategy: a name in `STRATEGIES`; 'module:function' must have been looked up there before.
+      may_hide_none: whether K = N is allowed, because the loss covers visible patches too.
+    """
+
+    ratio: float = 0.75
+    strategy: str = 'random'
+    may_hide_none: bool = False
+
+    def num_kept(self, num_patches: int) -> int:
+        """Returns K, how many of `num_patches` stay visible; raises as `num_kept` does."""
+        return num_kept(num_patches, self.ratio, may_hide_none=self.may_hide_none)
+
+    def draw_noise(self, key: jax.Array, batch_size: int, grid: tuple[int, int]) -> jax.Array:
+        """Draws noise in [0, 1), float32 [B, N], independently for each example.
+
+        Args:
+          key: for the whole batch.
+          batch_size: B.
+          grid: rows and columns of patches, N in all.
+
+        Raises:
+          UserError: the strategy is unknown, or cannot keep this number of patches.
+        """
+        draw = STRATEGIES.get(self.strategy, may_import=False)
+        return draw(key, batch_size, grid, self.num_kept(grid[0] * grid[1]))
+
+    def mask(self, noise: jax.Array) -> Masking:
+        """Keeps the patches of smallest noise; see `masking_from_noise`."""
+        return masking_from_noise(noise, self.num_kept(noise.shape[1]))
+
+
+def make_masking(
+    ratio: float, strategy: str, *, may_hide_none: bool = False, may_import: bool = True
+) -> MaskingRule:
+    """Makes the masking of a model.
 
     Args:
-      key: of all the examples.
-      batch_size: B.
-      grid: rows and columns of patches, N in all.
-      num_kept: K, how many the mask will keep.
-      strategy: 'random', 'block' or 'grid' (paper, Figure 6).
+      ratio, strategy, may_hide_none: fields of `MaskingRule`.
+      may_import: whether a strategy 'module:function' is imported; if not, and it is not known
+        yet, the model takes the noise that it is given, and draws none.
 
     Raises:
-      UserError: unknown strategy, or one that cannot keep this number.
+      UserError: the strategy is unknown or cannot be imported.
     """
-    if strategy not in STRATEGIES:
-        raise UserError(f'mask.strategy={strategy!r} is unknown: use {" | ".join(STRATEGIES)}.')
-    return STRATEGIES[strategy](key, batch_size, grid, num_kept)
+    if may_import or not is_path(strategy):
+        STRATEGIES.get(strategy)
+    return MaskingRule(ratio, strategy, may_hide_none)
 
 
 def masking_from_noise(noise: jax.Array, num_kept: int) -> Masking:

@@ -4,7 +4,6 @@ A tokenizer is DALL-E's dVAE, from a file that `scripts/convert_dvae.py` wrote, 
 the user's.
 """
 
-import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from mae_jax.errors import UserError
 from mae_jax.files.limits import parse_json
 from mae_jax.files.tensors import read_safetensors, read_safetensors_metadata, write_safetensors
 from mae_jax.pretext.dvae import DVAE, REDUCTION, parameter_shapes
+from mae_jax.registry import import_function
 
 HEADER = 'mae_jax_dvae'
 """What the metadata of a dVAE's file hold under this name is JSON: {codes, width, blocks}."""
@@ -92,15 +92,8 @@ def function_tokenizer(spec: str, codes: int, grid: tuple[int, int]) -> Tokenize
       UserError: there is no such module or function; and, when `apply` is traced, its result is
         not that.
     """
-    module, _, name = spec.partition(':')
+    function = import_function(spec, 'target.tokenizer')
     told = f'target.tokenizer={spec!r}'
-    form = "give 'module:function', a function on the Python path"
-    try:
-        function = getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError, TypeError) as error:  # the last two: no name of a module
-        raise UserError(f'{told} cannot be imported ({error}): {form}.') from error
-    if not callable(function):
-        raise UserError(f'{told}: {module} has no function {name!r}: {form}.')
     rows, columns = grid
 
     def apply(params: Any, images: jax.Array) -> jax.Array:

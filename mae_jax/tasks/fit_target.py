@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.errors import UserError
 from mae_jax.models.patches import patchify
-from mae_jax.pretext.targets import fit_pca
+from mae_jax.pretext.pca import fit_pca
 from mae_jax.runtime.processes import on_first, say
 from mae_jax.training.state import TrainState, replace_params
 from mae_jax.training.task import Crops

@@ -1,7 +1,6 @@
 """Masked autoencoding: reconstruct the hidden patches from the visible ones (paper, section 3)."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +17,6 @@ from mae_jax.config.model import image_size, make_architecture, make_mae, statis
 from mae_jax.models.mae import MAE, MAEOutput
 from mae_jax.models.patches import grid_size
 from mae_jax.models.vit import blocks_flops
-from mae_jax.pretext.masking import draw_noise
-from mae_jax.pretext.targets import mean_error, prediction_size
 from mae_jax.pretext.tokenizers import Tokenizer, make_tokenizer
 from mae_jax.tasks.fit_target import fit_target
 from mae_jax.tasks.preprocess import loaded_images, normalize
@@ -90,8 +87,7 @@ class Pretrain(Task):
     def evaluate(self, params: Any, model_state: Any, batch: Batch, first: jax.Array) -> Metrics:
         """Collects the losses of the valid rows under masks fixed by each example's place."""
         output = self.reconstruct(params, batch, first, model_state)
-        loss_of = functools.partial(mean_error, loss_on=self.model.loss_on)
-        per_image = jax.vmap(loss_of)(output.errors, output.mask)
+        per_image = jax.vmap(self.model.target.mean_error)(output.errors, output.mask)
         return Metrics.single_from_model_output(loss=per_image, mask=batch['valid'])
 
     def reconstruct(
@@ -117,8 +113,9 @@ class Pretrain(Task):
     def flops_per_image(self) -> float:
         """Counts forward and backward pass (three times the forward's), without any tokenizer."""
         model, hidden_size = self.model, self.model.patch_size**2 * len(self.mean)
-        seen = self.num_patches if model.encoder_mask_tokens else model.num_kept(self.num_patches)
-        predicted = prediction_size(model.target, model.components, model.codes, hidden_size)
+        kept = model.masking.num_kept(self.num_patches)
+        seen = self.num_patches if model.encoder_mask_tokens else kept
+        predicted = model.target.prediction_size(hidden_size)
 
         encoder = 2 * seen * hidden_size * model.width
         encoder += blocks_flops(model.depth, model.width, seen + 1)
@@ -195,8 +192,7 @@ class Pretrain(Task):
         return self.model.apply({'params': params}, images, noise=noise, target=target)
 
     def _noise(self, key: jax.Array, batch_size: int) -> jax.Array:
-        kept = self.model.num_kept(self.num_patches)
-        return draw_noise(key, batch_size, self.grid, kept, self.model.mask_strategy)
+        return self.model.masking.draw_noise(key, batch_size, self.grid)
 
     def _normalized(self, images: jax.Array) -> jax.Array:
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)

@@ -1,5 +1,6 @@
 """What a model of pixels predicts, beside what it was given."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 from mae_jax.keys import key_for
 from mae_jax.models.mae import MAE
 from mae_jax.models.patches import grid_size, patchify, unpatchify
-from mae_jax.pretext.masking import draw_noise
 from mae_jax.visualization.drawing import hide, to_pixels
 
 BATCH = 16
@@ -71,9 +71,8 @@ def mask_noise(seed: int, images: np.ndarray, model: MAE) -> np.ndarray:
     it draws larger.
     """
     grid = grid_size(images.shape[1:3], model.patch_size)
-    kept = model.num_kept(grid[0] * grid[1])
     keys = [key_for(seed, 'visualize', place) for place in range(len(images))]
-    return np.concatenate([draw_noise(key, 1, grid, kept, model.mask_strategy) for key in keys])
+    return np.concatenate([model.masking.draw_noise(key, 1, grid) for key in keys])
 
 
 def predict(
@@ -113,7 +112,7 @@ def sweep_columns(
     """
     columns = {}
     for ratio in ratios:
-        masked = model.clone(mask_ratio=ratio)
+        masked = model.clone(masking=dataclasses.replace(model.masking, ratio=ratio))
         found = reconstruction_columns(
             images,
             *predict(masked, params, images, mask_noise(seed, images, masked)),

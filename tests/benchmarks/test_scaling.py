@@ -35,7 +35,7 @@ def test_one_factor_changes_at_a_time(points):
         ('depth', 1, 1, 16),
         ('depth', 2, 2, 16),
     ]
-    ratios = [p.task.model.mask_ratio for p in points]
+    ratios = [p.task.model.masking.ratio for p in points]
     assert ratios == [0.0, 0.5, 0.75, 0.75, 0.75, 0.75]
     assert points[2].task == points[5].task  # measured once
 

@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 from helpers.drawings import cut, hidden_pixels
+from helpers.models import make_mae, with_ratio
 from PIL import Image
 
 from mae_jax.errors import UserError
 from mae_jax.inference.visualize import read_images
 from mae_jax.models.mae import MAE
 from mae_jax.models.vit import Encoder
+from mae_jax.pretext.targets import Pixel
 from mae_jax.visualization.features import (
     attention_columns,
     cls_attention,
@@ -34,10 +36,10 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
     return ((pixels / 255.0 - MEAN) / STD).astype(np.float32)
 
 
-def make_mae(**fields) -> MAE:
+def tiny_mae(**fields) -> MAE:
     sizes = dict(patch_size=PATCH, width=8, depth=1, heads=2)
     decoder = dict(decoder_width=8, decoder_depth=1, decoder_heads=2)
-    return MAE(**sizes | decoder | fields)
+    return make_mae(**sizes | decoder | fields)
 
 
 @functools.cache
@@ -52,7 +54,7 @@ def know_by_heart(pixels: np.ndarray, target: str):
     Its decoder's tokens are its positions alone, one-hot by place; the rows of its head are what
     is to be predicted at each.
     """
-    model = make_mae(target=target)
+    model = tiny_mae(target=target)
     params = parameters(model)
     decoder = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), params['decoder'])
     places = np.eye(8, dtype=np.float32)
@@ -78,13 +80,13 @@ def test_a_model_that_knows_an_image_by_heart_draws_it(target):
     for title in ('original', 'reconstruction', 'reconstruction + visible'):
         difference = columns[title][0].astype(int) - pixels
         assert np.abs(difference).max() <= (title != 'original'), title
-    noise = mask_noise(0, images, model.clone(mask_ratio=0.5))
+    noise = mask_noise(0, images, with_ratio(model, 0.5))
     hidden = hidden_pixels(np.argsort(np.argsort(noise)) >= 3, *SHAPE[:2], PATCH)
     np.testing.assert_array_equal((columns['masked'] == 128).all(axis=-1), hidden)
 
 
 def test_a_sweep_hides_more_of_the_same_and_shows_what_becomes_of_it():
-    model = make_mae()
+    model = tiny_mae()
     images = np.stack([normalised(photograph(seed)) for seed in range(3)])
     params = parameters(model)
     ratios = [0.5, 0.675, 0.8]
@@ -112,7 +114,7 @@ def test_a_sweep_hides_more_of_the_same_and_shows_what_becomes_of_it():
 
 
 def test_what_an_image_is_shown_without_depends_on_seed_and_place_alone():
-    model, images = make_mae(), np.zeros((5, *SHAPE), np.float32)
+    model, images = tiny_mae(), np.zeros((5, *SHAPE), np.float32)
     noise = mask_noise(0, images, model)
     np.testing.assert_array_equal(mask_noise(0, images[:3], model), noise[:3])
     assert len(np.unique(noise)) == noise.size
@@ -122,7 +124,7 @@ def test_what_an_image_is_shown_without_depends_on_seed_and_place_alone():
 @pytest.mark.slow
 @pytest.mark.parametrize(('strategy', 'ratio'), [('block', 0.5), ('grid', 0.75)])
 def test_other_strategies_are_drawn_as_they_mask(strategy, ratio):
-    model = make_mae(mask_ratio=ratio, mask_strategy=strategy, patch_size=2)
+    model = tiny_mae(mask_ratio=ratio, strategy=strategy, patch_size=2)
     images = np.stack([normalised(photograph()[:8, :8])])
     params = jax.jit(model.init)(jax.random.key(0), images, np.zeros((1, 16)))['params']
     columns = sweep_columns(model, params, images, [ratio], seed=0, mean=MEAN, std=STD)
@@ -134,10 +136,10 @@ def test_other_strategies_are_drawn_as_they_mask(strategy, ratio):
 
 
 def test_many_images_go_through_in_parts():
-    model = make_mae()
+    model = tiny_mae()
     images = np.stack([normalised(photograph(seed)) for seed in range(19)])
     params = parameters(model)
-    model = model.clone(mask_ratio=0.5, target='pixel')
+    model = with_ratio(model, 0.5).clone(target=Pixel())
     noise = mask_noise(0, images, model)
     prediction, mask = predict(model, params, images, noise)
     whole = jax.jit(model.apply)({'params': params}, images, noise=noise)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import vit
 from helpers.commands import ROOT
+from helpers.models import make_mae
 
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import BatchNorm, Classifier, drop_path_scale
-from mae_jax.models.mae import MAE
 
 GOLDEN = ROOT / 'tests/golden'
 TINY = dict(patch_size=2, width=12, depth=3, heads=3, num_classes=5)
@@ -159,7 +159,7 @@ def test_the_encoder_is_the_subtree_of_a_pretrained_model(pool):
     """The same names and shapes, but that mean pooling has no final norm there."""
     _, images, variables = tiny(pool=pool)
     sizes = {name: TINY[name] for name in ('patch_size', 'width', 'depth', 'heads')}
-    mae = MAE(**sizes, decoder_width=8, decoder_depth=1, decoder_heads=2, mask_ratio=0.5)
+    mae = make_mae(**sizes, decoder_width=8, decoder_depth=1, decoder_heads=2, mask_ratio=0.5)
     rngs = {'params': jax.random.key(0), 'mask': jax.random.key(1)}
     pretrained = jax.eval_shape(mae.init, rngs, images)
     expected = pretrained['params']['encoder']

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import vitmae
 from helpers.commands import ROOT
+from helpers.models import make_mae
 
 from mae_jax.errors import UserError
 from mae_jax.models.mae import MAE, Decoder
 from mae_jax.models.vit import architecture
+from mae_jax.pretext.masking import MaskingRule
+from mae_jax.pretext.targets import Pixel
 
 GOLDEN = ROOT / 'tests/golden'
 
 
 def build(case: vitmae.Case, **options) -> MAE:
-    return MAE(
+    return make_mae(
         patch_size=case.patch_size,
         width=case.width,
         depth=case.depth,
@@ -184,7 +187,7 @@ def test_masks_come_from_the_mask_key_and_differ_from_step_to_step():
     ],
 )
 def test_parameter_counts_are_the_official_ones(variant, total, trainable):
-    model = MAE(**architecture(variant))
+    model = make_mae(**architecture(variant))
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), images)['params']
     tables = sum(params[part]['pos_embed'].size for part in ('encoder', 'decoder'))
@@ -204,9 +207,9 @@ def test_the_mask_token_is_drawn_as_the_cls_token():
     'field, value, message',
     [
         ('patch_size', 3, 'image_size'),
-        ('mask_ratio', 0.99, r'mask\.ratio'),
-        ('target', 'dvae', r'target\.name'),
-        ('mask_strategy', 'spiral', r'mask\.strategy'),
+        ('masking', MaskingRule(0.99), r'mask\.ratio'),
+        ('masking', MaskingRule(0.5, 'spiral'), r'mask\.strategy'),
+        ('target', Pixel(loss_on='visible'), r'target\.loss_on'),
         ('heads', 5, r'model\.width'),
         ('decoder_heads', 3, r'model\.decoder_width'),
     ],

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from helpers.models import make_mae
 
 from mae_jax.errors import UserError
-from mae_jax.models.mae import MAE
-from mae_jax.pretext.targets import fit_pca
+from mae_jax.pretext.pca import fit_pca
 
 SIZES = dict(
     patch_size=2, width=16, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2
@@ -19,7 +19,7 @@ NOISE = np.random.default_rng(1).uniform(size=(3, 24)).astype(np.float32)
 
 def make(**fields):
     """A model, and parameters in which every tensor is random."""
-    model = MAE(**SIZES | {'target': 'pixel'} | fields)
+    model = make_mae(**SIZES | {'target': 'pixel'} | fields)
     initial = jax.jit(model.init)(jax.random.key(0), IMAGES, NOISE)['params']
     params = traverse_util.flatten_dict(initial)
     rng = np.random.default_rng(2)
@@ -67,14 +67,14 @@ def test_the_loss_of_pixels_and_of_normalised_pixels_is_that_of_numpy():
         errors = np.square(np.float64(output.prediction) - wanted).mean(axis=-1)
         np.testing.assert_allclose(output.errors, errors, rtol=1e-4)
         np.testing.assert_allclose(output.loss, errors[hidden].mean(), rtol=1e-5)
-        model = model.clone(loss_on='all')
+        model, _ = make(target=target, target_fields={'loss_on': 'all'})
         loss = output_of(model, params).loss
         np.testing.assert_allclose(loss, errors.mean(), rtol=1e-5)
 
 
 def test_the_loss_of_pca_is_that_of_the_largest_coefficients():
     patches, hidden = patches_by_hand(), hidden_by_hand()
-    model, params = make(target='pca', components=5)
+    model, params = make(target='pca', target_fields={'components': 5})
     params['pca'], _ = fit_pca(patches, 5)
     output = output_of(model, params)
     assert output.prediction.shape == (3, 24, 5)
@@ -87,8 +87,14 @@ def test_the_loss_of_pca_is_that_of_the_largest_coefficients():
     np.testing.assert_allclose(output.loss, errors[hidden].mean(), rtol=1e-4)
 
 
+def test_a_basis_that_was_not_fitted_gives_no_loss():
+    model, params = make(target='pca', target_fields={'components': 2})
+    assert params['pca'].keys() == {'mean', 'basis'}
+    assert np.isnan(output_of(model, params).loss)
+
+
 def test_coefficients_become_pixels_again():
-    model, params = make(target='pca', components=12)
+    model, params = make(target='pca', target_fields={'components': 12})
     params['pca'], _ = fit_pca(patches_by_hand(), 12)
     coefficients = (patches_by_hand() - params['pca']['mean']) @ params['pca']['basis']
     pixels = model.apply({'params': params}, coefficients, IMAGES, method='pixels')
@@ -97,7 +103,7 @@ def test_coefficients_become_pixels_again():
 
 def test_the_loss_of_tokens_is_their_cross_entropy():
     ids, hidden = np.random.default_rng(3).integers(0, 9, (3, 24)), hidden_by_hand()
-    model, params = make(target='token', codes=9)
+    model, params = make(target='token', target_fields={'codes': 9})
     output = output_of(model, params, ids)
     assert output.prediction.shape == (3, 24, 9)
     logits = np.float64(output.prediction)
@@ -107,7 +113,7 @@ def test_the_loss_of_tokens_is_their_cross_entropy():
 
 
 def test_tokens_that_are_not_given_leave_a_prediction_and_no_loss():
-    model, params = make(target='token', codes=9)
+    model, params = make(target='token', target_fields={'codes': 9})
     output = output_of(model, params)
     assert np.isnan(output.loss) and np.isfinite(output.prediction).all()
     with pytest.raises(UserError, match='predicts no pixels'):
@@ -153,7 +159,7 @@ def test_mask_tokens_go_through_scanned_and_bfloat16_blocks_alike(fields, tolera
 
 
 def test_with_nothing_hidden_mask_tokens_change_nothing():
-    model, params = make(encoder_mask_tokens=True, mask_ratio=0.0, loss_on='all')
+    model, params = make(encoder_mask_tokens=True, mask_ratio=0.0, target_fields={'loss_on': 'all'})
     before = predicted(model, params, IMAGES)
     params['encoder']['mask_token'] = params['encoder']['mask_token'][..., ::-1]
     np.testing.assert_array_equal(predicted(model, params, IMAGES), before)
@@ -185,6 +191,6 @@ def test_a_negative_depth_is_refused_by_name():
 def test_nothing_hidden_is_refused_unless_all_patches_count():
     with pytest.raises(UserError, match=r"mask\.ratio=0\.0 hides none.*target\.loss_on='all'"):
         make(mask_ratio=0.0)
-    model, params = make(mask_ratio=0.0, loss_on='all')
+    model, params = make(mask_ratio=0.0, target_fields={'loss_on': 'all'})
     output = output_of(model, params)
     assert not output.mask.any() and np.isfinite(output.loss)

@@ -2,11 +2,18 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mae_jax.errors import UserError
-from mae_jax.pretext.masking import draw_noise, masking_from_noise, num_kept
+from mae_jax.pretext.masking import (
+    STRATEGIES,
+    MaskingRule,
+    make_masking,
+    masking_from_noise,
+    num_kept,
+)
 
 
 def test_the_patches_of_smallest_noise_are_kept_in_order_of_noise():
@@ -34,7 +41,7 @@ def test_restore_puts_kept_then_hidden_patches_back():
 
 
 def test_each_example_hides_patches_of_its_own_and_as_many():
-    noise = draw_noise(jax.random.key(0), 8, (14, 14), 49)
+    noise = MaskingRule(0.75).draw_noise(jax.random.key(0), 8, (14, 14))
     assert noise.shape == (8, 196) and noise.dtype == np.float32
     assert noise.min() >= 0 and noise.max() < 1
     mask = np.asarray(masking_from_noise(noise, 49).mask)
@@ -48,12 +55,12 @@ DRAWS = 10_000
 @functools.cache
 def masks(strategy, grid, ratio):
     """bool [10,000, rows, columns], by the one way from scores to masks."""
-    kept = num_kept(math.prod(grid), ratio)
+    rule = MaskingRule(ratio, strategy)
 
     @jax.jit
     def draw():
-        noise = draw_noise(jax.random.key(0), DRAWS, grid, kept, strategy)
-        return noise, masking_from_noise(noise, kept).mask
+        noise = rule.draw_noise(jax.random.key(0), DRAWS, grid)
+        return noise, rule.mask(noise).mask
 
     noise, mask = map(np.asarray, draw())
     assert noise.dtype == np.float32 and noise.min() >= 0 and noise.max() < 1
@@ -187,5 +194,27 @@ def test_a_mask_with_nothing_visible_or_nothing_hidden_is_refused():
 
 
 def test_an_unknown_strategy_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"mask\.strategy='checkers'.*random"):
-        draw_noise(jax.random.key(0), 2, (2, 2), 1, 'checkers')
+    message = r"mask\.strategy='checkers'.*random \| block \| grid, or module:function"
+    with pytest.raises(UserError, match=message):
+        make_masking(0.75, 'checkers')
+    with pytest.raises(UserError, match=message):
+        MaskingRule(0.75, 'checkers').draw_noise(jax.random.key(0), 2, (2, 2))
+
+
+def left_to_right(key, batch_size, grid, num_kept):
+    """Hides the right part of every image."""
+    return jnp.tile(jnp.linspace(0, 1, grid[1], endpoint=False), (batch_size, grid[0]))
+
+
+def test_a_registered_strategy_masks_under_its_name():
+    STRATEGIES.register('left_to_right', left_to_right)
+    rule = make_masking(0.5, 'left_to_right')
+    mask = rule.mask(rule.draw_noise(jax.random.key(0), 2, (3, 4))).mask
+    np.testing.assert_array_equal(np.reshape(mask, (2, 3, 4)), [[[0, 0, 1, 1]] * 3] * 2)
+
+
+def test_a_strategy_of_a_loaded_model_is_not_imported(user_module):
+    name = f'{user_module("raise SystemExit")}:draw'
+    rule = make_masking(0.75, name, may_import=False)
+    with pytest.raises(UserError, match=f'mask.strategy=.{name}. is a mask strategy of its own'):
+        rule.draw_noise(jax.random.key(0), 2, (2, 2))

@@ -1,17 +1,23 @@
 """Targets and their losses against NumPy, in float64, written out."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from helpers.models import make_mae
 
 from mae_jax.errors import UserError
+from mae_jax.pretext.pca import fit_pca
 from mae_jax.pretext.targets import (
     PCA,
-    check_target,
-    fit_pca,
-    mean_error,
-    normalized_pixel,
-    patch_errors,
+    TARGETS,
+    NormalizedPixel,
+    Pixel,
+    PredictionOnly,
+    Target,
+    Token,
+    make_target,
     patch_statistics,
 )
 
@@ -25,7 +31,7 @@ def test_normalised_pixels_have_the_unbiased_variance_with_eps_inside_the_root()
         mean = sum(values) / 4
         variance = sum((v - mean) ** 2 for v in values) / (4 - 1)
         expected[index] = (values - mean) / (variance + 1e-6) ** 0.5
-    target = normalized_pixel(patches.astype(np.float32))
+    target = NormalizedPixel().from_patches(patches.astype(np.float32), {})
     np.testing.assert_allclose(target, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -33,7 +39,7 @@ def test_the_statistics_undo_the_normalisation():
     patches = np.random.default_rng(0).normal(3, 2, size=(2, 5, 12)).astype(np.float32)
     mean, std = patch_statistics(patches)
     assert mean.shape == std.shape == (2, 5, 1)
-    target = normalized_pixel(patches)
+    target = NormalizedPixel().from_patches(patches, {})
     np.testing.assert_allclose(target * std + mean, patches, rtol=1e-5, atol=1e-5)
 
 
@@ -59,18 +65,13 @@ def test_coefficients_decode_to_the_patch_the_better_the_more_there_are():
     errors = []
     for components in (1, 4, 8, 12):
         params, _ = fit_pca([patches], components)
-        pca = PCA(components)
-        coefficients = pca.apply({'params': params}, patches, 12)
+        pca = PCA(components=components)
+        coefficients = pca.from_patches(patches, params)
         assert coefficients.shape == (400, components)
-        decoded = pca.apply({'params': params}, coefficients, 12, decode=True)
+        decoded = pca.pixels(coefficients, patches, params)
         errors.append(np.square(decoded - patches).mean() / patches.var())
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 0.1 and errors[-1] < 1e-10
-
-
-def test_a_basis_that_was_not_fitted_teaches_nothing():
-    variables = PCA(2).init(jax.random.key(0), np.ones((1, 4)), 4)
-    assert np.isnan(PCA(2).apply(variables, np.ones((1, 4)), 4)).all()
 
 
 def test_the_error_of_numbers_is_the_mean_square_and_counts_hidden_patches_of_the_whole_batch():
@@ -79,11 +80,11 @@ def test_the_error_of_numbers_is_the_mean_square_and_counts_hidden_patches_of_th
     target = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
     mask = np.array([[True, True, False], [False, False, True]])
     by_hand = [(0 + 1) / 2, (4 + 9) / 2, (16 + 25) / 2, (36 + 49) / 2, (64 + 81) / 2, 221 / 2]
-    errors = patch_errors(prediction, target)
+    errors = Pixel().errors(prediction, target)
     np.testing.assert_allclose(errors, np.reshape(by_hand, (2, 3)))
     hidden = [by_hand[0], by_hand[1], by_hand[5]]
-    np.testing.assert_allclose(mean_error(errors, mask), sum(hidden) / 3)
-    np.testing.assert_allclose(mean_error(errors, mask, 'all'), sum(by_hand) / 6)
+    np.testing.assert_allclose(Pixel().mean_error(errors, mask), sum(hidden) / 3)
+    np.testing.assert_allclose(Pixel('all').mean_error(errors, mask), sum(by_hand) / 6)
 
 
 def test_the_error_of_tokens_is_the_cross_entropy_in_nats():
@@ -94,22 +95,69 @@ def test_the_error_of_tokens_is_the_cross_entropy_in_nats():
     for index in np.ndindex(2, 3):
         odds = np.exp(logits[index])
         by_hand[index] = -np.log(odds[ids[index]] / odds.sum())
-    np.testing.assert_allclose(patch_errors(logits.astype(np.float32), ids), by_hand, rtol=1e-5)
+    np.testing.assert_allclose(Token().errors(logits.astype(np.float32), ids), by_hand, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ('fields', 'told'),
+    ('target', 'patch_dim', 'message'),
     [
-        (dict(name='hog'), r"target\.name='hog'.*pixel \| normalized_pixel \| pca \| token"),
-        (dict(loss_on='visible'), r"target\.loss_on='visible'.*hidden \| all"),
-        (dict(name='normalized_pixel', patch_dim=1), r'model\.patch_size'),
-        (dict(name='pca', components=13), r'target\.components=13.* 1 to 12'),
-        (dict(name='pca', components=0), r'target\.components=0'),
-        (dict(name='token', codes=1), r'target\.codes=1'),
+        (Pixel('visible'), 12, r"target\.loss_on='visible'.*hidden \| all"),
+        (NormalizedPixel(), 1, r'model\.patch_size'),
+        (PCA(components=13), 12, r'target\.components=13.* 1 to 12'),
+        (PCA(components=0), 12, r'target\.components=0'),
+        (Token(codes=1), 12, r'target\.codes=1'),
     ],
 )
-def test_what_there_is_not_is_refused_by_name(fields, told):
-    usual = dict(name='pixel', loss_on='hidden', components=4, codes=8, patch_dim=12)
-    check_target(**usual)
-    with pytest.raises(UserError, match=told):
-        check_target(**usual | fields)
+def test_fields_that_do_not_work_are_refused_by_name(target, patch_dim, message):
+    type(target)().check(patch_dim=192)
+    with pytest.raises(UserError, match=message):
+        target.check(patch_dim)
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones():
+    known = r'pixel \| normalized_pixel \| pca \| token.*, or module:function'
+    with pytest.raises(UserError, match=rf"target\.name='hog'.*{known}"):
+        make_target({'name': 'hog'})
+
+
+def test_a_target_takes_its_fields_from_the_config():
+    fields = {'loss_on': 'all', 'components': 5, 'codes': 7, 'sample': 100, 'tokenizer': None}
+    assert make_target(fields | {'name': 'pca'}) == PCA('all', components=5)
+    assert make_target(fields | {'name': 'token'}) == Token('all', codes=7)
+    assert make_target({'name': 'normalized_pixel'}) == NormalizedPixel('hidden')
+
+
+@dataclasses.dataclass(frozen=True)
+class Brightness(Target):
+    """The mean of each patch."""
+
+    def prediction_size(self, patch_dim):
+        return 1
+
+    def from_patches(self, patches, fitted):
+        return patches.mean(axis=-1, keepdims=True)
+
+
+def test_a_registered_target_is_what_a_model_predicts():
+    TARGETS.register('brightness', Brightness.from_fields)
+    model = make_mae(
+        target='brightness', patch_size=2, width=8, depth=1, heads=2, decoder_width=8,
+        decoder_depth=1, decoder_heads=2,
+    )  # fmt: skip
+    images = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype(np.float32)
+    noise = np.random.default_rng(1).uniform(size=(2, 6))
+    params = model.init(jax.random.key(0), images, noise)['params']
+    output = model.apply({'params': params}, images, noise)
+    cells = images.reshape(2, 2, 2, 3, 2, 3).mean(axis=(2, 4, 5)).reshape(2, 6, 1)
+    errors = np.square(output.prediction - cells)[..., 0]
+    np.testing.assert_allclose(output.loss, errors[np.asarray(output.mask)].mean(), rtol=1e-5)
+    with pytest.raises(UserError, match='Brightness predicts no pixels'):
+        model.apply({'params': params}, output.prediction, images, method='pixels')
+
+
+def test_a_target_of_a_loaded_model_is_not_imported(user_module):
+    name = f'{user_module("raise SystemExit")}:make'
+    target = make_target({'name': name}, unknown_size=7)
+    assert isinstance(target, PredictionOnly) and target.prediction_size(12) == 7
+    with pytest.raises(UserError, match=f'target.name=.{name}. was not imported'):
+        target.pixels(np.zeros((1, 4, 7)), np.zeros((1, 4, 12)), {})

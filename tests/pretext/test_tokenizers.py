@@ -40,19 +40,6 @@ def dvae_file(tensors, tmp_path):
     return path
 
 
-@pytest.fixture
-def user_module(tmp_path, monkeypatch):
-    """Writes a user's module: user_module(source) -> its name."""
-    monkeypatch.syspath_prepend(tmp_path)
-    name = f'tokens_of_{tmp_path.name}'
-
-    def write(source: str) -> str:
-        (tmp_path / f'{name}.py').write_text(f'import jax.numpy as jnp\n\n{source}\n')
-        return name
-
-    return write
-
-
 @pytest.mark.parametrize('size', [(16, 24), (32, 48), (37, 50), (12, 18)])
 def test_images_are_resized_as_pillow_does_and_codes_lie_row_by_row(size, dvae_file, tensors):
     """To 8 pixels a patch, larger images and smaller ones, and cut to [0, 1]."""

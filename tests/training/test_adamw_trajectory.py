@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import vitmae
 from helpers.commands import ROOT
+from helpers.models import make_mae
 
-from mae_jax.models.mae import MAE
 from mae_jax.training.optimizer import make_optimizer, make_schedule, merge_params, split_params
 
 GOLDEN = ROOT / 'tests/golden'
@@ -24,7 +24,7 @@ def make_tx() -> optax.GradientTransformation:
 
 def test_fifty_steps_follow_pytorch():
     case = vitmae.TRAJECTORY
-    model = MAE(
+    model = make_mae(
         patch_size=case.patch_size,
         width=case.width,
         depth=case.depth,

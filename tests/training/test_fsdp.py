@@ -5,9 +5,9 @@ import re
 import jax
 import numpy as np
 import pytest
+from helpers.models import make_mae
 from helpers.optimization import make_tx
 
-from mae_jax.models.mae import MAE
 from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.state import abstract_state, initial_state, jit_step, make_step
@@ -16,7 +16,7 @@ DEPTH, WIDTH = 8, 64
 
 
 def make_task(**fields):
-    model = MAE(
+    model = make_mae(
         patch_size=4, width=WIDTH, depth=DEPTH, heads=4,
         decoder_width=32, decoder_depth=1, decoder_heads=4, **fields,
     )  # fmt: skip

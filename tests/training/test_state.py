@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
+from helpers.models import make_mae
 from helpers.optimization import STEPS, make_tx
 
 from mae_jax.keys import key_for
-from mae_jax.models.mae import MAE
 from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.optimizer import make_optimizer, split_params
@@ -29,7 +29,7 @@ BATCH = 16
 
 
 def make_task(**fields) -> Pretrain:
-    model = MAE(
+    model = make_mae(
         patch_size=4, width=64, depth=1, heads=4,
         decoder_width=32, decoder_depth=1, decoder_heads=4, **fields,
     )  # fmt: skip

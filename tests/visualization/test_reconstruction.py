@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 from helpers.drawings import hidden_pixels
+from helpers.models import make_mae
 
-from mae_jax.models.mae import MAE
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.visualization.drawing import HIDDEN_GREY, to_pixels
 from mae_jax.visualization.reconstruction import reconstruct, reconstruction_columns
@@ -20,7 +20,7 @@ def make_example(batch=2, height=8, width=12, patch=4, channels=3, seed=0):
 
 def as_pixels(images, prediction, target):
     """What a model of that target, with patches of 4 x 4, makes pixels of."""
-    model = MAE(patch_size=4, width=8, depth=1, heads=1, target=target)
+    model = make_mae(patch_size=4, width=8, depth=1, heads=1, target=target)
     return model.apply({}, prediction, images, method='pixels')
 
 
