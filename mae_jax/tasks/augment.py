@@ -1,4 +1,4 @@
-"""What fine-tuning does to a normalised batch on the device: erasing, soft targets, mixing.
+"""Augments normalised batches of fine-tuning on the device: erasing, soft targets, mixing.
 
 Each step is a draw of a few numbers (`draw_erasing`, `draw_mix`) and a pure application of them, on
 the whole global batch: a row's draw depends on the key and the row's place alone, never on how the
@@ -10,9 +10,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from mae_jax.errors import UserError
 
+Array = jax.Array | np.ndarray
 GROUP = 32
 """Rows that share one draw of `mix`: the original draws once per process, whose batch is 32."""
 
@@ -29,12 +32,12 @@ class Box(NamedTuple):
     right: jax.Array
 
     @property
-    def area(self) -> jax.Array:
-        """int32 [n], in pixels."""
+    def area(self) -> Int[Array, ' n']:
+        """Returns the area of each box in pixels, int32 [n]."""
         return (self.bottom - self.top) * (self.right - self.left)
 
-    def mask(self, size: tuple[int, int]) -> jax.Array:
-        """bool [n,H,W], True inside the box."""
+    def mask(self, size: tuple[int, int]) -> Bool[Array, 'n H W']:
+        """Returns a mask, bool [n,H,W], True inside the box."""
         row, column = jnp.arange(size[0]), jnp.arange(size[1])
         rows = (row >= self.top[:, None]) & (row < self.bottom[:, None])
         columns = (column >= self.left[:, None]) & (column < self.right[:, None])
@@ -42,23 +45,23 @@ class Box(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """How the rows of each of n groups are mixed with their partners."""
+    """Parameters by which the rows of each of n groups are mixed with their partners."""
 
     lam: jax.Array
-    """float32 [n]: the share of a row in its target, and, where there is no box, in its pixels."""
+    """float32 [n]: the share of a row in its target and, without a box, in its pixels."""
     box: Box
-    """CutMix's: the pixels that are the partner's. Empty for mixup."""
+    """For CutMix: the pixels that are the partner's. Empty for mixup."""
 
 
 def erase(
-    images: jax.Array,
+    images: Float[Array, 'B H W C'],
     key: jax.Array,
     *,
     probability: float,
     min_area: float = 0.02,
     max_area: float = 1 / 3,
     min_aspect: float = 0.3,
-) -> jax.Array:
+) -> Float[Array, 'B H W C']:
     """Fills a random box of some images with noise (random erasing, arXiv 1708.04896).
 
     Args:
@@ -98,7 +101,7 @@ def draw_erasing(
     max_area: float,
     min_aspect: float,
 ) -> Box:
-    """The box of each of `rows` images of `size` (H, W): the first attempt smaller than the image.
+    """Draws a box for each of `rows` images of `size` (H, W): the first attempt that fits.
 
     The share of the area is uniform, the aspect ratio log-uniform, and the place uniform over all
     that hold the whole box.
@@ -123,13 +126,17 @@ def draw_erasing(
     return Box(top, top + height, left, left + width)
 
 
-def fill(images: jax.Array, box: Box, noise: jax.Array) -> jax.Array:
-    """`images` [B,H,W,C] with what lies inside `box` [B] taken from `noise` [B,H,W,C]."""
+def fill(
+    images: Float[Array, 'B H W C'], box: Box, noise: Float[Array, 'B H W C']
+) -> Float[Array, 'B H W C']:
+    """Replaces what lies inside `box` [B] of `images` [B,H,W,C] by `noise` [B,H,W,C]."""
     return jnp.where(box.mask(images.shape[1:3])[..., None], noise, images)
 
 
-def soft_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """int [B] labels in [0, num_classes) -> float32 [B,num_classes], `smoothing` spread over all.
+def soft_targets(
+    labels: Int[Array, ' B'], num_classes: int, smoothing: float
+) -> Float[Array, 'B classes']:
+    """Turns labels, int [B], into targets, float32 [B,num_classes], `smoothing` spread over all.
 
     Every class gets smoothing / num_classes, and the label's own 1 - smoothing more.
     """
@@ -138,15 +145,15 @@ def soft_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.A
 
 
 def mix(
-    images: jax.Array,
-    targets: jax.Array,
+    images: Float[Array, 'B H W C'],
+    targets: Float[Array, 'B classes'],
     key: jax.Array,
     *,
     mixup: float,
     cutmix: float,
     switch_probability: float,
     group: int = GROUP,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B classes']]:
     """Mixes each row with the mirrored one of its group, by mixup or by CutMix.
 
     `group` consecutive rows share a draw; a smaller last group is mirrored within itself. Nothing
@@ -157,7 +164,7 @@ def mix(
       targets: float32 [B,classes].
       key: of this step.
       mixup: alpha of mixup (arXiv 1710.09412), lambda ~ Beta(alpha, alpha); 0 switches it off.
-      cutmix: alpha of CutMix (arXiv 1905.04899), likewise. With both 0 nothing is changed.
+      cutmix: alpha of CutMix (arXiv 1905.04899), as for `mixup`. With both 0 nothing is changed.
       switch_probability: of CutMix, where neither is off.
 
     Raises:
@@ -191,7 +198,7 @@ def draw_mix(
     cutmix: float,
     switch_probability: float,
 ) -> Mix:
-    """One draw for each of `groups` groups of images of `size` (H, W); an alpha is not 0."""
+    """Draws parameters for each of `groups` groups of images of `size` (H, W); an alpha is > 0."""
     switch_key, lam_key, row_key, column_key = jax.random.split(key, 4)
     if mixup == 0 or cutmix == 0:
         switch_probability = float(mixup == 0)
@@ -208,7 +215,7 @@ def draw_mix(
 
 
 def cutmix_box(lam: jax.Array, row: jax.Array, column: jax.Array, size: tuple[int, int]) -> Box:
-    """A share 1 - `lam` of the area around a centre pixel, cut off at the image's border.
+    """Returns boxes of a share 1 - `lam` of the area around a centre, cut off at the border.
 
     As in timm today; its release 0.3.2 drops the last row and column of a box of odd length.
     """
@@ -222,9 +229,12 @@ def cutmix_box(lam: jax.Array, row: jax.Array, column: jax.Array, size: tuple[in
 
 
 def apply_mix(
-    images: jax.Array, targets: jax.Array, drawn: Mix, group: int = GROUP
-) -> tuple[jax.Array, jax.Array]:
-    """`mix` with given parameters, one for each group of rows, the last one perhaps smaller."""
+    images: Float[Array, 'B H W C'],
+    targets: Float[Array, 'B classes'],
+    drawn: Mix,
+    group: int = GROUP,
+) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B classes']]:
+    """Mixes with given parameters, one for each group of rows; the last may be smaller."""
     # Indexing, not `jnp.repeat`: with that, XLA would split the draws themselves over the devices,
     # and those communicate in every round of the rejection sampling of lambda.
     drawn = jax.tree.map(lambda n: n[jnp.arange(len(images)) // group], drawn)
@@ -241,7 +251,7 @@ def _blend(rows: jax.Array, own: jax.Array, group: int) -> jax.Array:
 
 
 def _mirrored(rows: jax.Array, group: int) -> jax.Array:
-    """[B,...] with the order reversed within each `group` rows, and within what is left over."""
+    """Reverses the order within each `group` rows of [B,...], and within the remainder."""
     whole = len(rows) // group * group
     # A reshape and a flip, not a gather: a flip within a device's rows stays on the device.
     groups = rows[:whole].reshape(-1, group, *rows.shape[1:])

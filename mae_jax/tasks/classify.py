@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from clu import metrics
 from ml_collections import ConfigDict
 
 from mae_jax.config.data import check_classes
@@ -18,52 +16,11 @@ from mae_jax.models.classifier import Classifier
 from mae_jax.models.patches import grid_size
 from mae_jax.models.vit import blocks_flops
 from mae_jax.tasks import augment
+from mae_jax.tasks.classify_metrics import Metrics, MetricsPerClass
 from mae_jax.tasks.preprocess import loaded_images, normalize
 from mae_jax.training.optimizer import decays_finetune, layer_scales, make_optimizer
 from mae_jax.training.sharding import join_rows, split_rows
 from mae_jax.training.task import Batch, Card, Task, optimizer_fields
-
-
-@flax.struct.dataclass
-class Metrics(metrics.Collection):
-    """Means over images: cross-entropy with the labels, top-1 and top-5 accuracy."""
-
-    loss: metrics.Average.from_output('loss')
-    top1: metrics.Accuracy
-    top5: metrics.Average.from_output('top5')
-
-
-@flax.struct.dataclass
-class PerClass(metrics.Metric):
-    """Correct and all examples of every class, int32 [num_classes] each."""
-
-    hits: jax.Array
-    count: jax.Array
-
-    @classmethod
-    def from_model_output(
-        cls, logits: jax.Array, labels: jax.Array, mask: jax.Array, **_: Any
-    ) -> 'PerClass':
-        zeros = jnp.zeros(logits.shape[-1], jnp.int32)
-        hits = (logits.argmax(axis=-1) == labels) & mask
-        return cls(zeros.at[labels].add(hits), zeros.at[labels].add(mask))
-
-    def merge(self, other: 'PerClass') -> 'PerClass':
-        return PerClass(self.hits + other.hits, self.count + other.count)
-
-    def compute(self) -> Any:
-        """Returns the share of correct examples of each class; NaN where a class has none."""
-        return np.where(self.count > 0, self.hits / np.maximum(self.count, 1), np.nan)
-
-
-@flax.struct.dataclass
-class MetricsPerClass(Metrics):
-    """`Metrics`, and the accuracy of every class."""
-
-    loss: metrics.Average.from_output('loss')
-    top1: metrics.Accuracy
-    top5: metrics.Average.from_output('top5')
-    per_class: PerClass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +65,7 @@ class Classify(Task):
         return learns(path, self.trained, self.model.depth)
 
     def is_required(self, path: str) -> bool:
-        """The encoder; heads come and go."""
+        """Requires the encoder alone: a head may differ."""
         return of_encoder(path)
 
     def check(self, batch: dict[str, np.ndarray]) -> None:
@@ -176,7 +133,7 @@ class Classify(Task):
 
     @property
     def augments(self) -> bool:
-        """Whether images are changed on the device; then `prepare` has to normalise them."""
+        """Returns whether images are changed on the device, so that `prepare` normalises them."""
         return not self.caches_features and bool(self.erase or self.mixup or self.cutmix)
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
@@ -207,7 +164,7 @@ class Classify(Task):
     def loss(
         self, params: Any, model_state: Any, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-        """Cross-entropy with the soft targets, mean over the rows."""
+        """Computes the cross-entropy with the soft targets, mean over the rows."""
         del key  # all that is random was drawn by `prepare`
         loaded = not self.augments
         features = batch['image'] if self.caches_features else self._features(params, batch, loaded)
@@ -240,11 +197,11 @@ class Classify(Task):
         )
 
     def features(self, params: Any, batch: Batch) -> jax.Array:
-        """A loaded batch -> what the head is given, float32 [B,D]; nothing is augmented."""
+        """Computes the head's input, float32 [B,D], for a loaded batch without augmentation."""
         return self._features(params, {'image': batch['image']}, loaded=True)
 
     def flops_per_image(self) -> float:
-        """Matrix products of the forward pass, and twice those of the blocks that learn."""
+        """Counts the forward pass, and twice the blocks that learn."""
         if self.caches_features:
             return 6.0 * self.model.width * self.model.num_classes
         model = self.model
@@ -258,7 +215,7 @@ class Classify(Task):
         return forward + backward
 
     def _features(self, params: Any, batch: Batch, loaded: bool) -> jax.Array:
-        """Of images as they were `loaded`, or else already normalised."""
+        """Encodes images as they were `loaded`, or else already normalised ones."""
 
         def encode(rows: Batch) -> jax.Array:
             images = self._normalized(rows['image']) if loaded else rows['image']
@@ -269,17 +226,17 @@ class Classify(Task):
         rows = {name: batch[name] for name in ('image', 'path_noise') if name in batch}
         if self.head_micro_batches == 1:
             return encode(rows)
-        parts = jax.tree.map(lambda x: split_rows(x, self.head_micro_batches), rows)
-        return join_rows(jax.lax.map(encode, parts))
+        split = jax.tree.map(lambda x: split_rows(x, self.head_micro_batches), rows)
+        return join_rows(jax.lax.map(encode, split))
 
     def _normalized(self, images: jax.Array) -> jax.Array:
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
 
 
 def of_encoder(path: str) -> bool:
-    """Whether every encoder has a parameter of this name.
+    """Returns whether every encoder has a parameter of this name.
 
-    With mean pooling it has no norm; a mask token it has only where it was pretrained with one.
+    With mean pooling it has no norm, and only some were pretrained with a mask token.
     """
     return path.startswith('encoder/') and not path.startswith(
         ('encoder/norm/', 'encoder/mask_token')
@@ -287,7 +244,13 @@ def of_encoder(path: str) -> bool:
 
 
 def learns(path: str, trained: str | float, depth: int) -> bool:
-    """Whether a parameter of this name learns; for `trained` see `Classify` (paper, Figure 9)."""
+    """Returns whether a parameter of this name learns (paper, Figure 9).
+
+    Args:
+      path: name, such as 'encoder/blocks/block_0/mlp/fc1/kernel'.
+      trained: see `Classify`.
+      depth: blocks of the encoder.
+    """
     if trained == 'all':
         return True
     if trained == 'head':

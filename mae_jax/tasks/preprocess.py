@@ -1,27 +1,29 @@
-"""Batches on the device: uint8 rows -> what a model is given."""
+"""Prepares batches on the device: crops, resizes and normalises images."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Num
 
 from mae_jax.training.task import Batch
 
 
 def loaded_images(batch: Batch, size: tuple[int, int]) -> jax.Array:
-    """The images of a loaded batch, [B,H,W,C]: as they came, or cropped from its canvases here."""
+    """Returns the images of a loaded batch, [B,H,W,C], cropped from its canvases if it has them."""
     if 'canvas' in batch:
         return crop_and_resize(batch['canvas'], batch['box'], size)
     return batch['image']
 
 
 def crop_and_resize(canvas: jax.Array, box: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Pillow's antialiased bicubic of a crop, as two small matrix products an image.
+    """Crops and resizes as Pillow's antialiased bicubic does, by two matrix products an image.
 
     Cubic convolution with a = -1/2, widened by the scale where the crop is reduced. Pixels outside
-    of the crop have no influence. Of uint8, what lies between the two products is rounded too, as
-    Pillow does; where Pillow (from 13 on) begins with the columns, not the rows, that rounding is
-    another, by a level or two.
+    of the crop have no influence. For uint8 the result of the first product is rounded too, as in
+    Pillow; where Pillow (from 13 on) starts with the columns instead of the rows, that rounding
+    differs by a level or two.
 
     Args:
       canvas: [n,S,S,C], an image at the upper left of each.
@@ -56,7 +58,7 @@ def crop_and_resize(canvas: jax.Array, box: jax.Array, size: tuple[int, int]) ->
 
 
 def _weights(start: jax.Array, length: jax.Array, new: int, old: int) -> jax.Array:
-    """What each of `new` pixels takes of each of `old`, of which `length` from `start` on count."""
+    """Returns weights [new, old] of pixels; only `length` of the old ones, from `start`, count."""
     scale = length / new
     centre = start + (jnp.arange(new) + 0.5) * scale
     place = jnp.arange(old)
@@ -73,8 +75,12 @@ def _cubic(x: jax.Array) -> jax.Array:
 
 
 def normalize(
-    images: jax.Array, *, scale: float, mean: Sequence[float], std: Sequence[float]
-) -> jax.Array:
-    """[B,H,W,C] of any dtype -> float32 (images / scale - mean) / std, one mean a channel."""
+    images: Num[Array | np.ndarray, 'B H W C'],
+    *,
+    scale: float,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Float32[Array, 'B H W C']:
+    """Computes float32 (images / scale - mean) / std of [B,H,W,C] of any dtype, by channel."""
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     return (images.astype(jnp.float32) / scale - mean) / std

@@ -1,4 +1,4 @@
-"""Optimisers, the learning-rate schedule, and which parameters are trained and decayed at all."""
+"""Makes optimisers and learning rates, and selects the parameters that are trained and decayed."""
 
 import re
 from collections.abc import Callable
@@ -16,10 +16,10 @@ Params = dict[str, Any]
 def make_schedule(
     *, peak: float, total_steps: int, warmup_steps: int = 0, minimum: float = 0.0
 ) -> optax.Schedule:
-    """Linear from 0 over the warm-up, then half a cosine over the steps *after* it to `minimum`.
+    """Makes a linear warm-up from 0, then half a cosine over the steps *after* it to `minimum`.
 
-    As the original does, at every optimiser step rather than every epoch. The value at step s is
-    used by the update that makes step s + 1 of it, so the first update of a warm-up is zero.
+    Evaluated at every optimiser step rather than every epoch, as in the original. The update from
+    step s to s + 1 uses the value at s: the first update of a warm-up is zero.
     """
     decay_steps = max(total_steps - warmup_steps, 1)
 
@@ -32,12 +32,12 @@ def make_schedule(
 
 
 def decays(params: Params) -> Params:
-    """True for parameters of two or more dimensions: the class and mask tokens, no bias or norm."""
+    """Selects parameters of two or more dimensions: class and mask tokens, but no bias or norm."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def decays_finetune(params: Params) -> Params:
-    """As `decays`, but sparing the class token and the positions, as the original's fine-tuning."""
+    """Selects as `decays`, without class token and positions, as in the original's fine-tuning."""
 
     def decays_at(path: tuple[jax.tree_util.DictKey, ...], p: jax.Array) -> bool:
         return p.ndim > 1 and path[-1].key not in ('cls_token', 'pos_embed')
@@ -46,10 +46,10 @@ def decays_finetune(params: Params) -> Params:
 
 
 def layer_scales(params: Params, decay: float, depth: int) -> Params:
-    """Layer-wise decay of the learning rate (paper, appendix A.1): decay^(depth + 1 - layer).
+    """Computes the layer-wise decay of the learning rate, decay^(depth + 1 - layer).
 
-    Layer 0 holds the embeddings (patches, class token, positions), layer k + 1 block k, and layer
-    depth + 1 all that follows the blocks, so that its scale is 1.
+    (Paper, appendix A.1.) Layer 0 holds the embeddings (patches, class token, positions), layer
+    k + 1 block k, and layer depth + 1 all that follows the blocks: its scale is 1.
 
     Args:
       params: a classifier's parameters, or those of them that are trained.
@@ -85,7 +85,7 @@ def make_optimizer(
     decay_mask: Callable[[Params], Params] = decays,
     scales: Callable[[Params], Params] | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW or LARS.
+    """Makes AdamW or LARS.
 
     Args:
       name: 'adamw' or 'lars'.
@@ -107,10 +107,10 @@ def make_optimizer(
         tx = _lars(schedule, weight_decay, momentum, trust_coefficient, decay_mask)
     else:
         raise UserError(f"optimizer.name='{name}' is unknown: choose 'adamw' or 'lars'.")
-    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    parts += [tx, _scale_by(scales)] if scales else [tx]
-    # A chain of one is another tree: the optimiser state of every checkpoint would change.
-    return optax.chain(*parts) if len(parts) > 1 else tx
+    steps = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    steps += [tx, _scale_by(scales)] if scales else [tx]
+    # A chain of one has another tree: the optimiser state of every checkpoint would change.
+    return optax.chain(*steps) if len(steps) > 1 else tx
 
 
 def _lars(
@@ -120,7 +120,7 @@ def _lars(
     trust_coefficient: float,
     decay_mask: Callable[[Params], Params],
 ) -> optax.GradientTransformation:
-    """LARS (You et al., arXiv 1708.03888) as the original probes with it.
+    """Makes LARS (You et al., arXiv 1708.03888) as the original uses it for linear probes.
 
     Two things differ from `optax.lars`: the learning rate multiplies what comes out of the
     momentum buffer, not what goes in, and vectors are plain momentum SGD.
@@ -142,20 +142,18 @@ def _scale_by(scales: Callable[[Params], Params]) -> optax.GradientTransformatio
 
 
 def split_params(params: Params, is_trained: Callable[[str], bool]) -> tuple[Params, Params]:
-    """Parameters -> (trained, frozen), by 'encoder/block_0/norm1/scale'-like names.
+    """Splits parameters into (trained, frozen) by names such as 'encoder/block_0/norm1/scale'.
 
     Frozen parameters cost neither gradient nor optimiser memory: the step differentiates, and the
     optimiser sees, the first tree alone.
     """
     flat = traverse_util.flatten_dict(params, sep='/')
-    parts = ({}, {})
-    for path, value in flat.items():
-        parts[0 if is_trained(path) else 1][path] = value
-    trained, frozen = (traverse_util.unflatten_dict(part, sep='/') for part in parts)
-    return trained, frozen
+    trained = {path: value for path, value in flat.items() if is_trained(path)}
+    frozen = {path: value for path, value in flat.items() if path not in trained}
+    return tuple(traverse_util.unflatten_dict(tree, sep='/') for tree in (trained, frozen))
 
 
 def merge_params(trained: Params, frozen: Params) -> Params:
-    """The inverse of `split_params`; of a parameter in both trees, the second's."""
-    flat = [traverse_util.flatten_dict(part, sep='/') for part in (trained, frozen)]
+    """Inverts `split_params`; a parameter in both trees is taken from the second."""
+    flat = [traverse_util.flatten_dict(tree, sep='/') for tree in (trained, frozen)]
     return traverse_util.unflatten_dict(flat[0] | flat[1], sep='/')

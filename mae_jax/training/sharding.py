@@ -1,7 +1,7 @@
-"""Devices -> mesh, and how batches and parameters are laid out over it.
+"""Makes the mesh of devices, and lays out batches and parameters over it.
 
 The mesh has two axes. The batch is split over both; parameters and optimiser state are split over
-`fsdp` and replicated over `data`. Layouts are decided from shapes alone, so models know nothing of
+`fsdp` and replicated over `data`. Layouts are decided from shapes alone: models are independent of
 them, and a checkpoint written under one mesh is read under any other.
 """
 
@@ -21,7 +21,7 @@ MIN_SHARDED_SIZE = 4096
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A ('data', 'fsdp') mesh over `devices` (default: all), `fsdp` of them sharing one copy.
+    """Makes a ('data', 'fsdp') mesh over `devices` (default: all), `fsdp` of them sharing one copy.
 
     Raises:
       UserError: the number of devices is not a multiple of `fsdp`.
@@ -32,7 +32,7 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
 
 
 def planned_mesh(devices: int, fsdp: int = 1) -> AbstractMesh:
-    """The mesh of so many devices that are not here: enough for layouts, of no use to run on.
+    """Makes the mesh of devices that this machine lacks, for layouts; nothing can run on it.
 
     Raises:
       UserError: the number of devices is not a multiple of `fsdp`.
@@ -52,9 +52,9 @@ def _shape(devices: int, fsdp: int) -> tuple[int, int]:
 def check_batch(
     batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1, repeats: int = 1
 ) -> None:
-    """Raises a UserError unless every device gets as many rows of every micro-batch.
+    """Raises a UserError unless a batch divides evenly over devices and micro-batches.
 
-    And all `repeats` rows of an image.
+    All `repeats` rows of an image must lie on one device.
     """
     if batch_size < 1 or accumulate < 1 or batch_size % (mesh.size * accumulate):
         multiple = mesh.size * max(accumulate, 1)
@@ -71,18 +71,20 @@ def check_batch(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over every device."""
+    """Returns the layout of batches: rows split over every device."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the layout of arrays of which every device holds a copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def state_shardings(mesh: Mesh | AbstractMesh, state: Any, min_size: int = MIN_SHARDED_SIZE) -> Any:
-    """A NamedSharding for every array of a state: large ones split on their largest divisible axis.
+    """Returns a NamedSharding for every array of a state.
 
-    Optimiser moments have their parameter's shape, so they lie beside it.
+    Large arrays are split on their largest divisible axis. Optimiser moments have the shape of
+    their parameter, and so its layout.
     """
 
     def layout(array: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -97,33 +99,33 @@ def state_shardings(mesh: Mesh | AbstractMesh, state: Any, min_size: int = MIN_S
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Numbers of the rows of a global batch that this process's devices own, ascending."""
+    """Returns the rows of a global batch that this process's devices own, ascending."""
     owned = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in owned]))
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows (see `local_rows`) -> the global batch on the devices.
+    """Puts this process's rows (see `local_rows`) of the global batch onto its devices.
 
-    An array may have a row for several examples: each is split over the devices by itself.
+    Every array is split over the devices by itself: one may have a row for several examples.
     """
-    sharding, here = batch_sharding(mesh), len(mesh.local_devices)
+    sharding, local = batch_sharding(mesh), len(mesh.local_devices)
     return {
         name: jax.make_array_from_process_local_data(
-            sharding, rows, (len(rows) * mesh.size // here, *rows.shape[1:])
+            sharding, rows, (len(rows) * mesh.size // local, *rows.shape[1:])
         )
         for name, rows in batch.items()
     }
 
 
-def split_rows(rows: jax.Array, parts: int) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...]: row r goes to part r mod `parts`.
+def split_rows(rows: jax.Array, count: int) -> jax.Array:
+    """Splits [B, ...] into micro-batches [count, B / count, ...]: row r goes to r mod `count`.
 
-    So every device splits its own rows, and none travels.
+    Every device thereby splits its own rows, and none is transferred.
     """
-    return jnp.moveaxis(rows.reshape(len(rows) // parts, parts, *rows.shape[1:]), 1, 0)
+    return jnp.moveaxis(rows.reshape(len(rows) // count, count, *rows.shape[1:]), 1, 0)
 
 
-def join_rows(parts: jax.Array) -> jax.Array:
-    """The inverse of `split_rows`."""
-    return jnp.moveaxis(parts, 0, 1).reshape(-1, *parts.shape[2:])
+def join_rows(micro_batches: jax.Array) -> jax.Array:
+    """Inverts `split_rows`."""
+    return jnp.moveaxis(micro_batches, 0, 1).reshape(-1, *micro_batches.shape[2:])

@@ -1,4 +1,4 @@
-"""The train state and the jitted step: one compiled function for every task."""
+"""The train state, and the step that updates it: one compiled function for every task."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from mae_jax.keys import key_for
-from mae_jax.training import sharding as mesh_lib
+from mae_jax.training import sharding
 from mae_jax.training.optimizer import merge_params, split_params
 from mae_jax.training.task import Task
 
@@ -20,7 +20,7 @@ Metrics = dict[str, jax.Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes; with (config, data) it is the whole of a run.
+    """Everything that a step changes; with (config, data) it determines the rest of a run.
 
     `step` counts finished updates. `opt_state` covers the trained parameters only. `model_state`
     holds what is neither (running statistics); `{}` where there is none. `ema` is the average of
@@ -36,7 +36,7 @@ class TrainState:
 
 @flax.struct.dataclass
 class AveragingState(TrainState):
-    """Keeps `ema` besides: the running average of the trained parameters, float32."""
+    """A `TrainState` with `ema`, the running average of the trained parameters, float32."""
 
     ema: Any
 
@@ -48,9 +48,9 @@ def initial_state(
     *,
     ema_decay: float | None = None,
 ) -> TrainState:
-    """The state before the first step; traced by `abstract_state` and jitted by `create_state`.
+    """Initialises the state; traced by `abstract_state` and jitted by `create_state`.
 
-    Where there is an `ema_decay`, the average starts from the initial parameters.
+    With `ema_decay`, the average starts from the initial parameters.
     """
     params, model_state = task.init(key_for(seed, 'init'))
     trained, _ = split_params(params, task.is_trained)
@@ -61,9 +61,9 @@ def initial_state(
 
 
 def replace_params(state: TrainState, params: Any) -> TrainState:
-    """The state with other parameters (those of `init_from`); its average starts again from them.
+    """Returns the state with other parameters, from which its average starts again.
 
-    `params` are whole, frozen ones included, as `state.params` are.
+    `params` include the frozen ones, as `state.params` do.
     """
     if state.ema is None:
         return state.replace(params=params)
@@ -73,7 +73,7 @@ def replace_params(state: TrainState, params: Any) -> TrainState:
 
 
 def evaluation_params(state: TrainState) -> Any:
-    """The parameters to evaluate with: averages where they are kept, else as they were trained."""
+    """Returns the parameters to evaluate with: their averages where they are kept."""
     return state.params if state.ema is None else merge_params(state.params, state.ema)
 
 
@@ -89,9 +89,9 @@ def abstract_state(
     *,
     ema_decay: float | None = None,
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without computing it."""
+    """Returns shapes, dtypes and shardings of the state, without computing it."""
     shapes = jax.eval_shape(lambda: initial_state(task, optimizer, 0, ema_decay=ema_decay))
-    shardings = mesh_lib.state_shardings(mesh, shapes)
+    shardings = sharding.state_shardings(mesh, shapes)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
@@ -105,7 +105,7 @@ def create_state(
     *,
     ema_decay: float | None = None,
 ) -> TrainState:
-    """Initialises straight into shards, so that no device ever holds the whole of a large model."""
+    """Initialises into shards: no device ever holds all parameters of a large model."""
     target = abstract_state(task, optimizer, mesh, ema_decay=ema_decay)
     shardings = jax.tree.map(lambda x: x.sharding, target)
     return jax.jit(
@@ -122,12 +122,12 @@ def make_step(
     ema_decay: float | None = None,
     skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """The pure update (state, batch) -> (state, metrics); `jit_step` compiles it over a mesh.
+    """Makes the pure update (state, batch) -> (state, metrics); `jit_step` compiles it for a mesh.
 
     `ema_decay` is the share of itself that the average of the parameters keeps at each step; None
-    keeps no average. The state must have been made likewise. With `skip_nonfinite` a step whose
-    loss or gradient is not finite changes nothing but `step` and the learning rate's place in its
-    schedule.
+    keeps no average; the state must have been made with the same. With `skip_nonfinite` a step
+    whose loss or gradient is not finite changes nothing but `step` and the place of the learning
+    rate in its schedule.
 
     Metrics are float32 scalars: the task's own, `loss`, and the global norms of gradient, update
     and trained parameters.
@@ -173,7 +173,7 @@ def make_step(
 
 
 def _chosen(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
-    """`after` where `finite`, else `before`, save for what counts steps: that goes on."""
+    """Returns `after` where `finite`, else `before`; what counts steps always goes on."""
 
     def is_clock(node: Any) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)
@@ -188,7 +188,7 @@ def _chosen(finite: jax.Array, after: TrainState, before: TrainState) -> TrainSt
 def accumulated(gradient: Callable, micro_batches: int) -> Callable:
     """Averages `gradient` and its metrics over micro-batches, one after the other.
 
-    Every row weighs the same, as the mean over the whole batch has it.
+    Every row has the same weight, as in the mean over the whole batch.
     """
     if micro_batches == 1:
         return gradient
@@ -203,7 +203,7 @@ def accumulated(gradient: Callable, micro_batches: int) -> Callable:
             total = jax.tree.map(jnp.add, total, (grads, metrics))
             return (total, model_state), None
 
-        split = jax.tree.map(lambda rows: mesh_lib.split_rows(rows, micro_batches), batch)
+        split = jax.tree.map(lambda rows: sharding.split_rows(rows, micro_batches), batch)
         micro = (jnp.arange(micro_batches), split)
         first = jax.tree.map(lambda x: x[0], micro)
         shapes = jax.eval_shape(gradient, trained, model_state, first[1], key)
@@ -217,10 +217,10 @@ def accumulated(gradient: Callable, micro_batches: int) -> Callable:
 
 def jit_step(step: Callable, mesh: Mesh, state: TrainState) -> Callable:
     """Compiles `step` over the mesh; the state it is given is donated: use the one it returns."""
-    shardings = mesh_lib.state_shardings(mesh, state)
+    shardings = sharding.state_shardings(mesh, state)
     return jax.jit(
         step,
-        in_shardings=(shardings, mesh_lib.batch_sharding(mesh)),
-        out_shardings=(shardings, mesh_lib.replicated(mesh)),
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )

@@ -1,4 +1,4 @@
-"""What a person sees of a run: console, metrics.jsonl, TensorBoard, pictures; speed and ETA."""
+"""Measures the speed of a run, its waiting for input, MFU and remaining time."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ from mae_jax.runtime.chips import peak_flops
 
 
 class Throughput:
-    """Steps, seconds and seconds of waiting since the last `take`.
+    """Counts steps, seconds and seconds of waiting since the last `take`.
 
     Args:
       batch_size: images a step, over all devices.
@@ -39,7 +39,7 @@ class Throughput:
         self._steps, self._waited, self._since = 0, 0.0, clock()
 
     def step(self, step: int) -> None:
-        """Step number `step` is finished; the first one, which compiled, is not counted."""
+        """Counts a finished step; the first one, which included compilation, is left out."""
         if self._first is None:
             self._first = (step, self._clock())
             self._steps, self._waited, self._since = 0, 0.0, self._clock()
@@ -48,20 +48,20 @@ class Throughput:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within it the devices wait for input."""
+        """Counts the time inside as waiting for input."""
         start = self._clock()
         yield
         self._waited += self._clock() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Within it nothing is trained: evaluation, pictures, the blocking part of a save."""
+        """Leaves the time inside out: evaluation, pictures, the blocking part of a save."""
         start = self._clock()
         yield
         self._since += self._clock() - start
 
     def take(self, step: int) -> dict[str, float]:
-        """Rates since the last call, by name; nothing where no step was timed."""
+        """Returns rates since the last call, by name; {} where no step was timed."""
         now = self._clock()
         seconds, steps, waited = now - self._since, self._steps, self._waited
         self._steps, self._waited, self._since = 0, 0.0, now

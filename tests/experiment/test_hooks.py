@@ -23,7 +23,7 @@ from mae_jax.evaluation.exact import make_evaluate
 from mae_jax.evaluation.features import make_encode
 from mae_jax.experiment.hooks import evaluation_hook, picture_hook
 from mae_jax.tasks import make_task
-from mae_jax.tasks.classify import PerClass
+from mae_jax.tasks.classify_metrics import PerClass
 from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.state import AveragingState, TrainState
 
