@@ -33,7 +33,8 @@ def ours(
     """
     if pillow_alone:
         sys.modules['mae_jax.data.images._jpeg'] = None  # as where it is not built
-    from mae_jax.data.loader.batches import epochs, make_loader
+    from mae_jax.data.loader.batches import make_loader
+    from mae_jax.data.loader.order import epochs
     from mae_jax.data.sources.make import make_source
     from mae_jax.data.transforms import views as transforms
 

@@ -261,7 +261,7 @@ def test_a_loop_of_links_in_an_image_folder_has_an_end(tmp_path):
         (tmp_path / 'images' / folder / 'again').symlink_to(tmp_path / 'images')
         (tmp_path / 'images' / folder / 'also').symlink_to(tmp_path / 'images')
     began = time.monotonic()
-    assert len(folder_source(str(tmp_path / 'images'), 'train').files) < 20
+    assert len(folder_source('train', path=str(tmp_path / 'images')).files) < 20
     assert time.monotonic() - began < 5
 
 
@@ -272,9 +272,9 @@ def test_what_is_no_file_is_no_image(make, tmp_path):
         os.mkfifo(tmp_path / 'z.png')
     else:
         (tmp_path / 'z.png').symlink_to('/dev/zero')
-    source = folder_source(str(tmp_path), 'train')
+    source = folder_source('train', path=str(tmp_path))
     index = [i for i, name in enumerate(source.files) if name == 'z.png']
-    source = source if index else folder_source(str(tmp_path), 'validation')
+    source = source if index else folder_source('validation', path=str(tmp_path))
     with pytest.raises(BadImage, match='not a regular file'):
         source[source.files.index('z.png')]
 

@@ -18,7 +18,7 @@ from helpers.faulty_runs import (
     wait_until,
 )
 
-from mae_jax.data.loader.batches import epochs
+from mae_jax.data.loader.order import epochs
 from mae_jax.errors import EXIT_DIVERGED, EXIT_LOST, EXIT_USER_ERROR
 
 pytestmark = pytest.mark.slow

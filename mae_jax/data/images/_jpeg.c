@@ -1,8 +1,8 @@
-/* The box of a JPEG, decoded and resized: Pillow's pixels to the bit, in less time. See jpeg.py.
+/* Decodes and resizes crops of JPEGs: the pixels of Pillow to the bit, in less time. See jpeg.py.
 
-   libjpeg-turbo undoes the DCT of the box alone; its rows are resized horizontally while they are
-   in the cache, then vertically. The files may be anybody's: whatever libjpeg as much as warns of
-   is left to Pillow, which tells the user. */
+   libjpeg-turbo computes the inverse DCT of the crop alone; its rows are resized horizontally while
+   they are in the cache, then vertically. Files may be damaged or malicious: wherever libjpeg gives
+   an error or a warning the functions return None, and the caller leaves the file to Pillow. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -22,7 +22,7 @@
 
 #include "_resize.h"
 
-/* ---- JPEG ---- */
+/* ---- Decoding with libjpeg-turbo ---- */
 
 typedef struct {
     struct jpeg_error_mgr errors;
@@ -32,26 +32,27 @@ typedef struct {
     long long most_pixels;
     int most_scans;
     int left, top, width, height;
-    Resizer resizer; /* its `out` is the result of a decode, too */
+    Resizer resizer; /* `resizer.out` is the output of decode_all as well */
 } Job;
 
 static void fail(j_common_ptr jpeg) { longjmp(((Job *)jpeg->err)->failed, 1); }
 
-/* A warning is a failure; traces, whose level is not negative, are nothing. */
-static void hear(j_common_ptr jpeg, int level) {
+/* Warnings, whose level is negative, count as failures; trace messages are ignored. */
+static void on_message(j_common_ptr jpeg, int level) {
     if (level < 0) fail(jpeg);
 }
 
-static void say_nothing(j_common_ptr jpeg) { (void)jpeg; }
+static void no_output(j_common_ptr jpeg) { (void)jpeg; }
 
 static bool ends_as_a_jpeg(const uint8_t *data, Py_ssize_t size) {
     while (size && !data[size - 1]) size--;
     return size > 3 && data[size - 2] == 0xff && data[size - 1] == 0xd9;
 }
 
-/* Every scan goes over the whole picture. Within one 0xff is followed by 0. */
+/* True if there are more than `most` scans, each of which is a pass over the whole picture. Within
+   the data of a scan 0xff is followed by 0, so 0xff 0xda starts one. */
 static bool has_scans_beyond(const uint8_t *data, Py_ssize_t size, int most) {
-    const uint8_t *end = data + size - 1; /* which is the end marker's */
+    const uint8_t *end = data + size - 1; /* the second byte of the end marker */
     while ((data = memchr(data, 0xff, end - data)))
         if (*++data == 0xda && --most < 0) return true;
     return false;
@@ -65,8 +66,8 @@ static bool read_header(Job *job) {
         return false;
     jpeg->err = jpeg_std_error(&job->errors);
     job->errors.error_exit = fail;
-    job->errors.emit_message = hear;
-    job->errors.output_message = say_nothing;
+    job->errors.emit_message = on_message;
+    job->errors.output_message = no_output;
     jpeg_create_decompress(jpeg);
     jpeg_mem_src(jpeg, (uint8_t *)data, (unsigned long)job->data.len);
     jpeg_read_header(jpeg, TRUE);
@@ -78,7 +79,7 @@ static bool read_header(Job *job) {
            (long long)jpeg->image_width * jpeg->image_height <= job->most_pixels;
 }
 
-/* False where scans are missing: what is put in their place depends on libjpeg's version. */
+/* False if scans are missing: how libjpeg fills the gaps depends on its version. */
 static bool is_whole(j_decompress_ptr jpeg) {
     for (int c = 0; jpeg->progressive_mode && c < jpeg->num_components; c++)
         for (int i = 0; i < DCTSIZE2; i++)
@@ -109,11 +110,12 @@ static bool decode_all(Job *job) {
     return true;
 }
 
-/* Has libjpeg skip what is left of, right of and above the box: where its rows begin.
+/* Makes libjpeg skip what is left of, right of and above the box; returns the index of the first
+   pixel of the box in the rows that it will give.
 
-   An upsampled pixel depends on its chroma sample and those around it, so one more is decoded on
-   the left and above. On the right it is a whole block: rows of less than three samples would be
-   upsampled in another way. */
+   An upsampled pixel depends on its chroma sample and the adjacent ones, so one more sample is
+   decoded on the left and above. On the right it is a whole block: libjpeg upsamples rows of fewer
+   than three samples in another way. */
 static int skip_margins(Job *job) {
     j_decompress_ptr jpeg = &job->jpeg;
     int across = jpeg->max_h_samp_factor, down = jpeg->max_v_samp_factor;
@@ -138,15 +140,16 @@ static bool decode_box(Job *job) {
     int left = skip_margins(job);
     if (!resizer_init(resizer, job->width, job->height, left, jpeg->output_width)) return false;
     while ((int)jpeg->output_scanline < job->top + job->height) {
-        bool wanted = (int)jpeg->output_scanline >= job->top;
+        bool inside = (int)jpeg->output_scanline >= job->top;
         JSAMPROW row = resizer_row(resizer);
         jpeg_read_scanlines(jpeg, &row, 1);
-        if (wanted) resizer_push(resizer);
+        if (inside) resizer_push(resizer);
     }
     return true;
 }
 
-/* Does `work`, which libjpeg may leave by a jump; nothing that it changes is in this frame. */
+/* Calls `work`, which libjpeg may leave by longjmp. No variable of this frame changes meanwhile, as
+   setjmp demands. */
 static bool attempt(Job *job, bool (*work)(Job *)) {
     if (setjmp(job->failed)) return false;
     return work(job);
@@ -162,21 +165,22 @@ static bool run(Job *job, bool (*work)(Job *)) {
     return ok;
 }
 
-/* ---- Python ---- */
+/* ---- The functions of the Python module ---- */
 
-static bool is_picture(const Py_buffer *view, bool dense) {
+/* True for uint8 [H,W,1] or [H,W,3]; contiguous altogether, or else within each row. */
+static bool is_picture(const Py_buffer *view, bool contiguous) {
     if (view->ndim != 3 || view->itemsize != 1) return false;
     for (int i = 0; i < 3; i++)
         if (view->shape[i] < 1 || view->shape[i] > 1 << 26) return false;
     Py_ssize_t channels = view->shape[2];
     if (channels != 1 && channels != 3) return false;
-    if (dense) return PyBuffer_IsContiguous(view, 'C');
+    if (contiguous) return PyBuffer_IsContiguous(view, 'C');
     return view->strides[2] == 1 && view->strides[1] == channels;
 }
 
 static bool set_out(Resizer *resizer, const Py_buffer *out) {
     if (!is_picture(out, true)) {
-        PyErr_SetString(PyExc_ValueError, "out: a dense uint8 [H,W,1] or [H,W,3] is needed");
+        PyErr_SetString(PyExc_ValueError, "out must be a contiguous uint8 [H,W,1] or [H,W,3]");
         return false;
     }
     resizer->out = out->buf;
@@ -209,14 +213,14 @@ static PyObject *decode_into(PyObject *args, bool cropping) {
         PyBuffer_Release(&job.data);
         return NULL;
     }
-    bool ok = false, told = !set_out(&job.resizer, &out);
+    bool ok = false, valid = set_out(&job.resizer, &out);
     job.resizer.down_first = down_first;
     if (!cropping) job.height = job.resizer.down.out, job.width = job.resizer.across.out;
-    if (!told && job.left >= 0 && job.top >= 0 && job.width > 0 && job.height > 0)
+    if (valid && job.left >= 0 && job.top >= 0 && job.width > 0 && job.height > 0)
         ok = run(&job, cropping ? decode_box : decode_all);
     PyBuffer_Release(&job.data);
     PyBuffer_Release(&out);
-    return told ? NULL : PyBool_FromLong(ok);
+    return valid ? PyBool_FromLong(ok) : NULL;
 }
 
 static PyObject *py_crop(PyObject *module, PyObject *args) { return decode_into(args, true); }
@@ -252,7 +256,7 @@ static PyObject *py_resize(PyObject *module, PyObject *args) {
     resizer.down_first = down_first;
     bool fits = set_out(&resizer, &out), ok = false;
     if (fits && (!is_picture(&pixels, false) || pixels.shape[2] != out.shape[2])) {
-        PyErr_SetString(PyExc_ValueError, "pixels: uint8 [h,w,C] of dense rows are needed");
+        PyErr_SetString(PyExc_ValueError, "pixels must be uint8 [h,w,C] with contiguous rows");
         fits = false;
     }
     if (fits) {

@@ -1,6 +1,7 @@
-/* Pillow's antialiased bicubic resize of 8-bit pixels, to the bit, fed row by row.
+/* Antialiased bicubic resize of 8-bit pixels, equal to Pillow's to the bit; the input comes row by
+   row.
 
-   Each direction is a pass of its own, in fixed point, and what it makes is rounded to 8 bits. */
+   Each direction is a pass of its own in fixed-point arithmetic, rounded to 8 bits at its end. */
 
 #include <math.h>
 #include <stdbool.h>
@@ -8,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifndef HAS_AVX2 /* in the compiler; the processor is asked where it is used */
+#ifndef HAS_AVX2 /* whether the compiler has it; use_avx2() asks the processor */
 #if defined(__GNUC__) && defined(__x86_64__)
 #define HAS_AVX2 1
 #else
@@ -21,9 +22,9 @@
 #define AVX2 __attribute__((target("avx2")))
 #endif
 
-#define BITS 22 /* of a weight's fraction: with 8 of a pixel, a sign and one for overshoot, 32 */
+#define BITS 22 /* of a weight's fraction: with 8 bits of a pixel, a sign and overshoot it is 32 */
 #define HALF (1 << (BITS - 1))
-#define ROWS 4     /* resized across at once: their weights are loaded once */
+#define ROWS 4     /* resized horizontally at once, so that weights are loaded once for all */
 #define PADDING 32 /* bytes that may be read beyond the last row */
 
 static uint8_t clip(int32_t sum) {
@@ -34,10 +35,10 @@ static uint8_t clip(int32_t sum) {
 /* ---- One direction of a resize ---- */
 
 typedef struct {
-    int in, out;      /* sizes; where they are equal nothing is done, and the rest is unset */
+    int in, out;      /* sizes; where they are equal the pass is skipped and the rest is unset */
     int taps;         /* weights of an output pixel */
-    int copies;       /* of every weight, for lanes of their own */
-    int *first;       /* [out]: the input pixel of its first weight */
+    int copies;       /* of each weight, one for each SIMD lane of a pixel */
+    int *first;       /* [out]: the input pixel of the first weight */
     int32_t *weights; /* [out][taps][copies] */
 } Pass;
 
@@ -49,7 +50,7 @@ static double cubic(double x) { /* Keys 1981, with a = -1/2 */
     return 0;
 }
 
-/* The input pixels that output pixel i sees; the kernel is as much wider as the pixels. */
+/* The input pixels [begin, end) of output pixel i; reducing an image widens the kernel. */
 static void pass_range(const Pass *pass, int i, int *begin, int *end) {
     double scale = (double)pass->in / pass->out, reach = 2 * fmax(scale, 1);
     double center = (i + 0.5) * scale;
@@ -64,7 +65,7 @@ static void pass_weights(Pass *pass, int i, double *exact) {
     int begin, end;
     pass_range(pass, i, &begin, &end);
     for (int x = begin; x < end; x++) sum += exact[x - begin] = cubic((x - center + 0.5) * step);
-    /* All have as many taps: those of the edges begin inside, and weigh what they must not see 0. */
+    /* All pixels have the same number of taps: at the edges the additional weights are 0. */
     int first = begin < pass->in - pass->taps ? begin : pass->in - pass->taps;
     if (first < 0) first = 0;
     pass->first[i] = first;
@@ -82,7 +83,7 @@ static void pass_free(Pass *pass) {
     free(pass->weights);
 }
 
-/* False without memory. */
+/* Returns false if memory runs out. */
 static bool pass_init(Pass *pass, int in, int out, int copies) {
     *pass = (Pass){.in = in, .out = out, .copies = copies};
     if (in == out) return true;
@@ -92,7 +93,7 @@ static bool pass_init(Pass *pass, int in, int out, int copies) {
         if (end - begin > pass->taps) pass->taps = end - begin;
     }
     double *exact = malloc(sizeof(double) * pass->taps);
-    if (copies > 1) pass->taps += pass->taps & 1; /* two pixels fill the lanes */
+    if (copies > 1) pass->taps += pass->taps & 1; /* even: a register holds two pixels */
     pass->first = malloc(sizeof(int) * (size_t)out);
     pass->weights = calloc(out, sizeof(int32_t) * copies * (size_t)pass->taps);
     bool ok = exact && pass->first && pass->weights;
@@ -130,7 +131,7 @@ static void across_rgbx(const Pass *pass, uint8_t *const *in, uint8_t *const *ou
     }
 }
 
-/* Columns of `width` bytes, from the pixels at `in`, rows of which lie `stride` apart. */
+/* Computes an output row of `width` bytes from `taps` rows at `in`, `stride` bytes apart. */
 static void down_row(const uint8_t *in, size_t stride, const int32_t *weights, int taps,
                      uint8_t *out, size_t width) {
     for (size_t x = 0; x < width; x += 16) {
@@ -143,12 +144,12 @@ static void down_row(const uint8_t *in, size_t stride, const int32_t *weights, i
 
 #if HAS_AVX2
 
-/* Eight bytes as int32, which is what has room for the products. */
+/* Eight bytes as int32, so that the products fit. */
 AVX2 static inline __m256i widen(const uint8_t *bytes) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)bytes));
 }
 
-/* Two pixels at a time: sums of the even ones are in the lower lanes, of the odd in the upper. */
+/* Two pixels at a time: the lower lanes sum the even ones, the upper lanes the odd ones. */
 AVX2 static void across_rgbx_avx2(const Pass *pass, uint8_t *const *in, uint8_t *const *out) {
     for (int x = 0; x < pass->out; x++) {
         size_t first = pass->first[x];
@@ -200,7 +201,7 @@ static bool use_avx2(void) { return __builtin_cpu_supports("avx2"); }
 static bool use_avx2(void) { return false; }
 #endif
 
-/* Rows of `width` bytes from rows that lie `stride` apart. */
+/* The vertical pass of rows of `width` bytes, which are `stride` bytes apart in the input. */
 static void resize_columns(const Pass *pass, const uint8_t *in, size_t stride, uint8_t *out,
                            size_t width) {
     for (int y = 0; y < pass->out; y++, out += width)
@@ -209,17 +210,17 @@ static void resize_columns(const Pass *pass, const uint8_t *in, size_t stride, u
                                                 pass->taps, out, width);
 }
 
-/* ---- Both directions, fed row by row ---- */
+/* ---- Both directions, row by row ---- */
 
 typedef struct {
     Pass across, down;
     int channels, pixel; /* bytes of a pixel of the output (RGB) and of the input (RGBX) */
-    bool down_first;
-    uint8_t *rows;   /* of input: ROWS of them, or all where down_first */
-    uint8_t *middle; /* between the passes; `out` itself where the first is the last */
-    uint8_t *out;    /* [down.out][across.out][channels] */
-    size_t row, left; /* bytes of an input row, and those before its first pixel */
-    int held, done;   /* rows of input: in `rows`, and resized across */
+    bool down_first;     /* the vertical pass comes first */
+    uint8_t *rows;       /* input rows: ROWS of them, or all if down_first */
+    uint8_t *middle;     /* between the passes; the same as `out` if there is no second pass */
+    uint8_t *out;        /* [down.out][across.out][channels] */
+    size_t row, left;    /* bytes of an input row, and those before its first used pixel */
+    int held, done;      /* number of input rows in `rows`, and of those resized horizontally */
 } Resizer;
 
 static void resizer_free(Resizer *self) {
@@ -229,7 +230,7 @@ static void resizer_free(Resizer *self) {
     if (self->middle != self->out) free(self->middle);
 }
 
-/* False without memory. `left`, `stored`: the first pixel of a row that counts, and all it has. */
+/* Returns false if memory runs out. A row has `stored` pixels, used are `width` from `left` on. */
 static bool resizer_init(Resizer *self, int width, int height, int left, int stored) {
     self->pixel = self->channels == 3 ? 4 : 1;
     self->row = (size_t)stored * self->pixel;
@@ -255,7 +256,7 @@ static void resize_rows(const Resizer *self, uint8_t *in, size_t in_stride, uint
     size_t out_stride = (size_t)self->across.out * self->channels;
     for (int y = 0; y < count; y += ROWS) {
         uint8_t *from[ROWS], *to[ROWS];
-        for (int r = 0; r < ROWS; r++) { /* where fewer are left the last is done again */
+        for (int r = 0; r < ROWS; r++) { /* if fewer are left the last one is repeated */
             int at = y + r < count ? y + r : count - 1;
             from[r] = in + at * in_stride;
             to[r] = out + at * out_stride;
@@ -271,10 +272,10 @@ static void resize_rows(const Resizer *self, uint8_t *in, size_t in_stride, uint
     }
 }
 
-/* Where the next row of input goes. */
+/* Returns the memory to write the next input row to. */
 static uint8_t *resizer_row(Resizer *self) { return self->rows + self->held * self->row; }
 
-/* That row is there. After the last, the output is. */
+/* Processes the row written to resizer_row(); after the last one the output is complete. */
 static void resizer_push(Resizer *self) {
     size_t out_row = (size_t)self->across.out * self->channels;
     bool last = self->done + ++self->held == self->down.in;

@@ -1,4 +1,4 @@
-"""One record of a source -> an image, whatever kind of file it came from."""
+"""Decodes the image of an example, whatever kind of file it is."""
 
 import dataclasses
 import io
@@ -18,23 +18,24 @@ DIALECTS = (
     *('lsm', 'mmstack', 'ome', 'imagej', 'ndtiff', 'fluoview', 'stk', 'sis', 'svs', 'scn', 'qpi'),
     *('ndpi', 'bif', 'avs', 'eer', 'philips', 'scanimage', 'nih', 'mdgel'),
 )
-"""Of TIFF, for microscopes: their texts can claim a hundred million pages, or name other files.
-Here the pages are what counts."""
+"""Variants of TIFF, mostly of microscopes, which tifffile is kept from recognising: their metadata
+can claim a hundred million pages or name other files. The pages of the file itself count."""
 PILLOW_MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
+"""The mode of Pillow by the number of bands."""
 
 
 class BadImage(UserError):
-    """One image cannot be used; the message names it."""
+    """An image that cannot be used; the message names it. `dataset.on_error` may skip it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LazyJpeg:
-    """A JPEG of which nothing but the header has been read: a crop of it is decoded alone.
+    """A JPEG of which only the header has been read, so that a crop can be decoded alone.
 
     Attributes:
       record: see `decode`.
-      channels: 1 or 3.
-      size: width and height.
+      channels: bands of the result, 1 or 3.
+      size: (width, height) in pixels.
     """
 
     record: dict
@@ -45,31 +46,32 @@ class LazyJpeg:
 def decode(
     record: dict, channels: int, apply_exif: bool = False, lazily: bool = False
 ) -> Image.Image | LazyJpeg | np.ndarray:
-    """The image of a record, with `channels` bands.
+    """Decodes the image of an example to `channels` bands.
 
-    The file may be anybody's: nothing in it is run, and what would take more memory than
-    `image_limits` allows is refused before it is decoded.
+    The file may come from anybody: nothing in it is run, and one that would take more memory than
+    `limits.py` allows is refused before it is decoded.
 
     Photographs (JPEG, PNG, WebP, ...) become 8-bit grey (1), grey and alpha (2), RGB (3) or RGBA
-    (4): grey is repeated, alpha dropped without blending, as in the original pipeline, CMYK and
-    palettes converted, and 16-bit grey divided by 257.
+    (4): grey is repeated, alpha is dropped without blending, as in the original pipeline, CMYK and
+    palettes are converted, and 16-bit grey is divided by 257.
 
     A `.npy` array or a TIFF deeper than 8 bits is data: it keeps its dtype and must have `channels`
-    bands, first or last; but 16-bit grey where RGB is wanted is a photograph.
+    bands, first or last. An exception is 16-bit grey where `channels` is 3: it is a photograph.
 
     Args:
-      record: `{'image': encoded bytes or array [H,W,C], 'name': str}`, see `sources`.
-      channels: bands wanted.
-      apply_exif: turn the picture as its EXIF orientation says.
-      lazily: leave the decoding of a JPEG to `data.jpeg`, where that can do it.
+      record: an example of a source, of which 'image' and 'name' are used.
+      channels: bands of the result.
+      apply_exif: rotate and mirror the picture as its EXIF orientation demands.
+      lazily: return a JPEG undecoded where `jpeg.py` can decode crops of it.
 
     Returns:
-      A `LazyJpeg`, if so asked and the file is one.
-      A PIL image of mode L or RGB where the result is 8 bits deep and has 1 or 3 bands, else an
-      array [H,W,C].
+      A `LazyJpeg`, with `lazily`, for a JPEG that `jpeg.py` can read.
+      A Pillow image of mode L or RGB where the result has 8 bits and 1 or 3 bands.
+      An array [H, W, C] in all other cases.
 
     Raises:
-      BadImage: truncated, of an unknown format, far too large, or of other bands.
+      BadImage: the file is truncated, of an unknown format, too large, or has other bands.
+      UserError: a library that this kind of file needs is not installed.
     """
     image = record['image']
     if lazily and not apply_exif and isinstance(image, bytes):
@@ -90,7 +92,7 @@ def decode(
         raise type(error)(f'{record["name"]}: {error}') from error
     except Exception as error:  # decoders meet broken files with every kind of exception
         reason = str(error) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):  # names a buffer's address: no use
+        if isinstance(error, Image.UnidentifiedImageError):  # its message is a buffer's address
             reason = 'empty' if not image else 'not an image of a known format'
         raise BadImage(f'{record["name"]} cannot be read as an image: {reason}.') from error
 
@@ -105,7 +107,7 @@ def _from_pillow(image: Image.Image, channels: int, apply_exif: bool) -> Image.I
         )
     if image.mode == 'I' or image.mode.startswith('I;16'):
         image = _sixteen_bit_grey(np.asarray(image))
-    if image.mode in ('P', 'PA'):  # by way of RGBA: a transparent palette has one more entry kind
+    if image.mode in ('P', 'PA'):  # RGBA first: the entries of a palette may be transparent
         image = image.convert('RGBA')
     if channels != 4 or len(image.getbands()) != 4:  # four bands that are not RGBA stay
         mode = PILLOW_MODES[channels]
@@ -136,17 +138,17 @@ def _from_array(array: np.ndarray, channels: int) -> Image.Image | np.ndarray:
 
 
 def _sixteen_bit_grey(grey: np.ndarray) -> Image.Image:
-    """0..65535 -> 0..255. Pillow's own conversion would clip at 255."""
+    """Scales 0 ... 65535 to 0 ... 255, where Pillow's own conversion would clip at 255."""
     if grey.min() < 0 or grey.max() > 65535:
         raise BadImage('32-bit grey; save it as .npy or as a TIFF with dataset.channels=1.')
     return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
 
 
 def _tiff_array(data: bytes, channels: int) -> np.ndarray | None:
-    """The numbers of a TIFF that is data; None for a photograph, which Pillow reads as it should.
+    """Reads a TIFF that holds data; returns None for a photograph, which Pillow decodes correctly.
 
-    Data is deeper than 8 bits, has bands that Pillow knows no mode for, or a page for each band.
-    Pillow would cut several deep bands to their upper 8 bits, and widen signed ones.
+    Data is deeper than 8 bits, has bands for which Pillow has no mode, or a page for each band.
+    Of several deep bands Pillow would keep the upper 8 bits, and it would widen signed ones.
     """
     try:
         image = open_picture(data, io.BytesIO(data))
@@ -162,8 +164,9 @@ def _tiff_array(data: bytes, channels: int) -> np.ndarray | None:
     try:
         import tifffile
     except ImportError as error:
-        remedy = 'reading a TIFF of several deep bands needs `pip install tifffile`.'
-        raise UserError(remedy) from error
+        raise UserError(
+            'reading a TIFF of several deep bands needs `pip install tifffile`.'
+        ) from error
     with tifffile.TiffFile(io.BytesIO(data), **{f'is_{kind}': False for kind in DIALECTS}) as tiff:
         series = tiff.series[0]
         check_series(data, series)

@@ -1,8 +1,8 @@
-"""The box of a JPEG, decoded and resized: Pillow's pixels to the bit, in less time.
+"""Decodes and resizes crops of JPEGs: the pixels of Pillow to the bit, in less time.
 
-The work is done by the C module `_jpeg`, which is built where a compiler and libjpeg-turbo are at
-hand. What it does not read (other files, damaged ones, CMYK) is None here, and left to Pillow, as
-is everything where the module is not built.
+The work is done by the C module `_jpeg`, which is built where a compiler and libjpeg-turbo are
+installed. For what it does not read (other formats, damaged files, CMYK), and for everything where
+it is not built, these functions return None, and the caller uses Pillow.
 """
 
 import functools
@@ -14,30 +14,34 @@ from mae_jax.data.images.arrays import as_array, as_picture
 from mae_jax.data.images.limits import MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
 
 try:
-    from mae_jax.data import _jpeg
+    from mae_jax.data.images import _jpeg
 except ImportError:
     _jpeg = None
 
-Box = tuple[int, int, int, int]
+CropBox = tuple[int, int, int, int]
+"""(left, top, width, height) in pixels."""
 Size = tuple[int, int]
+"""(height, width) in pixels."""
 BICUBIC = Image.Resampling.BICUBIC
 LIMITS = MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
-ACROSS, DOWN = 'across', 'down'
+HORIZONTAL, VERTICAL = 'horizontal', 'vertical'
 
 
 def is_built() -> bool:
-    """Whether the C module is there."""
+    """Returns whether the C module has been built."""
     return _jpeg is not None
 
 
 def jpeg_size(data: bytes, channels: int) -> tuple[int, int] | None:
-    """(width, height) of a JPEG that `crop_jpeg` and `decode_jpeg` read, as its header says.
+    """Reads the (width, height) of a JPEG from its header.
 
     Args:
-      channels: 3, or 1 for grey JPEGs: colour is turned to grey by Pillow alone.
+      data: a file of any kind.
+      channels: bands of the decoded image, 3, or 1 for grey JPEGs: only Pillow converts colour to
+        grey.
 
     Returns:
-      None for what is to be left to Pillow, which says what is wrong with a file if something is.
+      None where Pillow has to decode the file; its error explains what is wrong with a damaged one.
     """
     if not _reads(channels):
         return None
@@ -47,26 +51,27 @@ def jpeg_size(data: bytes, channels: int) -> tuple[int, int] | None:
     return header[:2]
 
 
-def crop_jpeg(data: bytes, channels: int, box: Box, size: Size) -> np.ndarray | None:
-    """A box of a JPEG, resized as by Pillow's `crop(box).resize(size, BICUBIC)`, to the bit.
+def crop_jpeg(data: bytes, channels: int, box: CropBox, size: Size) -> np.ndarray | None:
+    """Decodes and resizes a crop of a JPEG, equal to Pillow's `crop(...).resize(...)` to the bit.
 
     Args:
-      box: (left, top, width, height); pixels outside have no influence.
-      size: (height, width) of the result.
+      data, channels: see `jpeg_size`.
+      box: pixels outside of it have no influence on the result.
+      size: of the result.
 
     Returns:
-      uint8 [H,W,C]; None where Pillow is to do it: see `jpeg_size`. A file that is damaged after
-      its header is noticed only here.
+      uint8 [H, W, C]; None where Pillow has to do it (see `jpeg_size`), which includes files that
+      are damaged after their header.
     """
     order = _order(box[3], box[2], *size)
     if order is None or not _reads(channels):
         return None
     pixels = np.empty((*size, channels), np.uint8)
-    return pixels if _jpeg.crop(data, pixels, LIMITS, box, order == DOWN) else None
+    return pixels if _jpeg.crop(data, pixels, LIMITS, box, order == VERTICAL) else None
 
 
 def decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
-    """The whole of a JPEG as uint8 [H,W,C]; None where Pillow is to do it: see `jpeg_size`."""
+    """Decodes a JPEG to uint8 [H, W, C]; None where Pillow has to do it, see `jpeg_size`."""
     size = jpeg_size(data, channels)
     if size is None:
         return None
@@ -75,14 +80,14 @@ def decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
 
 
 def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """Pillow's antialiased bicubic, to the bit.
+    """Resizes pixels with antialiased bicubic interpolation, equal to Pillow's to the bit.
 
     Args:
-      pixels: uint8 [h,w,C] of 1 or 3 bands; a crop of a larger array is not copied.
-      size: (height, width) of the result.
+      pixels: uint8 [h, w, C] of 1 or 3 bands; a crop of a larger array is not copied.
+      size: of the result.
 
     Returns:
-      uint8 [H,W,C].
+      uint8 [H, W, C].
     """
     channels = pixels.shape[2]
     order = _order(*pixels.shape[:2], *size)
@@ -91,33 +96,35 @@ def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
     if pixels.strides[1:] != (channels, 1):
         pixels = np.ascontiguousarray(pixels)
     resized = np.empty((*size, channels), np.uint8)
-    _jpeg.resize(pixels, resized, order == DOWN)
+    _jpeg.resize(pixels, resized, order == VERTICAL)
     return resized
 
 
 def _order(height: int, width: int, new_height: int, new_width: int) -> str | None:
-    """The pass that comes first; None where that is best left to Pillow.
+    """Returns which of the two passes of a resize comes first; None where Pillow has to resize.
 
-    It matters, because what lies between the passes is rounded to 8 bits. Up to version 12 Pillow
-    begins across; from 13 on it begins down where that takes away far more rows than columns.
+    The order matters because values are rounded to 8 bits between the passes. Up to version 12
+    Pillow begins with the horizontal pass; from 13 on it begins with the vertical one where that
+    removes far more rows than columns.
     """
     if max(height * new_width, new_height * width, new_height * new_width) > MAX_IMAGE_PIXELS:
         return None
     if not _pillow_chooses():
-        return ACROSS if height <= 100 * width else None  # of these some versions begin down
+        return HORIZONTAL if height <= 100 * width else None  # else it depends on the version
     fewer_rows, fewer_columns = height - new_height, width - new_width
-    return DOWN if fewer_rows > max(0, 2 * fewer_columns) else ACROSS
+    return VERTICAL if fewer_rows > max(0, 2 * fewer_columns) else HORIZONTAL
 
 
 @functools.cache
 def _pillow_chooses() -> bool:
-    """Whether the order depends on the sizes: Pillow is given a picture where it shows."""
+    """Resizes a test picture to see whether this version of Pillow chooses the order by size."""
     picture = Image.fromarray(np.arange(0, 256 * 7, 7).astype(np.uint8).reshape(16, 16))
-    across, down = picture.resize((24, 16), BICUBIC), picture.resize((16, 8), BICUBIC)
-    wholes = [picture, across, down]
-    whole, across, down = (np.asarray(part.resize((24, 8), BICUBIC)) for part in wholes)
-    assert (across != down).any()
-    return bool((whole == down).all())
+    starts = [picture, picture.resize((24, 16), BICUBIC), picture.resize((16, 8), BICUBIC)]
+    pillows, horizontal_first, vertical_first = (
+        np.asarray(start.resize((24, 8), BICUBIC)) for start in starts
+    )
+    assert (horizontal_first != vertical_first).any()
+    return bool((pillows == vertical_first).all())
 
 
 def _reads(channels: int) -> bool:

@@ -1,9 +1,9 @@
-"""What an image file may ask for, found out before anything is decoded.
+"""Limits of the memory and time that decoding an image may take, checked before it is decoded.
 
-A file of a kilobyte can claim a million pixels a side, and one of a megabyte unpack to a thousand.
-Each check reads what the file itself says of its size, and raises ValueError with a reason. Pillow
-refuses its share too; what it allocates before it does, or decodes without a bound, is seen to
-here.
+A file of a kilobyte can claim a million pixels a side, and one of a megabyte can unpack to a
+gigabyte. Each check reads the size that the file itself claims, and raises ValueError with a
+reason. Pillow has limits of its own; these checks cover what it allocates before it applies them,
+and what it decodes without any.
 """
 
 import itertools
@@ -23,20 +23,21 @@ from PIL import (
 )
 
 MAX_IMAGE_PIXELS = 89_478_485
-"""Of a photograph, and of what it is resized to before a crop is cut out. From here on Pillow warns
-of a bomb: as RGB it is a quarter of a GiB. With the copies that a conversion makes, decoding one
-takes 1.5 GiB at the most; ImageNet's largest has 15 million."""
+"""Maximum number of pixels of a photograph, and of what it is resized to before it is cropped.
+
+Above it Pillow warns of a decompression bomb: it is a quarter of a GiB as RGB. With the copies that
+a conversion makes, decoding takes at most 1.5 GiB. ImageNet's largest image has 15 million."""
 
 MAX_IMAGE_BYTES = 1 << 30
-"""Of a decoded array, and of any file that is read as an image: 4,096 x 4,096 pixels of 16 bands of
-float32."""
+"""Maximum size of a decoded array, and of any file that is read as an image, in bytes: 4,096 x
+4,096 pixels of 16 bands of float32."""
 
 MAX_JPEG_SCANS = 100
-"""Every scan goes over the whole picture again, and costs a file some bytes. Progressive JPEGs
-have about ten."""
+"""Maximum number of scans: each costs the file some bytes and the decoder a pass over the whole
+picture. Progressive JPEGs have about ten."""
 
 MAX_TIFF_PAGES = 16_384
-"""An array may be saved with a page for each of its rows, of which pictures have no more."""
+"""Maximum number of pages: an array may be saved with a page for each of its rows."""
 
 PLUGINS = (
     JpegImagePlugin,
@@ -47,27 +48,38 @@ PLUGINS = (
     TiffImagePlugin,
 )
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
-"""Of Pillow's, by content; what a name ends in does not count. Another one it has, EPS, would be
-given to Ghostscript, which is a programming language."""
+"""Formats that Pillow may read, recognised by content, not by the name of the file. Not among them
+is EPS, which Pillow would pass to Ghostscript, an interpreter of a programming language."""
 
 WEBP_CHUNKS = (b'VP8X', b'VP8 ', b'VP8L')
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raises ValueError for a picture that is too large."""
+    """Raises ValueError where a picture has more than `MAX_IMAGE_PIXELS`."""
     if width * height > MAX_IMAGE_PIXELS:
-        raise ValueError(f'{width:,} x {height:,} pixels, where {MAX_IMAGE_PIXELS:,} is the most')
+        raise ValueError(
+            f'{width:,} x {height:,} pixels, where {MAX_IMAGE_PIXELS:,} is the maximum'
+        )
 
 
 def check_bytes(count: int) -> None:
-    """Raises ValueError for an array that is too large."""
+    """Raises ValueError where an array has more than `MAX_IMAGE_BYTES`."""
     if count > MAX_IMAGE_BYTES:
-        raise ValueError(f'{count:,} bytes, where {MAX_IMAGE_BYTES:,} is the most')
+        raise ValueError(f'{count:,} bytes, where {MAX_IMAGE_BYTES:,} is the maximum')
 
 
 def open_picture(data: bytes, file) -> Image.Image:
-    """Pillow's image of `file`, which holds `data`: its header is read and its size is allowed."""
-    if data[:4] == b'RIFF' and data[8:12] == b'WEBP':  # Pillow allocates it to find out its size
+    """Opens an image with Pillow, which reads its header, and checks its size.
+
+    Args:
+      data: the content of an image file.
+      file: a binary file object with that content.
+
+    Raises:
+      ValueError: the image is too large, or has too many scans or pages.
+      OSError: Pillow does not recognise the file.
+    """
+    if data[:4] == b'RIFF' and data[8:12] == b'WEBP':  # Pillow allocates it as it opens it
         check_pixels(*_webp_size(data))
     if data[:2] == b'\xff\xd8':
         check_scans(data)
@@ -75,21 +87,21 @@ def open_picture(data: bytes, file) -> Image.Image:
         check_pages(data)
     image = Image.open(file, formats=FORMATS)
     check_pixels(*image.size)
-    if image.format == 'TIFF':  # a tile is decoded whole, however little of it is in the picture
+    if image.format == 'TIFF':  # tiles are decoded whole, and may be larger than the picture
         sides = [image.tag_v2.get(tag, 1) for tag in (TILE_WIDTH, TILE_LENGTH)]
         check_pixels(*(int(side) for side in sides))
     return image
 
 
 def check_scans(data: bytes) -> None:
-    """Raises ValueError for a JPEG of too many scans."""
-    # Within a scan 0xff is followed by 0, so that what looks like a start of one mostly is.
+    """Raises ValueError where a JPEG has more than `MAX_JPEG_SCANS`."""
+    # Within the data of a scan 0xff is followed by 0, so these two bytes mostly start a scan.
     if data.count(b'\xff\xda') > MAX_JPEG_SCANS:
         raise ValueError(f'a JPEG of more than {MAX_JPEG_SCANS} scans')
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Of the canvas. A file that breaks off before its first chunk has none."""
+    """Reads the (width, height) of a WebP from its first chunk."""
     kind, body = data[12:16], data[20:30]
     if kind not in WEBP_CHUNKS or len(body) < 10:
         raise ValueError('a WebP without a picture')
@@ -106,18 +118,20 @@ TIFF_MAGICS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 TILE_WIDTH, TILE_LENGTH = 322, 323
 DEFLATE, LZMA = (8, 32946), 34925
 MAX_LZMA_BYTES = 128 << 20
-"""Of LZMA's dictionary, which a file may ask to be 4 GiB; the highest preset has 64 MiB."""
+"""Maximum size of LZMA's dictionary in bytes. A file may ask for 4 GiB; the highest preset of the
+format uses 64 MiB."""
 PLAIN = (1, 32773)
-"""Compressions that cannot do much: none, and PackBits, which makes 64 bytes of one."""
+"""No compression, and PackBits, which expands a byte to 64 at most."""
 LZW = 5
-"""Makes at most 1,365 bytes of one, and is given room for what the picture should have."""
+"""Expands a byte to 1,365 at most, and only into a buffer of the size that the picture claims."""
 
 
 def check_pages(data: bytes) -> int:
-    """How many pages a TIFF has.
+    """Counts the pages of a TIFF.
 
     Raises:
-      ValueError: too many, or one refers to an earlier one, and they would never end.
+      ValueError: it has more than `MAX_TIFF_PAGES`, or a page refers to an earlier one, so that
+        they would never end.
     """
     order = '<' if data[:2] == b'II' else '>'
     big = data[2:4] in (b'+\0', b'\0+')
@@ -135,17 +149,21 @@ def check_pages(data: bytes) -> int:
                 raise ValueError(f'a TIFF of more than {MAX_TIFF_PAGES:,} pages')
             (entries,) = struct.unpack_from(order + count, data, at)
             at += struct.calcsize(order + count) + entries * entry
-        except (struct.error, OverflowError):  # the chain breaks off there
+        except (struct.error, OverflowError):  # the file is truncated
             break
     return len(seen)
 
 
 def check_series(data: bytes, series) -> None:
-    """Raises ValueError where decoding a series of tifffile's takes more than it may.
+    """Checks what decoding one series of a TIFF with tifffile would allocate.
 
     Args:
-      data: the file.
-      series: of `TiffFile(...).series`.
+      data: the content of the file.
+      series: one of `tifffile.TiffFile(...).series`.
+
+    Raises:
+      ValueError: it is more than `MAX_IMAGE_BYTES` or than the file can hold, a segment unpacks to
+        more than its size, or the compression is one whose output cannot be bounded.
     """
     page, itemsize = series.keyframe, series.dtype.itemsize
     claimed = math.prod(series.shape) * itemsize
@@ -160,10 +178,10 @@ def check_series(data: bytes, series) -> None:
             f'deep numbers in a TIFF compressed by method {int(page.compression)}: save it '
             'without compression, or with deflate'
         )
-    # tifffile unpacks a segment whole, whatever comes.
-    for part in _segments(data, series):
-        if unpacked_size(part, page.compression == LZMA, segment) > segment:
-            raise ValueError(f'a part of a TIFF that unpacks to more than its {segment:,} bytes')
+    # tifffile unpacks a segment without a bound.
+    for packed in _segments(data, series):
+        if unpacked_size(packed, page.compression == LZMA, segment) > segment:
+            raise ValueError(f'a segment of a TIFF that unpacks to more than its {segment:,} bytes')
 
 
 def _segments(data: bytes, series) -> Iterator[memoryview]:
@@ -173,8 +191,11 @@ def _segments(data: bytes, series) -> Iterator[memoryview]:
             yield view[start : start + size]
 
 
-def unpacked_size(data, is_lzma: bool, most: int) -> int:
-    """Bytes that compressed data unpack to; once there are more than `most`, of no interest.
+def unpacked_size(data: bytes | memoryview, is_lzma: bool, most: int) -> int:
+    """Returns how many bytes compressed data unpack to; counting stops beyond `most`.
+
+    Args:
+      data: compressed by LZMA or, if not `is_lzma`, by deflate.
 
     Raises:
       zlib.error, lzma.LZMAError: the data are damaged.

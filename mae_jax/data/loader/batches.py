@@ -1,88 +1,34 @@
-"""The order of examples, and how they become batches: a batch is a pure function of (seed, step).
+"""Training and evaluation batches of a source: the entry of the input pipeline.
 
-The images of all steps form one endless sequence: epoch after epoch, each a new permutation. Image
-i of step s is at position `s * images + i` of it, where a batch has so many `images`, whichever
-process, worker or thread loads it; so a run may go on at any step, with any number of each. An
-image gives `repeats` rows, one after another: mostly one.
+A batch is a pure function of (seed, step), and an example's pixels one of (seed, epoch, index);
+`order.py` says how. Every image gives `repeats` consecutive rows of a batch, mostly one.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 
-import grain
 import numpy as np
 from absl import logging
 
 from mae_jax.data.images.decode import BadImage
-from mae_jax.data.loader.read_ahead import Reading, join, read_ahead
+from mae_jax.data.loader.order import Share, epochs, share_of_rows
+from mae_jax.data.loader.read_ahead import ReadOptions, join, read_ahead
 from mae_jax.data.loader.stream import Stream
-from mae_jax.data.transforms import views as transforms
+from mae_jax.data.sources.protocol import Source
+from mae_jax.data.transforms import views
 from mae_jax.data.transforms.crops import BOXES, CROPS
 from mae_jax.errors import UserError
 
-MAX_NEIGHBOURS = 100  # this many unreadable images in a row are no accident
-MIN_SEEN = 1000  # the share of bad ones among fewer images than this says little
-FOREVER = 2**31  # steps
-
-
-class Loader:
-    """Shuffled, augmented training batches; see `make_loader`.
-
-    Attributes:
-      num_replaced: rows of unreadable images that on_error='skip' replaced in the batches handed
-        out.
-    """
-
-    def __init__(self, load: Callable[[int], dict], images: int, numbers, reading: Reading):
-        self._load = load
-        self._images = images
-        self._numbers = numbers
-        self._reading = reading
-        self._seen = 0
-        self.num_replaced = 0
-
-    def batch_at(self, step: int) -> dict[str, np.ndarray]:
-        """The batch of one step, loaded here and now."""
-        batch = join([self._load(step * self._images + number) for number in self._numbers])
-        del batch['replaced']
-        return batch
-
-    def iterate(
-        self, start_step: int, num_steps: int | None = None, put: Callable[[dict], dict] = dict
-    ) -> Stream:
-        """The batches of steps start_step, start_step + 1, ..., loaded ahead of their use.
-
-        Args:
-          start_step: the first step.
-          num_steps: how many; None: without end.
-          put: applied to each batch ahead of its use, to start its way to the devices.
-
-        Returns:
-          An iterator and context manager, with `close()`. Its `next` raises UserError for an
-          unreadable image, too many of them, a dead worker and a stall.
-        """
-        position = functools.partial(_position, self._numbers, self._images)
-        return read_ahead(
-            self._load,
-            position,
-            len(self._numbers),
-            start_step,
-            start_step + (FOREVER if num_steps is None else num_steps),
-            self._reading,
-            lambda batch: (batch.pop('replaced'), put(batch)),
-            self._count,
-        )
-
-    def _count(self, loaded: tuple[np.ndarray, dict]) -> dict:
-        replaced, batch = loaded
-        self.num_replaced += int(replaced.sum())
-        self._seen += len(replaced)
-        _check_bad_share(self.num_replaced, self._seen, self._reading.max_bad_share)
-        return batch
+MAX_NEIGHBOURS = 100
+"""So many unreadable images in a row are not an accident: 'skip' raises too."""
+MIN_SEEN = 1000
+"""Of fewer images than this, the share of unreadable ones is taken as if there were so many."""
+FOREVER = 2**31
+"""Steps of a stream without an end."""
 
 
 def make_loader(
-    source,
+    source: Source,
     *,
     batch_size: int,
     rows: Sequence[int],
@@ -93,34 +39,40 @@ def make_loader(
     crop_scale: tuple[float, float] = (0.2, 1.0),
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: bool = True,
-    augment: transforms.Augment | None = None,
+    augment: views.Augment | None = None,
     apply_exif: bool = False,
     repeats: int = 1,
     resize: str = 'host',
     canvas: int = 384,
-    **reading,
-) -> Loader:
-    """Training batches `{'image': [b,H,W,C], 'label': int32 [b]}` of a source, b = len(rows).
+    **options,
+) -> 'Loader':
+    """Makes a loader of shuffled, augmented training batches.
 
-    With resize='device' they are `{'canvas': [b/r,S,S,C], 'box': int32 [b,5], 'label'}`, where r
-    is `repeats` and S the side of the `canvas`; see `transforms.train_canvas`.
+    Its batches are `{'image': [b, H, W, C], 'label': int32 [b]}`, b = len(rows), with images of
+    uint8 or the dtype of the source. With resize='device' they are `{'canvas': [b/r, S, S, C],
+    'box': int32 [b, 5], 'label': int32 [b]}`, where r is `repeats` and S is `canvas`; see
+    `views.train_canvas`.
 
     Args:
-      source: see `sources`.
-      batch_size: of all processes together.
-      rows: which rows of the global batch this process loads; all the rows of an image.
+      source: the training examples.
+      batch_size: rows of a global batch, of all processes together.
+      rows: the rows of the global batch that this process loads; all rows of an image or none.
       seed: of the order and of the augmentation, 0 <= seed < 2**32.
       image_size, channels, crop, crop_scale, crop_ratio, flip, augment, apply_exif, repeats: see
-        `transforms.train_views`.
+        `views.train_views`.
       resize: 'host' or 'device', where training images are cropped and resized.
-      **reading: fields of `Reading`: threads, workers, prefetch, timeout_s, on_error,
+      canvas: side in pixels of the square that holds an image with resize='device'.
+      **options: fields of `ReadOptions`: threads, workers, prefetch, timeout_s, on_error,
         max_bad_share.
+
+    Raises:
+      UserError: an argument has a value that is not allowed, or two of them exclude each other.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f'seed={seed} must be at least 0 and below 2**32.')
     if crop not in CROPS:
         raise UserError(f'dataset.crop={crop!r} must be {" or ".join(CROPS)}.')
-    options = dict(
+    fields = dict(
         seed=seed,
         channels=channels,
         crop=crop,
@@ -132,20 +84,20 @@ def make_loader(
     )
     if resize == 'device':
         _check_device_resize(crop, augment, canvas)
-        transform = functools.partial(transforms.train_canvas, canvas=canvas, **options)
+        transform = functools.partial(views.train_canvas, canvas=canvas, **fields)
     elif resize == 'host':
-        options |= dict(image_size=tuple(image_size), augment=augment)
-        transform = functools.partial(transforms.train_views, **options)
+        fields |= dict(image_size=tuple(image_size), augment=augment)
+        transform = functools.partial(views.train_views, **fields)
     else:
         raise UserError(f"dataset.resize={resize!r} must be 'host' or 'device'.")
-    numbers = _image_numbers(np.asarray(rows), batch_size, repeats)
-    reading = Reading(**reading)
+    share = share_of_rows(rows, batch_size, repeats)
+    options = ReadOptions(**options)
     order = epochs(len(source), seed)
-    load = functools.partial(_load_train, source, order, transform, reading.on_error, repeats)
-    return Loader(load, batch_size // repeats, numbers, reading)
+    load = functools.partial(_load_train, source, order, transform, options.on_error, repeats)
+    return Loader(load, share, options)
 
 
-def _check_device_resize(crop: str, augment: transforms.Augment | None, canvas: int) -> None:
+def _check_device_resize(crop: str, augment: views.Augment | None, canvas: int) -> None:
     if crop not in BOXES:
         raise UserError(
             f"dataset.resize='device' needs dataset.crop={' or '.join(BOXES)}, not {crop!r}."
@@ -159,24 +111,64 @@ def _check_device_resize(crop: str, augment: transforms.Augment | None, canvas: 
         raise UserError(f'dataset.canvas={canvas} must be at least 1 pixel.')
 
 
-def _image_numbers(rows: np.ndarray, batch_size: int, repeats: int) -> np.ndarray:
-    """Which images of a global batch have these rows."""
-    if repeats < 1 or batch_size % repeats:
-        raise UserError(
-            f'dataset.repeats={repeats} does not divide batch_size={batch_size}: choose one of its '
-            'divisors.'
+class Loader:
+    """Shuffled, augmented training batches; made by `make_loader`.
+
+    Attributes:
+      num_replaced: rows of unreadable images that on_error='skip' has replaced in the batches
+        handed out by `iterate`.
+    """
+
+    def __init__(self, load: Callable[[int], dict], share: Share, options: ReadOptions):
+        self._load = load
+        self._share = share
+        self._options = options
+        self._seen = 0
+        self.num_replaced = 0
+
+    def batch_at(self, step: int) -> dict[str, np.ndarray]:
+        """Loads the batch of one step in the calling thread; see `make_loader` for its content."""
+        first = step * len(self._share)
+        counts = range(first, first + len(self._share))
+        batch = join([self._load(self._share.position(count)) for count in counts])
+        del batch['replaced']
+        return batch
+
+    def iterate(
+        self, start_step: int, num_steps: int | None = None, put: Callable[[dict], dict] = dict
+    ) -> Stream:
+        """Starts to load the batches of steps start_step, start_step + 1, ... ahead of their use.
+
+        Args:
+          start_step: the first step.
+          num_steps: how many; None for a stream without end.
+          put: called with each batch ahead of its use, to start its transfer to the devices.
+
+        Returns:
+          An iterator and context manager, with `close()`. Its `next` raises UserError where an
+          image is unreadable (or, with on_error='skip', too many are), and where a worker process
+          dies or nothing comes for `timeout_s`.
+        """
+        return read_ahead(
+            self._load,
+            self._share,
+            start_step=start_step,
+            stop_step=start_step + (FOREVER if num_steps is None else num_steps),
+            options=self._options,
+            prepare=lambda batch: (batch.pop('replaced'), put(batch)),
+            finish=self._count_replaced,
         )
-    numbers = rows[::repeats] // repeats
-    if not np.array_equal(rows, (numbers[:, None] * repeats + np.arange(repeats)).ravel()):
-        raise UserError(
-            f'dataset.repeats={repeats} rows of an image would be on several devices: choose a '
-            'multiple of dataset.repeats times the number of devices as batch_size.'
-        )
-    return numbers
+
+    def _count_replaced(self, prepared: tuple[np.ndarray, dict]) -> dict:
+        replaced, batch = prepared
+        self.num_replaced += int(replaced.sum())
+        self._seen += len(replaced)
+        _check_bad_share(self.num_replaced, self._seen, self._options.max_bad_share)
+        return batch
 
 
 def eval_batches(
-    source,
+    source: Source,
     *,
     batch_size: int,
     rows: Sequence[int],
@@ -185,17 +177,24 @@ def eval_batches(
     apply_exif: bool = False,
     crop_share: float | None = None,
     limit: int | None = None,
-    **reading,
+    **options,
 ) -> Stream:
-    """Every example once, in order: `{'image', 'label', 'valid': bool [b]}`.
+    """Starts to load every example once, in order, for evaluation.
 
-    The last batch is filled up with examples whose `valid` is False and label -1. All processes
-    get the same number of batches.
+    The last batch is filled up with rows whose `valid` is False and whose label is -1. All
+    processes get the same number of batches.
 
     Args:
-      limit: at most so many examples, evenly spread over the source.
-      crop_share: see `transforms.eval_transform`.
-      source, batch_size, rows, image_size, channels, apply_exif, **reading: as in `make_loader`.
+      limit: at most this many examples, evenly spread over the source.
+      crop_share: see `views.eval_transform`.
+      source, batch_size, rows, image_size, channels, apply_exif, **options: as of `make_loader`.
+
+    Returns:
+      An iterator, as of `Loader.iterate`, over `{'image': [b, H, W, C], 'label': int32 [b],
+      'valid': bool [b]}`.
+
+    Raises:
+      UserError: as of `make_loader`.
     """
     transform = functools.partial(
         _eval_rows,
@@ -204,77 +203,70 @@ def eval_batches(
         apply_exif=apply_exif,
         crop_share=crop_share,
     )
-    reading = Reading(**reading)
+    options = ReadOptions(**options)
     examples = len(source) if limit is None else min(limit, len(source))
-    load = functools.partial(_load_eval, source, examples, transform, reading.on_error)
-    rows = np.asarray(rows)
-    position = functools.partial(_position, rows, batch_size)
     replaced = 0
 
-    def count(batch):
+    def count_replaced(batch: dict) -> dict:
         nonlocal replaced
         replaced += int(batch.pop('replaced').sum())
-        _check_bad_share(replaced, examples, reading.max_bad_share)
+        _check_bad_share(replaced, examples, options.max_bad_share)
         return batch
 
-    steps = -(-examples // batch_size)
-    return read_ahead(load, position, len(rows), 0, steps, reading, dict, count)
-
-
-def epochs(num_examples: int, seed: int) -> grain.MapDataset:
-    """Position -> index of the example: one permutation after another, without end.
-
-    `seed()` hashes the seed. Given to `shuffle` as it is, or to grain's `IndexSampler`, epoch 1 of
-    a seed would be epoch 0 of the next one.
-    """
-    return grain.MapDataset.range(num_examples).seed(seed).shuffle().repeat()
+    return read_ahead(
+        functools.partial(_load_eval, source, examples, transform, options.on_error),
+        Share(np.asarray(rows), batch_size),
+        start_step=0,
+        stop_step=-(-examples // batch_size),
+        options=options,
+        prepare=dict,
+        finish=count_replaced,
+    )
 
 
 def _load_train(
-    source, order, transform: Callable, on_error: str, repeats: int, position: int
-) -> dict:
+    source: Source, order, transform: Callable, on_error: str, repeats: int, position: int
+) -> dict[str, np.ndarray]:
     epoch = position // len(source)
     index = order[position]
     transform = functools.partial(transform, epoch=epoch, index=index)
     return _load(source, index, transform, on_error, repeats)
 
 
-def _eval_rows(record: dict, **options) -> dict[str, np.ndarray]:
-    return {'image': transforms.eval_transform(record, **options)[None]}
+def _eval_rows(record: dict, **fields) -> dict[str, np.ndarray]:
+    return {'image': views.eval_transform(record, **fields)[None]}
 
 
-def _load_eval(source, examples: int, transform: Callable, on_error: str, position: int) -> dict:
+def _load_eval(
+    source: Source, examples: int, transform: Callable, on_error: str, position: int
+) -> dict[str, np.ndarray]:
     valid = position < examples
     index = position % examples * len(source) // examples
-    example = _load(source, index, transform, on_error) | {'valid': np.array([valid])}
+    rows = _load(source, index, transform, on_error) | {'valid': np.array([valid])}
     if not valid:
-        example |= {'label': np.array([-1], np.int32), 'replaced': np.array([False])}
-    return example
+        rows |= {'label': np.array([-1], np.int32), 'replaced': np.array([False])}
+    return rows
 
 
-def _load(source, index: int, transform: Callable, on_error: str, repeats: int = 1) -> dict:
-    """The rows of example `index`, or for 'skip' of the next one after it that can be read."""
+def _load(
+    source: Source, index: int, transform: Callable, on_error: str, repeats: int = 1
+) -> dict[str, np.ndarray]:
+    """Loads the rows of one example; with 'skip', of the next readable one instead."""
     tries = min(len(source), MAX_NEIGHBOURS)
-    for tried in range(tries):
+    for attempt in range(tries):
         try:
-            record = source[(index + tried) % len(source)]
+            record = source[(index + attempt) % len(source)]
             rows = transform(record)
         except BadImage as error:
             if on_error == 'raise':
-                hint = "Mend or remove it, or set dataset.on_error='skip'."
-                raise UserError(f'{error} {hint}') from error
-            last = error
-            logging.warning('Replaced by its neighbour: %s', error)
+                remedy = "Repair or remove it, or set dataset.on_error='skip'."
+                raise UserError(f'{error} {remedy}') from error
+            last_error = error
+            logging.warning('Replaced by the next image: %s', error)
             continue
-        told = {'label': np.int32(record['label']), 'replaced': np.bool_(tried > 0)}
-        return rows | {name: np.repeat(value, repeats) for name, value in told.items()}
-    raise UserError(f'{tries} images in a row are unreadable; the last one: {last}')
-
-
-def _position(numbers: np.ndarray, images: int, local: int) -> int:
-    """Where the n-th image that this process loads is in the sequence of all."""
-    step, place = divmod(local, len(numbers))
-    return step * images + int(numbers[place])
+        scalars = {'label': np.int32(record['label']), 'replaced': np.bool_(attempt > 0)}
+        return rows | {name: np.repeat(value, repeats) for name, value in scalars.items()}
+    raise UserError(f'{tries} images in a row are unreadable; the last one: {last_error}')
 
 
 def _check_bad_share(bad: int, seen: int, max_bad_share: float) -> None:

@@ -1,7 +1,7 @@
-"""Batches of examples that are in memory as they are to be used, such as features.
+"""Batches of arrays in memory that need no decoding and no augmentation, such as features.
 
-The counterpart of `loader`: nothing is decoded or drawn for an example, so a batch is a single
-indexing. Its order, too, is a new permutation every epoch, and a function of (seed, step).
+It is the counterpart of `batches.py`: a batch is one indexing operation. Its order is a new
+permutation in every epoch too, and a batch is a function of (seed, step).
 """
 
 import functools
@@ -11,17 +11,21 @@ import numpy as np
 
 from mae_jax.data.sources.arrays import ArraySource
 
-ORDER = 3  # the purpose of the random numbers drawn here
+ORDER = 3
+"""Distinguishes these random numbers from those of `transforms/views.py`."""
 
 
 class MemoryLoader:
-    """Shuffled training batches of an `ArraySource`.
+    """Shuffled training batches of an `ArraySource`, with the interface of `batches.Loader`.
 
     Args:
-      source: what its arrays hold is handed out as it is.
-      batch_size: of all processes together.
-      rows: which rows of the global batch this process uses.
+      source: arrays, whose rows are handed out unchanged.
+      batch_size: rows of a global batch, of all processes together.
+      rows: the rows of the global batch that this process uses.
       seed: of the order.
+
+    Attributes:
+      num_replaced: 0: there are no unreadable examples.
     """
 
     num_replaced = 0
@@ -35,22 +39,28 @@ class MemoryLoader:
         )
 
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
-        """`{'image': [b,...], 'label': int32 [b]}`, b = len(rows)."""
-        epochs, places = np.divmod(step * self._batch_size + self._rows, len(self._source))
-        picks = np.empty_like(places)
+        """Returns the batch `{'image': [b, ...], 'label': int32 [b]}` of a step, b = len(rows)."""
+        positions = step * self._batch_size + self._rows
+        epochs, offsets = np.divmod(positions, len(self._source))
+        indices = np.empty_like(offsets)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            picks[here] = self._order(int(epoch))[places[here]]
-        labels = self._source.labels[picks].astype(np.int32)
-        return {'image': self._source.images[picks], 'label': labels}
+            of_epoch = epochs == epoch
+            indices[of_epoch] = self._order(int(epoch))[offsets[of_epoch]]
+        labels = self._source.labels[indices].astype(np.int32)
+        return {'image': self._source.images[indices], 'label': labels}
 
     def iterate(self, start_step: int, put: Callable[[dict], dict] = dict) -> 'MemoryStream':
-        """The batches of steps start_step, start_step + 1, ... without end."""
+        """Returns a stream of the batches of steps start_step, start_step + 1, ... without end.
+
+        Args:
+          start_step: the first step.
+          put: called with each batch.
+        """
         return MemoryStream(lambda step: put(self.batch_at(step)), start_step)
 
 
 class MemoryStream:
-    """An iterator and context manager, as `workers.Stream` is; it never makes anyone wait."""
+    """An iterator and context manager with the interface of `stream.Stream`, always ready."""
 
     def __init__(self, make: Callable[[int], dict], start_step: int):
         self._make = make
@@ -70,17 +80,21 @@ class MemoryStream:
         pass
 
     def ready(self) -> bool:
+        """Returns True: `next` returns at once."""
         return True
 
 
 def eval_batches(
     source: ArraySource, *, batch_size: int, rows: Sequence[int], limit: int | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, in order; the arguments and the padding are `loader.eval_batches`'."""
+    """Yields every example once, in order, for evaluation.
+
+    Arguments, padding and the keys of a batch are those of `batches.eval_batches`.
+    """
     examples = min(limit or len(source), len(source))
     for start in range(0, examples, batch_size):
-        places = start + np.asarray(rows)
-        valid = places < examples
-        picks = places % examples * len(source) // examples
-        labels = np.where(valid, source.labels[picks], -1).astype(np.int32)
-        yield {'image': source.images[picks], 'label': labels, 'valid': valid}
+        positions = start + np.asarray(rows)
+        valid = positions < examples
+        indices = positions % examples * len(source) // examples
+        labels = np.where(valid, source.labels[indices], -1).astype(np.int32)
+        yield {'image': source.images[indices], 'label': labels, 'valid': valid}

@@ -1,4 +1,4 @@
-"""How batches are read ahead: threads, worker processes, and the chunks that they share."""
+"""Loads batches ahead of their use, in threads or in worker processes."""
 
 import dataclasses
 import functools
@@ -10,30 +10,45 @@ import grain
 import numpy as np
 from absl import flags
 
+from mae_jax.data.loader.order import Share
 from mae_jax.data.loader.stream import Stream, start_worker
 from mae_jax.errors import UserError
 
-MAX_CHUNK = 8  # images that one thread loads at a time, so that all of them share in a batch
+MAX_CHUNK = 8
+"""The most images that one thread loads at a time, so that all threads work on the same batch."""
 
 
 def num_cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def default_threads() -> int:
-    """One a core, up to eight: past that processes scale and threads do not.
+    """Returns one thread for each core, at most eight.
 
-    More threads than cores wait for each other's interpreter lock.
+    More threads than cores wait for each other's interpreter lock; above eight cores, worker
+    processes scale and threads do not.
     """
     return min(8, num_cores())
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-    """How batches are read ahead, and what may go wrong on the way (config.dataset)."""
+class ReadOptions:
+    """How batches are read ahead and which errors are tolerated; the fields are `dataset.*`.
 
-    threads: int | None = None  # unset: `default_threads`
+    Attributes:
+      threads: of each process that loads images; None for `default_threads`.
+      workers: worker processes; with 0 the process of the run loads the images.
+      prefetch: batches that are loaded ahead.
+      timeout_s: seconds after which a batch that has not come is an error.
+      on_error: 'raise', or 'skip' to replace unreadable images.
+      max_bad_share: share of unreadable images above which 'skip' raises after all.
+
+    Raises:
+      UserError: a value is not allowed.
+    """
+
+    threads: int | None = None
     workers: int = 0
     prefetch: int = 2
     timeout_s: float = 300.0
@@ -50,50 +65,70 @@ class Reading:
 
 
 def read_ahead(
-    load: Callable[[int], dict],
-    position: Callable[[int], int],
-    images: int,
+    load: Callable[[int], dict[str, np.ndarray]],
+    share: Share,
+    *,
     start_step: int,
     stop_step: int,
-    reading: Reading,
+    options: ReadOptions,
     prepare: Callable[[dict], Any],
     finish: Callable[[Any], dict],
 ) -> Stream:
-    """Steps start_step ... stop_step of `load(position(n))`, so many images a batch."""
+    """Starts to load the batches of steps start_step ... stop_step - 1.
+
+    Args:
+      load: returns the rows of the image at a position of the sequence of all images; it must be
+        picklable where there are worker processes.
+      share: the images that this process loads for each batch.
+      start_step, stop_step: the range of steps.
+      options: threads, workers, prefetch and timeout are used.
+      prepare: called with each batch in the reading thread, ahead of its use.
+      finish: called with the result of `prepare` when the batch is handed out.
+
+    Returns:
+      An iterator over the results of `finish`.
+    """
+    images = len(share)
     chunk = next(size for size in range(min(images, MAX_CHUNK), 0, -1) if images % size == 0)
-    chunks_ahead = -(-reading.prefetch * images // chunk // max(reading.workers, 1))
-    threads = reading.threads or default_threads()
+    chunks_ahead = -(-options.prefetch * images // chunk // max(options.workers, 1))
+    threads = options.threads or default_threads()
 
     def make(register: str) -> grain.IterDataset:
-        numbers = grain.MapDataset.range(start_step * images, stop_step * images)
-        chunks = numbers.map(position).map(load).batch(chunk, batch_fn=join)
-        options = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=max(threads, chunks_ahead)
+        counts = grain.MapDataset.range(start_step * images, stop_step * images)
+        chunks = counts.map(share.position).map(load).batch(chunk, batch_fn=join)
+        dataset = chunks.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, chunks_ahead))
         )
-        dataset = chunks.to_iter_dataset(options)
-        if reading.workers:
-            if not flags.FLAGS.is_parsed():  # a notebook or a test: grain reads flags of its own
+        if options.workers:
+            if not flags.FLAGS.is_parsed():  # in a notebook or a test; grain reads its own flags
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(
                 grain.multiprocessing.MultiprocessingOptions(
-                    num_workers=reading.workers, per_worker_buffer_size=chunks_ahead
+                    num_workers=options.workers, per_worker_buffer_size=chunks_ahead
                 ),
                 worker_init_fn=functools.partial(start_worker, register),
             )
         return dataset.batch(images // chunk, batch_fn=join)
 
-    return Stream(make, prepare, finish, reading.timeout_s)
+    return Stream(make, prepare, finish, options.timeout_s)
 
 
-def join(parts: Sequence[dict]) -> dict[str, np.ndarray]:
-    """Rows one after another."""
-    _check_dtypes(parts)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def join(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Concatenates the rows of several dictionaries with the same keys.
+
+    Raises:
+      UserError: their images have different dtypes.
+    """
+    _check_dtypes(chunks)
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _check_dtypes(parts: Sequence[dict]) -> None:
-    """NumPy would make one dtype of several without a word, and the scale be wrong for some."""
-    name = 'canvas' if 'canvas' in parts[0] else 'image'
-    dtypes = sorted({str(part[name].dtype) for part in parts})
+def _check_dtypes(chunks: Sequence[dict[str, np.ndarray]]) -> None:
+    # NumPy would convert all to one dtype, and config.dataset.scale would be wrong for some.
+    name = 'canvas' if 'canvas' in chunks[0] else 'image'
+    dtypes = sorted({str(chunk[name].dtype) for chunk in chunks})
     if len(dtypes) > 1:
-        raise UserError(f'Images of several depths ({", ".join(dtypes)}) cannot share a batch.')
+        raise UserError(
+            f'Images of several depths ({", ".join(dtypes)}) cannot share a batch: convert them '
+            'to one.'
+        )

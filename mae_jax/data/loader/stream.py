@@ -1,5 +1,6 @@
-"""Threads and processes that may die, hang or outlive their parent: watched, so that a run ends
-with a sentence instead of waiting for ever.
+"""A stream that notices when its worker processes or reads die or hang.
+
+A run then ends with a message instead of waiting for ever, and no worker outlives its parent.
 """
 
 import atexit
@@ -20,21 +21,27 @@ import grain
 from mae_jax.errors import UserError
 
 POLL_S = 0.5
+"""How often a waiting thread checks for the end of the stream and for dead workers, in seconds."""
 
 
 def start_worker(register: str, index: int, count: int) -> None:
-    """Runs first in a worker process (grain's `worker_init_fn`).
+    """Prepares a worker process; grain calls it first in each (its `worker_init_fn`).
 
-    A worker ends with its parent however that ends. It leaves Ctrl-C and SIGTERM, which whole
-    process groups get, to the parent: that one must still be able to save. And an accelerator
-    belongs to the parent.
+    The worker ends with its parent, however that ends. It ignores SIGINT and SIGTERM, which are
+    sent to whole process groups: the parent needs its workers until it has saved. Accelerators are
+    left to the parent.
+
+    Args:
+      register: the folder in which the worker writes its process id, in a file named `index`.
+      index: the number of the worker.
+      count: of all workers.
     """
     del count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ['JAX_PLATFORMS'] = 'cpu'
-    if 'jax' in sys.modules:  # grain imports it, and it reads the environment then
+    if 'jax' in sys.modules:  # grain imports it, and it has read the environment
         sys.modules['jax'].config.update('jax_platforms', 'cpu')
     Path(register, str(index)).write_text(str(os.getpid()))
 
@@ -45,16 +52,17 @@ def _end_with_parent() -> None:
 
 
 class Stream:
-    """Iterates over a grain dataset in a thread that works ahead, and notices when it cannot.
+    """Iterates over a grain dataset that a thread of its own reads ahead of its use.
 
     Args:
-      make: builds the dataset; its argument is the folder that `start_worker` is to be given.
-      prepare: applied to each element ahead of its use, in the thread.
-      finish: applied to what `prepare` made as it is handed out.
-      timeout_s: how long one element may take.
+      make: builds the dataset; its argument is the `register` folder for `start_worker`.
+      prepare: called with each element in the thread, ahead of its use.
+      finish: called with the result of `prepare` when the element is handed out.
+      timeout_s: how long one element may take, in seconds.
 
     Raises (from `next`):
-      UserError: nothing came for `timeout_s`, or a worker process died. The stream is closed then.
+      UserError: nothing came for `timeout_s`, or a worker process died.
+      Any error of the dataset, of `prepare` or of `finish`. After an error the stream is closed.
     """
 
     def __init__(
@@ -69,7 +77,7 @@ class Stream:
         self._finish = finish
         self._register = tempfile.TemporaryDirectory(prefix='mae_jax_workers_')
         self._workers: dict[int, multiprocessing.Process] = {}
-        self._ready = queue.Queue(maxsize=1)  # grain keeps more
+        self._ready = queue.Queue(maxsize=1)  # grain buffers more
         self._closing = threading.Event()
         dataset = make(self._register.name)
         self._thread = threading.Thread(
@@ -88,7 +96,7 @@ class Stream:
         self.close()
 
     def ready(self) -> bool:
-        """Whether `next` would return at once."""
+        """Returns whether `next` would return at once."""
         return not self._ready.empty()
 
     def __next__(self):
@@ -101,15 +109,16 @@ class Stream:
             except BaseException:
                 self.close()
                 raise
-        error = self._explain(error)
+        error = self._name_dead_worker(error)
         self.close(kill=not isinstance(error, StopIteration))
         raise error
 
     def worker_pids(self) -> list[int]:
-        """The process ids of the workers that have started, in their order."""
+        """Returns the process ids of the workers that have started, in the order of workers."""
         return [worker.pid for _, worker in sorted(self._workers.items())]
 
     def _wait(self) -> tuple:
+        """Returns (element, None), or (None, the error that ends the stream)."""
         deadline = time.monotonic() + self.timeout_s
         while time.monotonic() < deadline:
             try:
@@ -119,10 +128,14 @@ class Stream:
                     return None, dead
             finally:
                 self._note_workers()
-        return None, UserError(self._describe_stall())
+        return None, UserError(self._stall_message())
 
     def close(self, kill: bool = False) -> None:
-        """Ends threads and worker processes; `kill` where they may not listen any more."""
+        """Ends the thread and the worker processes.
+
+        Args:
+          kill: do not wait for them: they may hang.
+        """
         atexit.unregister(self.close)
         self._closing.set()
         with contextlib.suppress(queue.Empty):
@@ -130,7 +143,7 @@ class Stream:
         self._note_workers()
         if kill:
             self._kill_workers()
-        self._thread.join(timeout=1 if kill else 10)  # a hung read is left behind, as a daemon
+        self._thread.join(timeout=1 if kill else 10)  # a read that hangs stays, in a daemon thread
         self._kill_workers()
         self._register.cleanup()
 
@@ -149,7 +162,7 @@ class Stream:
                 return self._ready.put(item, timeout=POLL_S)
 
     def _note_workers(self) -> None:
-        """Keeps hold of the worker processes that registered, for their exit code."""
+        """Keeps the process objects of workers that have registered, for their exit codes."""
         if self._closing.is_set() and not os.path.isdir(self._register.name):
             return
         children = {child.pid: child for child in multiprocessing.active_children()}
@@ -166,17 +179,17 @@ class Stream:
     def _dead_worker(self) -> UserError | None:
         for index, worker in sorted(self._workers.items()):
             if worker.exitcode:
-                who = f'Data worker {index} (process {worker.pid})'
-                return UserError(f'{who} {_describe_exit(worker.exitcode)}')
+                name = f'Data worker {index} (process {worker.pid})'
+                return UserError(f'{name} {_exit_cause(worker.exitcode)}')
         return None
 
-    def _explain(self, error: BaseException) -> BaseException:
-        """A dead worker by name, where that is what grain's error is about."""
+    def _name_dead_worker(self, error: BaseException) -> BaseException:
+        """Replaces grain's error about a dead worker by one that names it."""
         if isinstance(error, RuntimeError) and 'Worker process' in str(error):
             return self._dead_worker() or UserError(f'A data worker died while it started: {error}')
         return error
 
-    def _describe_stall(self) -> str:
+    def _stall_message(self) -> str:
         text = f'No batch came from the data loader for {self.timeout_s:g} s'
         stopped = [
             f'data worker {index} (process {worker.pid}) is stopped'
@@ -187,13 +200,13 @@ class Stream:
         return f'{text}: {cause}; look at the disk and the machine, or raise dataset.timeout_s.'
 
 
-def _describe_exit(code: int) -> str:
+def _exit_cause(code: int) -> str:
     if code == -signal.SIGBUS:
         return 'was killed by SIGBUS: /dev/shm may be full; enlarge it or lower dataset.prefetch.'
     if code < 0:
         name = signal.Signals(-code).name
         return f'was killed by {name}; if memory ran out, lower dataset.workers or prefetch.'
-    return f'ended with exit status {code}; what it printed above says why.'
+    return f'ended with exit status {code}; its own output above has the cause.'
 
 
 def _is_stopped(pid: int) -> bool:

@@ -1,9 +1,8 @@
-"""`mae-jax prepare`: a data set, read once and written as shards of smaller images.
+"""`mae-jax prepare`: reads a data set once and writes shards of smaller images.
 
-What a shard holds depends on the source and the options alone, and it appears under its name when
-it is whole: whoever is stopped, in whatever way, goes on with the same command and ends with the
-same bytes. `py` has the layout and reads it, `shards.py` writes shards, `reduce.py` says
-what becomes of an image.
+The content of a shard depends on the source and the options alone, and its file gets its name when
+it is complete. However the command is stopped, running it again continues the work and ends with
+the same bytes.
 """
 
 import functools
@@ -16,7 +15,13 @@ from collections.abc import Callable, Iterable
 from tqdm import tqdm
 
 from mae_jax.data.loader.read_ahead import num_cores
-from mae_jax.data.prepare.shards import TEMPORARY, Task, whole_file, write_shard, write_shards
+from mae_jax.data.prepare.shards import (
+    TEMPORARY,
+    ShardRange,
+    complete_file,
+    write_shard,
+    write_shards,
+)
 from mae_jax.data.sources.make import make_source
 from mae_jax.data.sources.prepared_format import (
     MAX_EXAMPLES,
@@ -27,13 +32,15 @@ from mae_jax.data.sources.prepared_format import (
     check_split_name,
     read_contents,
     shard_name,
-    wrong_file,
+    shard_problem,
 )
+from mae_jax.data.sources.protocol import Source
 from mae_jax.errors import UserError
 from mae_jax.files.lock import claim
 
 MOST_SHARDS, LEAST_EXAMPLES = 256, 256
-"""Of a split, and of a shard: a process keeps a shard open, and a stop costs the ones begun."""
+"""Bounds of the default number of shards of a split and of examples of a shard. A run keeps every
+shard open, and stopping `prepare` loses the shards that are being written."""
 SHARD_FILE = re.compile(r'\w+-\d{5}-of-\d{5}\.array_record')
 
 
@@ -50,28 +57,32 @@ def prepare(
     workers: int | None = None,
     on_error: str = 'raise',
     overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Contents:
-    """Writes the shards that are not there yet, then says what there is.
+    """Writes the shards that do not exist yet, then logs a summary of the data set.
 
     Args:
-      source: a folder of images, or the TFDS name of a data set.
+      source: a folder of images, or the name of a data set of encoded images (see `make_source`).
       destination: the directory to write.
-      data_dir: of TFDS.
-      splits: of the source; what evaluation is called there is found.
+      data_dir: the `path` of a source that is not a folder.
+      splits: names of splits of the source; evaluation splits stand for each other.
       short_side, quality, channels: see `reduce_image`.
-      shard_examples: images a shard; None: at least 256, and at most 256 shards a split.
-      workers: processes; 1: none but this one; None: one a core.
+      shard_examples: images of a shard; None for at least 256, and at most 256 shards of a split.
+      workers: processes; 1 for this one alone, None for one for each core.
       on_error: 'raise', or 'skip' to leave out images that cannot be read.
-      overwrite: replace what was prepared otherwise.
-      say: given lines of text.
+      overwrite: replace a data set that was prepared from another source or with other options.
+      log: called with the summary.
+
+    Returns:
+      The content of `dataset.json`.
 
     Raises:
-      UserError: source, destination or options are not as they should be, or an image is not.
+      UserError: the source, the destination or an option is not valid, the destination cannot be
+        written, or an image cannot be read.
     """
     _check_options(short_side, quality, channels, shard_examples, workers)
     if '://' in destination:
-        raise UserError(f'{destination} is no local directory: prepare there, then copy it.')
+        raise UserError(f'{destination} is no local directory: prepare in one, then copy it.')
     sources = _open_sources(source, tuple(splits), data_dir)
     options = {'short_side': short_side, 'quality': quality, 'channels': channels}
     planned = Contents(
@@ -82,10 +93,10 @@ def prepare(
     with claim(destination):
         contents = _resume(destination, planned, overwrite)
         write = functools.partial(write_shard, destination, sources, options, on_error)
-        began, seconds = _count(contents), time.monotonic()
+        before, start = _count(contents), time.monotonic()
         _write_missing(destination, contents, write, workers or num_cores())
-        seconds = time.monotonic() - seconds
-    say(describe(destination, contents, _count(contents) - began, seconds))
+        seconds = time.monotonic() - start
+    log(summarize(destination, contents, _count(contents) - before, seconds))
     return contents
 
 
@@ -101,24 +112,26 @@ def _check_options(short_side, quality, channels, shard_examples, workers) -> No
             raise UserError(f'{name} {value} must be from {least:,} to {most:,}.')
 
 
-def _open_sources(source: str, splits: tuple[str, ...], data_dir: str | None) -> dict:
+def _open_sources(source: str, splits: tuple[str, ...], data_dir: str | None) -> dict[str, Source]:
     if not splits:
-        raise UserError('--splits names no split: give train, say.')
+        raise UserError('--splits names no split: give train, for example.')
     for name in splits:
         try:
             check_split_name(name)
         except ValueError as error:
-            raise UserError(f'--splits: {error}: splits are prepared whole.') from error
+            raise UserError(
+                f'--splits: {error}: give names without slices, for splits are prepared whole.'
+            ) from error
     is_folder = os.path.isdir(source)
     if source in ('digits', 'synthetic') and not is_folder:
-        raise UserError(f'{source} is made when it is used: there is nothing to prepare.')
+        raise UserError(f'{source} is generated when it is used: there is nothing to prepare.')
     if not is_folder and (source.startswith(('/', '.', '~')) or not source):
         raise UserError(f'{source} is not a folder.')
     name, path = ('folder', source) if is_folder else (source, data_dir)
     return {split: make_source(name, split, path=path) for split in splits}
 
 
-def _plan_split(source, shard_examples: int | None) -> Split:
+def _plan_split(source: Source, shard_examples: int | None) -> Split:
     examples = len(source)
     size = shard_examples or max(LEAST_EXAMPLES, -(-examples // MOST_SHARDS))
     shards = -(-examples // size)
@@ -131,7 +144,7 @@ def _plan_split(source, shard_examples: int | None) -> Split:
 
 
 def _resume(destination: str, planned: Contents, overwrite: bool) -> Contents:
-    """What is done of a plan. The directory's `dataset.json` says it from here on."""
+    """Returns the plan with the shards that exist already, and writes it to `dataset.json`."""
     files = os.listdir(destination)
     contents = planned
     if 'dataset.json' in files:
@@ -140,94 +153,103 @@ def _resume(destination: str, planned: Contents, overwrite: bool) -> Contents:
         except UserError:
             if not overwrite:
                 raise
-            for file in filter(SHARD_FILE.fullmatch, files):  # dataset.json is replaced after them
+            # dataset.json last: if this is stopped, the directory is still a prepared data set.
+            for file in filter(SHARD_FILE.fullmatch, files):
                 os.remove(os.path.join(destination, file))
     elif others := [file for file in files if not file.startswith('.')]:
         raise UserError(
-            f'{destination} holds something else ({sorted(others)[0]}): give a new directory.'
+            f'{destination} contains other files ({sorted(others)[0]}): give a new directory.'
         )
     for file in files:
-        if file.startswith(TEMPORARY):  # of one that was killed
+        if file.startswith(TEMPORARY):  # of a process that was killed
             os.remove(os.path.join(destination, file))
     _save(destination, contents)
     return contents
 
 
 def _read_same(destination: str, planned: Contents) -> Contents:
-    """What was prepared by this very plan, less the shards whose files are gone or damaged."""
+    """Reads what was prepared by the same plan, without shards whose files are missing or damaged.
+
+    Raises:
+      UserError: the directory was prepared by another plan, or its `dataset.json` is damaged.
+    """
     contents = read_contents(destination)
-    old, new = map(_identify, (contents, planned))
-    told = [
+    old, new = map(_plan_fields, (contents, planned))
+    differences = [
         f'{key} was {old.get(key, "unset")}, now {new.get(key, "unset")}'
         for key in old | new
         if old.get(key) != new.get(key)
     ]
-    if told:
+    if differences:
         raise UserError(
-            f'{destination} was prepared otherwise ({"; ".join(told[:5])}): give another '
+            f'{destination} was prepared differently ({"; ".join(differences[:5])}): give another '
             'directory, the same source and options, or --overwrite.'
         )
     for name, split in contents.splits.items():
         for number, shard in enumerate(split.shards):
             file = shard_name(name, number, len(split.shards))
-            if shard and wrong_file(destination, file, shard):
+            if shard and shard_problem(destination, file, shard):
                 split.shards[number] = None
     return contents
 
 
-def _identify(contents: Contents) -> dict[str, object]:
-    """What makes another data set where it differs, for each thing a name."""
-    told = {f'--{name}': value for name, value in contents.options.items()}
+def _plan_fields(contents: Contents) -> dict[str, object]:
+    """Returns everything that decides what is in the shards, under a name for messages."""
+    fields = {f'--{name}': value for name, value in contents.options.items()}
     for name, split in contents.splits.items():
-        told[f'the source of {name}'] = split.identity
-        told[f'images a shard of {name}'] = split.shard_examples
+        fields[f'the source of {name}'] = split.identity
+        fields[f'images a shard of {name}'] = split.shard_examples
         for label, class_name in enumerate(split.class_names):
-            told[f'class {label} of {name}'] = class_name
-    return told
+            fields[f'class {label} of {name}'] = class_name
+    return fields
 
 
 def _save(destination: str, contents: Contents) -> None:
-    with whole_file(destination, 'dataset.json') as path, open(path, 'w') as file:
+    with complete_file(destination, 'dataset.json') as path, open(path, 'w') as file:
         file.write(contents.to_json())
 
 
 def _write_missing(
     destination: str, contents: Contents, write: Callable[..., Shard], workers: int
 ) -> None:
-    """Writes what is not there, and notes each shard that is."""
-    tasks = [
-        Task(name, number, len(split.shards), start, min(start + split.shard_examples, examples))
+    """Writes the shards that do not exist, and adds each to `dataset.json` when it is complete."""
+    missing = [
+        ShardRange(
+            name, number, len(split.shards), start, min(start + split.shard_examples, examples)
+        )
         for name, split in contents.splits.items()
         for examples in [split.source_examples]
         for number, start in enumerate(range(0, examples, split.shard_examples))
         if split.shards[number] is None
     ]
-    left = sum(task.stop - task.start for task in tasks)
+    images = sum(shard.stop - shard.start for shard in missing)
     interval = 0.5 if sys.stderr.isatty() else 30
-    with tqdm(total=left, unit=' images', mininterval=interval, disable=not left) as bar:
+    with tqdm(total=images, unit=' images', mininterval=interval, disable=not images) as bar:
 
-        def report(told: str | None) -> None:
-            if told:
-                bar.write(told, file=sys.stderr)
+        def report(message: str | None) -> None:
+            if message:
+                bar.write(message, file=sys.stderr)
             bar.update()
 
-        for task, shard in write_shards(tasks, write, min(workers, len(tasks)), report):
-            contents.splits[task.split].shards[task.number] = shard
+        for planned, shard in write_shards(missing, write, min(workers, len(missing)), report):
+            contents.splits[planned.split].shards[planned.number] = shard
             _save(destination, contents)
 
 
 def _count(contents: Contents) -> int:
+    """Returns how many images of the source the complete shards were made from."""
     splits = contents.splits.values()
     return int(sum(split.total('examples') + split.total('skipped') for split in splits))
 
 
-def describe(destination: str, contents: Contents, done: int, seconds: float) -> str:
-    """What there is, and what it cost.
+def summarize(destination: str, contents: Contents, done: int, seconds: float) -> str:
+    """Describes a prepared data set: its size, the difference in pixels, and the speed.
 
     Args:
-      destination, contents: what was prepared.
-      done: images of this time.
-      seconds: that they took.
+      destination: its directory.
+      contents: its `dataset.json`.
+      done: the number of images that this call has prepared.
+      seconds: the time that it took.
     """
     lines = [f'{destination}: from {contents.source}, {contents.options}']
     for name, split in contents.splits.items():

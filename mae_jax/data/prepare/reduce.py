@@ -1,4 +1,4 @@
-"""An image of a source -> the smaller one that is kept of it, and what that costs in pixels."""
+"""Reduces an image to the size that training needs, and measures what that changes."""
 
 import io
 
@@ -7,35 +7,37 @@ from PIL import Image
 
 from mae_jax.data.images.arrays import as_picture
 from mae_jax.data.images.decode import NPY_MAGIC, decode
-from mae_jax.data.images.jpeg import Box
+from mae_jax.data.images.jpeg import CropBox
 from mae_jax.data.images.limits import open_picture
 from mae_jax.data.transforms import crops
 
 ORIENTATION = 274  # the EXIF tag
-MOST_JPEG_SIDE = 65_500  # pixels, of libjpeg
-COMPARED = 224  # pixels, of the crops that are compared
-SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # of the training crops among them
+MAX_JPEG_SIDE = 65_500  # pixels; the limit of libjpeg
+COMPARED_SIZE = (224, 224)  # pixels of the crops that are compared
+SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)  # of the training crop that is compared
 
 
 def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> bytes:
-    """The file of an image whose short side is at most `short_side`.
+    """Returns the bytes of an image file whose short side is at most `short_side`.
 
-    One that is no larger stays as it is, byte for byte. Resized is by antialiased bicubic: an
-    evaluation crop of the result is then, but for JPEG, that of the original, as evaluation's
-    first step is this very resize (LANCZOS brought training crops 2% nearer and evaluation crops
-    0.6 grey levels away). Photographs become JPEG without chroma subsampling (4:4:4 at quality 92
-    is as near as 4:2:0 at 95, in a tenth less bytes), or PNG where there are 2 or 4 bands or a
-    side is too long for it; data and `.npy` files become `.npy` of the same dtype. EXIF orientation
-    is kept, so that `apply_exif` means the same as of the original.
+    An image that is no larger is returned unchanged, byte for byte. Others are resized with
+    antialiased bicubic interpolation. That is the first step of evaluation too, so that an
+    evaluation crop of the result equals that of the original, except for the loss of JPEG (with
+    LANCZOS, training crops were 2% nearer and evaluation crops 0.6 grey levels away).
+
+    Photographs become JPEG without chroma subsampling (4:4:4 at quality 92 is as near as 4:2:0 at
+    95 and a tenth smaller), or PNG where they have 2 or 4 bands or a side too long for JPEG. Data
+    and `.npy` files become `.npy` of the same dtype. The EXIF orientation is kept, so that
+    `apply_exif` has the same effect as on the original.
 
     Args:
-      record: `{'image': encoded bytes, 'name': str}`.
-      short_side: pixels.
+      record: an example of a source whose image is encoded.
+      short_side: in pixels.
       quality: of JPEG, 1 to 100.
       channels: see `decode`.
 
     Raises:
-      BadImage: it cannot be decoded.
+      BadImage: the image cannot be decoded.
     """
     data = record['image']
     picture = decode(record, channels)
@@ -50,7 +52,7 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
     image = as_picture(pixels)
     file = io.BytesIO()
     exif = _orientation(data)
-    if channels in (1, 3) and max(image.size) <= MOST_JPEG_SIDE:
+    if channels in (1, 3) and max(image.size) <= MAX_JPEG_SIDE:
         image.save(file, 'JPEG', quality=quality, subsampling='4:4:4', exif=exif)
     else:
         image.save(file, 'PNG', exif=exif)
@@ -58,7 +60,7 @@ def reduce_image(record: dict, short_side: int, quality: int, channels: int) -> 
 
 
 def reduced_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """(height, width) in torchvision's integers, as evaluation resizes."""
+    """Returns the (height, width) of the reduced image, rounded as evaluation resizes."""
     if width < height:
         return short_side * height // width, short_side
     return short_side, short_side * width // height
@@ -71,10 +73,10 @@ def _npy(pixels: np.ndarray) -> bytes:
 
 
 def _orientation(data: bytes) -> bytes:
-    """That tag of a file alone, as EXIF; nothing where the picture is upright."""
+    """Returns EXIF data with only the orientation of an image file; empty if it is upright."""
     try:
         orientation = open_picture(data, io.BytesIO(data)).getexif().get(ORIENTATION)
-    except Exception:  # a tag that is broken says nothing
+    except Exception:  # damaged EXIF data count as none
         return b''
     if orientation not in range(2, 9):
         return b''
@@ -84,34 +86,38 @@ def _orientation(data: bytes) -> bytes:
 
 
 def compare(original: dict, reduced: dict, channels: int, seed: int) -> tuple[float, float]:
-    """Mean absolute difference of (a training crop, the evaluation crop) of two versions.
+    """Measures how much the crops of a reduced image differ from those of its original.
 
-    The training crop is a RandomResizedCrop to 224 pixels, the same rectangle in both, to the
-    nearest pixel. In grey levels, 0 to 255, or whatever units data are in.
+    The training crop is a RandomResizedCrop to 224 x 224 pixels, of the same rectangle in both
+    versions, to the nearest pixel.
 
     Args:
-      original, reduced: records.
+      original, reduced: the two versions as examples of a source.
       channels: see `decode`.
-      seed: of the crop.
+      seed: of the training crop.
+
+    Returns:
+      Mean absolute differences of a training crop and of the evaluation crop, in grey levels, 0 to
+      255, or in the unit of the data.
     """
     before, after = decode(original, channels), decode(reduced, channels)
-    size = (COMPARED, COMPARED)
     small, large = crops.width_height(after), crops.width_height(before)
     box = crops.random_resized_crop_box(*small, np.random.default_rng(seed), SCALE, RATIO)
     random = [
-        crops.resize_crop(before, _scale_box(box, small, large), size),
-        crops.resize_crop(after, box, size),
+        crops.resize_crop(before, _scale_box(box, small, large), COMPARED_SIZE),
+        crops.resize_crop(after, box, COMPARED_SIZE),
     ]
-    centers = [crops.center_crop(picture, size) for picture in (before, after)]
+    centers = [crops.center_crop(picture, COMPARED_SIZE) for picture in (before, after)]
     return tuple(float(abs(a - b.astype(float)).mean()) for a, b in (random, centers))
 
 
-def _scale_box(box: Box, small: tuple[int, int], large: tuple[int, int]) -> Box:
+def _scale_box(box: CropBox, small: tuple[int, int], large: tuple[int, int]) -> CropBox:
+    """Returns the box in a picture of size `large` that corresponds to one in `small`."""
     left, top, width, height = box
     edges = [(left, left + width), (top, top + height)]
     scaled = [
-        [round(edge * to / of) for edge in pair]
-        for pair, of, to in zip(edges, small, large, strict=True)
+        [round(edge * new / old) for edge in pair]
+        for pair, old, new in zip(edges, small, large, strict=True)
     ]
     (left, right), (top, bottom) = scaled
     return left, top, right - left, bottom - top

@@ -1,4 +1,4 @@
-"""Shards of a prepared data set, written: each appears under its name when it is whole."""
+"""Writes shards of a prepared data set; the file of each gets its name when it is complete."""
 
 import collections
 import contextlib
@@ -17,60 +17,71 @@ from mae_jax.data.images.decode import BadImage
 from mae_jax.data.prepare.reduce import compare, reduce_image
 from mae_jax.data.sources.folder import FolderSource
 from mae_jax.data.sources.prepared_format import Shard, pack, shard_name
+from mae_jax.data.sources.protocol import Source
 from mae_jax.errors import UserError, brief
 
-WRITER_OPTIONS = 'group_size:1,uncompressed'  # each record by itself; JPEGs do not compress
+WRITER_OPTIONS = 'group_size:1,uncompressed'  # for random access; JPEGs do not compress
 COMPARED_IMAGES = 256
+"""How many images of a training split are compared with their originals."""
 TEMPORARY = '.unfinished-'
+"""Prefix of a file that is being written."""
 
 
-class Task(NamedTuple):
-    """A shard to write: which of how many, of which examples of the source."""
+class ShardRange(NamedTuple):
+    """A shard to write: examples start ... stop - 1 of a split of the source."""
 
     split: str
     number: int
     shards: int
+    """How many shards the split has."""
     start: int
     stop: int
 
     @property
     def file(self) -> str:
+        """The name of its file."""
         return shard_name(self.split, self.number, self.shards)
 
 
 def write_shard(
     destination: str,
-    sources: dict,
+    sources: dict[str, Source],
     options: dict[str, int],
     on_error: str,
-    task: Task,
+    planned: ShardRange,
     report: Callable[[str | None], None],
 ) -> Shard:
     """Writes one shard.
 
     Args:
-      destination, sources, options, on_error: see `prepare`.
-      task: which one.
-      report: called after each image, with a sentence if it is left out.
+      destination: the directory.
+      sources: by split.
+      options: the arguments of `reduce_image` except for the record.
+      on_error: 'raise', or 'skip' to leave out images that cannot be read.
+      planned: the shard.
+      report: called after each image, with a message if it is left out, else with None.
+
+    Raises:
+      UserError: an image cannot be read, is not encoded, or the file cannot be written.
     """
-    source = sources[task.split]
-    samples = min(COMPARED_IMAGES, len(source)) if task.split == 'train' else 0
+    source = sources[planned.split]
+    samples = min(COMPARED_IMAGES, len(source)) if planned.split == 'train' else 0
     compared = {len(source) * i // samples for i in range(samples)}
     sums = collections.Counter()
-    with whole_file(destination, task.file) as path:
+    with complete_file(destination, planned.file) as path:
         with contextlib.closing(ArrayRecordWriter(path, WRITER_OPTIONS)) as writer:
-            for index in range(task.start, task.stop):
+            for index in range(planned.start, planned.stop):
                 try:
                     record = _read(source, index)
                     reduced = record | {'image': reduce_image(record, **options)}
                 except BadImage as error:
                     if on_error == 'raise':
-                        hint = 'Mend or remove it, or give --on_error=skip.'
-                        raise UserError(f'{error} {hint}') from error
+                        remedy = 'Repair or remove it, or give --on_error=skip.'
+                        raise UserError(f'{error} {remedy}') from error
                     sums['skipped'] += 1
                     report(f'left out: {error}')
                     continue
-                name = _stored_name(source, task.split, index, record['name'])
+                name = _stored_name(source, planned.split, index, record['name'])
                 writer.write(pack(record['label'], name, reduced['image']))
                 sums['examples'] += 1
                 sums['source_bytes'] += len(record['image'])
@@ -82,29 +93,32 @@ def write_shard(
 
 
 def write_shards(
-    tasks: list[Task], write: Callable[..., Shard], workers: int, report: Callable
-) -> Iterator[tuple[Task, Shard]]:
-    """Each as it is done; by this process where there is one worker.
+    missing: list[ShardRange], write: Callable[..., Shard], workers: int, report: Callable
+) -> Iterator[tuple[ShardRange, Shard]]:
+    """Writes shards in worker processes and yields each when it is complete.
 
     Args:
-      tasks: the shards.
-      write: `write_shard` but for its last two arguments.
-      workers: processes.
+      missing: the shards to write.
+      write: `write_shard` with all but its last two arguments; picklable if workers > 1.
+      workers: the number of processes; with 1 this process does the work.
       report: see `write_shard`; called in this process.
+
+    Raises:
+      UserError: of `write_shard`, or a worker process has ended.
     """
     if workers <= 1:
-        for task in tasks:
-            yield task, write(task, report)
+        for planned in missing:
+            yield planned, write(planned, report)
         return
-    context = multiprocessing.get_context('spawn')  # JAX's threads, in a notebook, do not fork
-    waiting, at_work, processes = iter(tasks), {}, {}
+    context = multiprocessing.get_context('spawn')  # fork is unsafe beside JAX's threads
+    waiting, at_work, processes = iter(missing), {}, {}
     try:
         for _ in range(workers):
-            link, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, write), daemon=True)
+            link, worker_end = context.Pipe()
+            process = context.Process(target=_work, args=(worker_end, write), daemon=True)
             process.start()
             processes[link] = process
-            theirs.close()
+            worker_end.close()
             _assign(link, waiting, at_work)
         while at_work:
             for link in connection.wait(list(at_work)):
@@ -130,40 +144,43 @@ def write_shards(
             process.join()
 
 
-def _assign(link: connection.Connection, waiting: Iterator[Task], at_work: dict) -> None:
-    """The next shard, if there is one, to the process at the other end."""
-    for task in itertools.islice(waiting, 1):
-        link.send(task)
-        at_work[link] = task
+def _assign(link: connection.Connection, waiting: Iterator[ShardRange], at_work: dict) -> None:
+    """Sends the next shard, if there is one left, to the process at the other end."""
+    for planned in itertools.islice(waiting, 1):
+        link.send(planned)
+        at_work[link] = planned
 
 
 def _work(link: connection.Connection, write: Callable[..., Shard]) -> None:
-    """What a worker process does, until it is killed or its parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # for the parent, which then ends this one
+    """Writes the shards that the parent sends, until this process is killed or the parent ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles them and ends its workers
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            task = link.recv()
+            planned = link.recv()
             try:
-                link.send(write(task, link.send))
+                link.send(write(planned, link.send))
             except UserError as error:
                 link.send(UserError(str(error)))
 
 
-def _read(source, index: int) -> dict:
+def _read(source: Source, index: int) -> dict:
     try:
-        return source[index]
-    except RuntimeError as error:  # ArrayRecord's, of a damaged shard of TFDS
+        record = source[index]
+    except RuntimeError as error:  # of ArrayRecord, for a damaged shard of TFDS
         raise BadImage(f'Example {index} cannot be read: {brief(error)}.') from error
+    if not isinstance(record['image'], bytes):
+        raise UserError(f'{record["name"]} is not an encoded image: it cannot be prepared.')
+    return record
 
 
-def _stored_name(source, split: str, index: int, name: str) -> str:
-    """What a message calls the image: without the folder that the source happens to be in."""
+def _stored_name(source: Source, split: str, index: int, name: str) -> str:
+    """Returns the name to store, which for a file does not depend on where the folder is."""
     return f'{split}/{source.files[index]}' if isinstance(source, FolderSource) else name
 
 
 def _compare(record: dict, reduced: dict, channels: int, index: int) -> dict[str, float]:
-    """Nothing where a crop cannot be made, or of numbers that are not finite."""
+    """Compares crops of two versions of an image; empty where that gives no finite numbers."""
     with contextlib.suppress(BadImage):
         differences = compare(record, reduced, channels, index)
         if all(map(math.isfinite, differences)):
@@ -173,8 +190,12 @@ def _compare(record: dict, reduced: dict, channels: int, index: int) -> dict[str
 
 
 @contextlib.contextmanager
-def whole_file(directory: str, name: str) -> Iterator[str]:
-    """Within it, a path to write; after it, the file is there under its name, and on the disk."""
+def complete_file(directory: str, name: str) -> Iterator[str]:
+    """Gives a temporary path to write, which is renamed when it is complete and on the disk.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     path = os.path.join(directory, TEMPORARY + name)
     try:
         yield path

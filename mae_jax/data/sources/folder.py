@@ -1,9 +1,4 @@
-"""Data sets as random-access sources.
-
-A source has `len(source)`, `source[i] -> {'image': encoded bytes or array [H,W,C], 'label': int
-(-1: none), 'name': str}`, and the attributes `num_classes` (0: unlabelled), `class_names` and
-`identity`, a short text that another data set, split or order would not have. It can be pickled.
-"""
+"""Folders of image files, with or without a folder for each class."""
 
 import dataclasses
 import functools
@@ -15,18 +10,30 @@ import numpy as np
 
 from mae_jax.data.images.decode import BadImage
 from mae_jax.data.images.limits import MAX_IMAGE_BYTES
-from mae_jax.data.sources.arrays import _identity
+from mae_jax.data.sources.identity import content_identity
+from mae_jax.data.sources.protocol import Example
 from mae_jax.data.sources.splits import EVAL_SPLITS
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_bytes, reason
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.npy')
-HELD_OUT = 20  # one image in so many, where a folder has no evaluation split of its own
+HELD_OUT = 20
+"""Where a folder has no evaluation split, one image of this many is kept for evaluation."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FolderSource:
-    """Files below a root, and what class each is of."""
+    """Image files below a root folder.
+
+    Attributes:
+      root: the folder.
+      files: their paths relative to it, in the order of the examples.
+      labels: int [N], or None where there are none.
+      class_names: the name of each class, in the order of the labels.
+
+    Raises (from an item):
+      BadImage: the file cannot be read, or is larger than `MAX_IMAGE_BYTES`.
+    """
 
     root: str
     files: list[str]
@@ -39,12 +46,12 @@ class FolderSource:
 
     @functools.cached_property
     def identity(self) -> str:
-        return _identity('folder', len(self), '\0'.join(self.files).encode())
+        return content_identity('folder', len(self), '\0'.join(self.files).encode())
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> Example:
         name = os.path.join(self.root, self.files[index])
         try:
             image = read_bytes(name, MAX_IMAGE_BYTES)
@@ -54,12 +61,21 @@ class FolderSource:
         return {'image': image, 'label': label, 'name': name}
 
 
-def folder_source(path: str | None, split: str) -> FolderSource:
-    """Images of a folder: `path/<split>/<class>/...`, `path/<split>/*`, or anything below `path`.
+def folder_source(split: str, *, path: str | None, **unused) -> FolderSource:
+    """Returns the images in `path/<split>/<class>/`, in `path/<split>/`, or all below `path`.
 
-    Below a root without split folders the images have no labels. Where the root holds no
-    evaluation split, one image in `HELD_OUT` (by a hash of its name) is kept out of training for
-    it. Hidden files and files of other kinds are passed over.
+    Where `path` has no folder for a split, all images below it are used, without labels. Where it
+    has no evaluation split, one image in `HELD_OUT` (by a hash of its name) is left out of
+    training and kept for evaluation. Hidden files and files of other kinds are ignored.
+
+    Args:
+      split: 'train', an evaluation split under any of its names, or the name of a folder.
+      path: the root folder.
+      unused: what `make_source` passes to every factory.
+
+    Raises:
+      UserError: the folder or the split does not exist or has no images, images lie beside class
+        folders, or the splits have different class folders.
     """
     if not path:
         raise UserError("dataset.name='folder' needs dataset.path, the folder of the images.")
@@ -75,9 +91,9 @@ def folder_source(path: str | None, split: str) -> FolderSource:
             source = _read_split(train)
             _check_classes(source.class_names, held_out_classes, train, held_out)
             return source
-        wanted = _find_split(path, (split,)) or held_out
-        _check_classes(_subfolders(train), _subfolders(wanted), train, wanted)
-        return _read_split(wanted)
+        chosen = _find_split(path, (split,)) or held_out
+        _check_classes(_subfolders(train), _subfolders(chosen), train, chosen)
+        return _read_split(chosen)
     if held_out:
         raise UserError(f'{path} has {os.path.basename(held_out)}/ but no train/.')
     everything = _read_split(train) if train else _read_flat(path)
@@ -87,8 +103,8 @@ def folder_source(path: str | None, split: str) -> FolderSource:
 def _read_split(folder: str) -> FolderSource:
     if not os.path.isdir(folder):
         root, split = os.path.split(folder)
-        there = ', '.join(_subfolders(root)) or 'no folder'
-        raise UserError(f'{root} has no split {split!r}; it has {there}.')
+        existing = ', '.join(_subfolders(root)) or 'no folder'
+        raise UserError(f'{root} has no split {split!r}; it has {existing}.')
     classes = _subfolders(folder)
     if not classes:
         return _read_flat(folder)
@@ -100,11 +116,11 @@ def _read_split(folder: str) -> FolderSource:
         )
     files, labels = [], []
     for label, name in enumerate(classes):
-        found = _images_below(folder, name)
-        if not found:
+        images = _images_below(folder, name)
+        if not images:
             raise UserError(f'The class folder {os.path.join(folder, name)} has no image in it.')
-        files += found
-        labels += [label] * len(found)
+        files += images
+        labels += [label] * len(images)
     return FolderSource(folder, files, np.array(labels, np.int32), classes)
 
 
@@ -117,12 +133,15 @@ def _read_flat(folder: str) -> FolderSource:
 
 
 def _hold_out(source: FolderSource, evaluation: bool) -> FolderSource:
-    """The training or the evaluation share; a file stays on its side when others come or go."""
+    """Returns the training or the evaluation images of a source that has no split of its own.
+
+    Which of the two a file belongs to does not depend on the other files.
+    """
     hashes = np.array([zlib.crc32(name.encode()) for name in source.files])
-    out = hashes % HELD_OUT == 0
-    if not out.any() or out.all():
-        out = hashes == hashes.min()
-    keep = np.flatnonzero(out == evaluation)
+    held_out = hashes % HELD_OUT == 0
+    if not held_out.any() or held_out.all():
+        held_out = hashes == hashes.min()
+    keep = np.flatnonzero(held_out == evaluation)
     if not len(keep):
         raise UserError(f'{source.root} has one image only: too few to keep one for evaluation.')
     files = [source.files[i] for i in keep]
@@ -131,25 +150,25 @@ def _hold_out(source: FolderSource, evaluation: bool) -> FolderSource:
 
 
 def _images_below(root: str, folder: str) -> list[str]:
-    """Sorted names, relative to the root, of the images at any depth of one of its folders.
+    """Returns the sorted paths, relative to the root, of all images below one of its folders.
 
-    Links are followed, but not to a folder that they are in: there would be no end to it.
+    Links are followed, except to a folder that contains them, which would never end.
     """
     names = []
     for directory, folders, files in os.walk(os.path.join(root, folder), followlinks=True):
-        above = os.path.realpath(directory)
+        resolved = os.path.realpath(directory)
         folders[:] = [
             name
             for name in folders
             if not name.startswith('.')
-            and not _is_above(os.path.realpath(os.path.join(directory, name)), above)
+            and not _contains(os.path.realpath(os.path.join(directory, name)), resolved)
         ]
-        below = os.path.relpath(directory, root)
-        names += [os.path.normpath(os.path.join(below, f)) for f in files if _is_image(f)]
+        relative = os.path.relpath(directory, root)
+        names += [os.path.normpath(os.path.join(relative, f)) for f in files if _is_image(f)]
     return sorted(names)
 
 
-def _is_above(folder: str, other: str) -> bool:
+def _contains(folder: str, other: str) -> bool:
     return os.path.commonpath([folder, other]) == folder
 
 
@@ -167,14 +186,19 @@ def _find_split(path: str, names: Iterable[str]) -> str | None:
 
 
 def _check_classes(train: list[str], held_out: list[str], train_folder: str, folder: str) -> None:
-    def show(names):
+    """Raises a UserError where the class folders of two splits have different names."""
+
+    def listed(names):
         return ', '.join(sorted(names)[:5]) + (', ...' if len(names) > 5 else '')
 
     only_train, only_held_out = set(train) - set(held_out), set(held_out) - set(train)
     if only_train or only_held_out:
-        sides = [
-            f'only {where} has {show(names)}'
-            for where, names in ((train_folder, only_train), (folder, only_held_out))
+        differences = [
+            f'only {split} has {listed(names)}'
+            for split, names in ((train_folder, only_train), (folder, only_held_out))
             if names
         ]
-        raise UserError(f'The class folders of the splits differ: {"; ".join(sides)}.')
+        raise UserError(
+            f'The class folders of the splits differ ({"; ".join(differences)}): give both the '
+            'same class folders.'
+        )

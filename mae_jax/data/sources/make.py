@@ -1,13 +1,50 @@
-"""Data sets as random-access sources.
+"""`dataset.name` -> the source of a split.
 
-A source has `len(source)`, `source[i] -> {'image': encoded bytes or array [H,W,C], 'label': int
-(-1: none), 'name': str}`, and the attributes `num_classes` (0: unlabelled), `class_names` and
-`identity`, a short text that another data set, split or order would not have. It can be pickled.
+A name is looked up in this order:
+
+1. a name in `SOURCES`: digits, folder, prepared, synthetic, or one added by `SOURCES.register`;
+2. 'module:function', a factory of one's own (below), where the module can be imported;
+3. a data set of TensorFlow Datasets ('imagenet2012', 'imagenet_v2/matched-frequency:3.0.0',
+   'huggingface:beans', 'robotics:mt_opt_rlds').
+
+A TFDS name may contain a colon too. It is taken for a factory only where both sides of the colon
+are Python names and the module is dotted, has been imported or is on the Python path; `huggingface`
+is always TFDS's. A name that another's checkpoint brought with it never comes this far if it has
+the form of 2 or of a TFDS namespace: `experiment/starting_weights.py` refuses it.
+
+A factory is called as
+
+    function(split, *, path, channels, image_size, seed) -> Source
+
+with `split` str (`dataset.train_split` or `dataset.eval_split`), `path` str or None
+(`dataset.path`), `channels` int, `image_size` (height, width) in pixels, and `seed` int. It returns
+a `Source` (`protocol.py`) or raises `mae_jax.errors.UserError`.
 """
 
-from mae_jax.data.sources.arrays import digits_source
-from mae_jax.data.sources.folder import folder_source
-from mae_jax.data.sources.synthetic import IMAGENET_EXAMPLES, SyntheticSource
+import functools
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+
+from mae_jax.data.sources.protocol import Source
+from mae_jax.data.sources.synthetic import IMAGENET_EXAMPLES
+from mae_jax.errors import UserError
+from mae_jax.registry import Registry
+
+SOURCES = Registry(
+    'data source',
+    'dataset.name',
+    {
+        'digits': 'mae_jax.data.sources.digits:digits_source',
+        'folder': 'mae_jax.data.sources.folder:folder_source',
+        'prepared': 'mae_jax.data.sources.prepared:prepared_source',
+        'synthetic': 'mae_jax.data.sources.synthetic:synthetic_source',
+    },
+)
+"""Factories of sources by name; a string is imported when it is first used."""
+
+REQUIRED = ('__len__', '__getitem__', 'num_classes', 'class_names', 'identity')
 
 
 def make_source(
@@ -19,29 +56,62 @@ def make_source(
     image_size: tuple[int, int] = (224, 224),
     synthetic_examples: int = IMAGENET_EXAMPLES,
     seed: int = 0,
-):
-    """The split of a data set.
+) -> Source:
+    """Returns one split of a data set, with random access to its examples.
 
     Args:
-      name: 'digits', 'folder', 'prepared' (by `mae-jax prepare`), 'synthetic', or the TFDS name of
-        an image data set.
-      split: 'train' or an evaluation split; 'validation', 'val' and 'test' find each other.
-      path: folder: its root; prepared: what was written; TFDS: its data_dir.
-      channels, image_size, synthetic_examples, seed: of the `synthetic` images.
+      name: 'digits', 'folder', 'prepared' (by `mae-jax prepare`), 'synthetic', 'module:function'
+        for a factory of one's own, or the TFDS name of an image data set.
+      split: 'train' or an evaluation split; 'validation', 'val' and 'test' stand for each other.
+      path: folder: its root; prepared: the directory that was written; TFDS: its data_dir.
+      channels: of the images; prepared: must be those it was prepared with.
+      image_size: synthetic: (height, width) in pixels.
+      synthetic_examples: synthetic: the number of examples.
+      seed: synthetic: of the pixels.
 
     Raises:
-      UserError: the data set, the split or its images are not there, or not as they should be.
+      UserError: the data set or the split does not exist or cannot be used, or a factory of one's
+        own returns something that is not a source.
     """
-    if name == 'digits':
-        return digits_source(split)
+    factory = _find_factory(name)
     if name == 'synthetic':
-        return SyntheticSource((*image_size, channels), synthetic_examples, seed, split)
-    if name == 'folder':
-        return folder_source(path, split)
-    if name == 'prepared':
-        from mae_jax.data.sources.prepared import PreparedSource
+        factory = functools.partial(factory, examples=synthetic_examples)
+    source = factory(split, path=path, channels=channels, image_size=image_size, seed=seed)
+    _check_source(name, source)
+    return source
 
-        return PreparedSource(path, split, channels)
-    from mae_jax.data.sources.tfds import TfdsSource  # takes a second to import
 
-    return TfdsSource(name, split, path)
+def _find_factory(name: str) -> Callable[..., Source]:
+    if name in SOURCES or _is_own_factory(name):
+        return SOURCES.get(name)
+    from mae_jax.data.sources.tfds import tfds_source  # takes a second to import
+
+    return functools.partial(tfds_source, name)
+
+
+def _is_own_factory(name: str) -> bool:
+    """Returns whether a name with a colon is 'module:function' rather than a name of TFDS."""
+    module, _, function = name.partition(':')
+    if not all(word.isidentifier() for word in (*module.split('.'), function)):
+        return False
+    if '.' in module:  # of TFDS neither a namespace nor a data set has dots
+        return True
+    if module == 'huggingface':
+        return False
+    return module in sys.modules or importlib.util.find_spec(module) is not None
+
+
+def _check_source(name: str, source: Source) -> None:
+    # Looked up without evaluating properties: an identity may have to read all the data.
+    missing = [
+        attribute
+        for attribute in REQUIRED
+        if inspect.getattr_static(source, attribute, None) is None
+        and not hasattr(source, attribute)
+    ]
+    if missing:
+        raise UserError(
+            f'dataset.name={name!r} returned a {type(source).__name__} without '
+            f'{", ".join(missing)}: return a source as mae_jax/data/sources/protocol.py '
+            'describes it.'
+        )

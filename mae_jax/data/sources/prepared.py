@@ -1,13 +1,4 @@
-"""Data sets that `mae-jax prepare` wrote: the record, what lies beside the shards, and the source.
-
-A directory holds, for each split, `<split>-00003-of-00032.array_record`, and `dataset.json`, which
-says what they were made from and how, and lists the shards that are done. A record is
-
-    label            int32, little-endian; -1: none
-    length of name   uint32, little-endian, in bytes
-    name             UTF-8, such as train/cat/1.jpg: where it was in the source
-    image            the bytes of a JPEG, PNG, .npy ... file, to the end
-"""
+"""The source of a data set that `mae-jax prepare` wrote; `prepared_format.py` defines its files."""
 
 import bisect
 import hashlib
@@ -25,50 +16,63 @@ from mae_jax.data.sources.prepared_format import (
     Shard,
     read_contents,
     shard_name,
+    shard_problem,
     unpack,
-    wrong_file,
 )
+from mae_jax.data.sources.protocol import Example
 from mae_jax.data.sources.splits import existing_split
 from mae_jax.errors import UserError, brief
 
-READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # nothing is read ahead at random
-READER_BUFFER = 32 << 10
+READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # reads are at random positions
+READER_BUFFER = 32 << 10  # bytes
 
 
 class PreparedSource:
-    """A split of a prepared data set; see `sources`. A shard is opened when it is first read.
+    """A split of a prepared data set. Each shard is opened when it is first read.
 
-    Raises (as do its items):
-      UserError: it was not prepared, not to its end or not with these `channels` (None: any), or
-        its shards are not what they should be.
+    Raises (from an item):
+      UserError: a shard cannot be opened, or has another number of records.
       BadImage: a record is damaged.
     """
 
     def __init__(self, path: str | None, split: str, channels: int | None = None):
+        """Reads `dataset.json` and checks that every shard of the split is complete.
+
+        Args:
+          path: the directory that `mae-jax prepare` wrote.
+          split: 'train', or an evaluation split under any of its names.
+          channels: those that it must have been prepared with; None for any.
+
+        Raises:
+          UserError: there is no such data set or split, it is incomplete or damaged, or it was
+            prepared with other channels.
+        """
         if not path:
             raise UserError(
-                "dataset.name='prepared' needs dataset.path, what `mae-jax prepare` wrote."
+                "dataset.name='prepared' needs dataset.path, the directory that `mae-jax prepare` "
+                'wrote.'
             )
         path = os.fspath(path)
         contents = read_contents(path)
         _check_channels(path, contents.options, channels)
         split = existing_split(path, split, contents.splits)
-        found = contents.splits[split]
-        self.class_names = list(found.class_names)
+        entry = contents.splits[split]
+        self.class_names = list(entry.class_names)
         self.num_classes = len(self.class_names)
-        _check_shards(path, split, found.shards)
+        _check_shards(path, split, entry.shards)
         self._shards = [
-            (os.path.join(path, shard_name(split, number, len(found.shards))), shard.examples)
-            for number, shard in enumerate(found.shards)
+            (os.path.join(path, shard_name(split, number, len(entry.shards))), shard.examples)
+            for number, shard in enumerate(entry.shards)
             if shard.examples
         ]
         self._ends = list(itertools.accumulate(examples for _, examples in self._shards))
-        counts = [shard.examples for shard in found.shards]
-        made = [contents.options, found.identity, self.class_names, counts]
-        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+        counts = [shard.examples for shard in entry.shards]
+        content = [contents.options, entry.identity, self.class_names, counts]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         self.identity = f'prepared:{len(self)}:{digest}'
         self.__setstate__({})
 
+    # Open files and locks cannot be pickled: a copy opens its own.
     def __getstate__(self) -> dict:
         return {key: x for key, x in vars(self).items() if key not in ('_readers', '_opening')}
 
@@ -80,7 +84,7 @@ class PreparedSource:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f'{index} of {len(self)} examples')
         number = bisect.bisect_right(self._ends, index)
@@ -105,29 +109,29 @@ class PreparedSource:
 def _open_shard(file: str, examples: int) -> ArrayRecordReader:
     try:
         reader = ArrayRecordReader(file, READER_OPTIONS, file_reader_buffer_size=READER_BUFFER)
-        found = reader.num_records()
+        records = reader.num_records()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f'{file} cannot be opened: {brief(error)}.') from error
-    if found != examples:
+    if records != examples:
         raise UserError(
-            f'{file} is damaged: it has {found} records, not {examples}; delete it and run the '
+            f'{file} is damaged: it has {records} records, not {examples}; delete it and run the '
             '`mae-jax prepare` that wrote it again.'
         )
     return reader
 
 
-def _check_channels(path: str, options: dict[str, Any], wanted: int | None) -> None:
-    """What was reduced to grey, say, has no colours to train on."""
-    made = options.get('channels')
-    if None not in (made, wanted) and made != wanted:
+def _check_channels(path: str, options: dict[str, Any], channels: int | None) -> None:
+    """Checks that images were not prepared as grey, say, where a run needs colours."""
+    prepared = options.get('channels')
+    if None not in (prepared, channels) and prepared != channels:
         raise UserError(
-            f'dataset.channels={wanted}, but {path} was prepared with {made}: set '
-            f'dataset.channels={made}, or prepare the data set with --channels={wanted}.'
+            f'dataset.channels={channels}, but {path} was prepared with {prepared}: set '
+            f'dataset.channels={prepared}, or prepare the data set with --channels={channels}.'
         )
 
 
 def _check_shards(path: str, split: str, shards: Sequence[Shard | None]) -> None:
-    """All are done, and there, and whole."""
+    """Checks that every shard of a split has been written and has a file of the right size."""
     again = 'run the `mae-jax prepare` that wrote it again, which goes on where it stopped'
     if missing := shards.count(None):
         raise UserError(
@@ -135,5 +139,12 @@ def _check_shards(path: str, split: str, shards: Sequence[Shard | None]) -> None
             f'{again}.'
         )
     for number, shard in enumerate(shards):
-        if told := wrong_file(path, shard_name(split, number, len(shards)), shard):
-            raise UserError(f'{path} is incomplete: {told}; {again}.')
+        if problem := shard_problem(path, shard_name(split, number, len(shards)), shard):
+            raise UserError(f'{path} is incomplete: {problem}; {again}.')
+
+
+def prepared_source(
+    split: str, *, path: str | None, channels: int | None, **unused
+) -> PreparedSource:
+    """Returns a `PreparedSource`; `make_source` calls it."""
+    return PreparedSource(path, split, channels)

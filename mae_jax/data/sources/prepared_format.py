@@ -1,12 +1,14 @@
-"""Data sets that `mae-jax prepare` wrote: the record, what lies beside the shards, and the source.
+"""The files of a prepared data set: its records, the names of its shards, and `dataset.json`.
 
-A directory holds, for each split, `<split>-00003-of-00032.array_record`, and `dataset.json`, which
-says what they were made from and how, and lists the shards that are done. A record is
+A directory holds shards, `<split>-00003-of-00032.array_record`, and `dataset.json`: from which
+source and with which options they were made, and which of them are complete. A record is
 
     label            int32, little-endian; -1: none
     length of name   uint32, little-endian, in bytes
-    name             UTF-8, such as train/cat/1.jpg: where it was in the source
+    name             UTF-8, such as train/cat/1.jpg: the path in the source
     image            the bytes of a JPEG, PNG, .npy ... file, to the end
+
+`prepare/` writes these files and `prepared.py` reads them.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from mae_jax.data.sources.protocol import Example
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_json, reason, regular_size
 
@@ -28,13 +31,17 @@ HEADER = struct.Struct('<iI')
 
 
 def pack(label: int, name: str, image: bytes) -> bytes:
-    """A record of an example."""
+    """Returns the record of an example."""
     encoded = name.encode('utf-8', 'surrogateescape')
     return HEADER.pack(label, len(encoded)) + encoded + image
 
 
-def unpack(record: bytes) -> dict:
-    """The example of a record. Raises ValueError where it is none."""
+def unpack(record: bytes) -> Example:
+    """Returns the example of a record.
+
+    Raises:
+      ValueError: the bytes are not such a record.
+    """
     if len(record) < HEADER.size:
         raise ValueError('too short for a record')
     label, length = HEADER.unpack_from(record)
@@ -47,15 +54,15 @@ def unpack(record: bytes) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One that is done.
+    """A shard that is complete.
 
     Attributes:
-      examples: records in it; without any there is no file.
-      bytes: of the file.
-      source_bytes: of the images it was made from.
-      skipped: images that could not be read.
-      compared: images whose crops were compared ...
-      train_difference, eval_difference: ... and the sums of what came of it; see `reduce.compare`.
+      examples: its records; where there are none it has no file.
+      bytes: the size of its file.
+      source_bytes: the size of the images it was made from.
+      skipped: images left out because they could not be read.
+      compared: images whose crops were compared with those of the original.
+      train_difference, eval_difference: sums of their differences, see `prepare.reduce.compare`.
     """
 
     examples: int = 0
@@ -69,14 +76,14 @@ class Shard:
 
 @dataclasses.dataclass
 class Split:
-    """What `dataset.json` says of a split.
+    """The entry of a split in `dataset.json`.
 
     Attributes:
       identity: of the source.
-      class_names: one a label; empty: no labels.
-      source_examples: how many the source has.
-      shard_examples: how many of them make a shard; the last one may have fewer.
-      shards: by number; None: not done.
+      class_names: the name of each class, in the order of the labels; empty where there are none.
+      source_examples: the number of examples of the source.
+      shard_examples: how many of them make a shard; the last shard may have fewer.
+      shards: in their order; None for a shard that is not complete.
     """
 
     identity: str
@@ -86,17 +93,17 @@ class Split:
     shards: list[Shard | None]
 
     def total(self, field: str) -> float:
-        """The sum of a field of `Shard` over those that are done."""
+        """Returns the sum of a field of `Shard` over the complete shards."""
         return sum(getattr(shard, field) for shard in self.shards if shard)
 
 
 @dataclasses.dataclass
 class Contents:
-    """What `dataset.json` says.
+    """The content of `dataset.json`.
 
     Attributes:
-      source: what the data set was made from, in words.
-      options: that made a difference to the images.
+      source: the name of the folder or of the TFDS data set it was made from.
+      options: short_side, quality and channels; see `prepare.reduce.reduce_image`.
       splits: by name.
     """
 
@@ -109,23 +116,23 @@ class Contents:
 
 
 def shard_name(split: str, number: int, shards: int) -> str:
-    """The file of a shard."""
+    """Returns the file name of a shard."""
     return f'{split}-{number:05d}-of-{shards:05d}.array_record'
 
 
 def read_contents(directory: str | os.PathLike) -> Contents:
-    """What `dataset.json` of a directory says.
+    """Reads the `dataset.json` of a directory.
 
     Raises:
-      UserError: there is none, or it says what cannot be.
+      UserError: it does not exist, or its content is not valid.
     """
     path = os.path.join(directory, 'dataset.json')
     try:
         return _parse(read_json(path))
     except FileNotFoundError as error:
         raise UserError(
-            f'{directory} holds no prepared data set: there is no dataset.json in it; write one '
-            f'with `mae-jax prepare SRC {directory}`.'
+            f'{directory} is not a prepared data set, for it has no dataset.json: write one with '
+            f'`mae-jax prepare SRC {directory}`.'
         ) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
@@ -136,46 +143,54 @@ def read_contents(directory: str | os.PathLike) -> Contents:
 
 def _parse(content: Any) -> Contents:
     if content['format'] != FORMAT:
-        raise ValueError(f'format {content["format"]!r}, where {FORMAT} is known')
+        raise ValueError(f'format {content["format"]!r} is not {FORMAT}')
     splits = {name: _parse_split(name, split) for name, split in content['splits'].items()}
-    _need(isinstance(content['source'], str) and isinstance(content['options'], dict), 'no source')
+    _require(
+        isinstance(content['source'], str) and isinstance(content['options'], dict), 'no source'
+    )
     return Contents(content['source'], content['options'], splits)
 
 
 def _parse_split(name: str, content: dict) -> Split:
     split = Split(**content)
     check_split_name(name)
-    _need(isinstance(split.identity, str), f'the identity of {name}')
-    _need(all(isinstance(each, str) for each in split.class_names), f'the class names of {name}')
-    _need(isinstance(split.shards, list) and len(split.shards) <= MAX_SHARDS, 'too many shards')
+    _require(isinstance(split.identity, str), f'the identity of {name}')
+    _require(all(isinstance(each, str) for each in split.class_names), f'the class names of {name}')
+    _require(isinstance(split.shards, list) and len(split.shards) <= MAX_SHARDS, 'too many shards')
     for count in (split.source_examples, split.shard_examples):
-        _need(type(count) is int and 0 < count <= MAX_EXAMPLES, f'examples of {name}: {count!r}')
+        _require(type(count) is int and 0 < count <= MAX_EXAMPLES, f'examples of {name}: {count!r}')
     expected = -(-split.source_examples // split.shard_examples)
-    _need(len(split.shards) == expected, f'{name} has {len(split.shards)} shards, not {expected}')
+    _require(
+        len(split.shards) == expected, f'{name} has {len(split.shards)} shards, not {expected}'
+    )
     split.shards = [None if shard is None else Shard(**shard) for shard in split.shards]
     for shard in filter(None, split.shards):
         for value in dataclasses.astuple(shard):
-            told = f'a shard of {name} says {value!r}'
-            _need(type(value) in (int, float) and 0 <= value < math.inf, told)
+            is_count = type(value) in (int, float) and 0 <= value < math.inf
+            _require(is_count, f'a shard of {name} has {value!r}')
         counts = (shard.examples, shard.bytes, shard.skipped, shard.compared)
-        _need(all(type(count) is int for count in counts), f'counts of {name}')
-        most = shard.examples + shard.skipped
-        _need(most <= split.shard_examples, f'a shard of {name} says {most:,} examples')
+        _require(all(type(count) is int for count in counts), f'counts of {name}')
+        used = shard.examples + shard.skipped
+        _require(used <= split.shard_examples, f'a shard of {name} has {used:,} examples')
     return split
 
 
 def check_split_name(name: str) -> None:
-    """Raises ValueError where a split's name cannot begin a file's."""
-    _need(re.fullmatch(r'[A-Za-z0-9_]+', name), f'{name!r} is no name of a split')
+    """Checks that the name of a split can begin the name of a file.
+
+    Raises:
+      ValueError: it has characters other than ASCII letters, digits and underscores.
+    """
+    _require(re.fullmatch(r'[A-Za-z0-9_]+', name), f'{name!r} is not the name of a split')
 
 
-def _need(condition: Any, told: str) -> None:
+def _require(condition: Any, message: str) -> None:
     if not condition:
-        raise ValueError(told)
+        raise ValueError(message)
 
 
-def wrong_file(directory: str, name: str, shard: Shard) -> str | None:
-    """What keeps the file of a shard from being what `dataset.json` says; None: it is."""
+def shard_problem(directory: str, name: str, shard: Shard) -> str | None:
+    """Describes what is wrong with the file of a shard; None where it has the size it should."""
     if not shard.examples:
         return None
     try:

@@ -1,9 +1,4 @@
-"""Data sets as random-access sources.
-
-A source has `len(source)`, `source[i] -> {'image': encoded bytes or array [H,W,C], 'label': int
-(-1: none), 'name': str}`, and the attributes `num_classes` (0: unlabelled), `class_names` and
-`identity`, a short text that another data set, split or order would not have. It can be pickled.
-"""
+"""The names of splits: `validation`, `val` and `test` stand for each other."""
 
 from collections.abc import Collection
 
@@ -13,7 +8,16 @@ EVAL_SPLITS = ('validation', 'val', 'test')
 
 
 def existing_split(name: str, split: str, splits: Collection[str]) -> str:
-    """The split of this name, or what evaluation is called there; a UserError if there is none."""
+    """Returns `split` if the data set has it, else its evaluation split of another name.
+
+    Args:
+      name: of the data set, for the message.
+      split: the split that is asked for; one of `EVAL_SPLITS` may be answered with another.
+      splits: those that the data set has.
+
+    Raises:
+      UserError: the data set has no such split.
+    """
     if split in EVAL_SPLITS and split not in splits:
         split = next((other for other in EVAL_SPLITS if other in splits), split)
     if split not in splits:

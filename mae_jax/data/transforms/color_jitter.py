@@ -1,6 +1,6 @@
-"""Colour jitter as torchvision's ColorJitter means it on a PIL image.
+"""Colour jitter, equal to torchvision's ColorJitter on a Pillow image.
 
-What to do to an image is drawn apart from doing it: `ColorJitter.draw`, then `apply` for each.
+`ColorJitter.draw` chooses operations and their factors; `apply` applies one of them.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from mae_jax.errors import UserError
 
 OPS = ('brightness', 'contrast', 'saturation', 'hue')
 
-# Key of a recipe -> field, largest value: a factor of 256 leaves nothing but 0 and 255; half a turn
-# either way is every hue.
+# Key of a recipe -> field of ColorJitter, its largest value: a factor of 256 maps all values to 0
+# and 255; half a turn in both directions covers every hue.
 KEYS = {
     'b': ('brightness', 255),
     'c': ('contrast', 255),
@@ -25,14 +25,14 @@ KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """Changes an image's colours, in a random order of the operations.
+    """Changes brightness, contrast, saturation and hue of an image in a random order.
 
     Attributes:
-      brightness, contrast, saturation: the factor is uniform in [max(0, 1 - x), 1 + x]; 1 is the
-        image as it is.
+      brightness, contrast, saturation: the factor is uniform in [max(0, 1 - x), 1 + x], where 1 is
+        the identity.
       hue: the shift is uniform in [-x, x], in turns of the colour circle, x at most 0.5.
 
-    An operation of strength 0 is left out. Saturation and hue leave a grey image as it is.
+    An operation of strength 0 is not applied. Saturation and hue do not change a grey image.
     """
 
     brightness: float = 0.0
@@ -41,10 +41,10 @@ class ColorJitter:
     hue: float = 0.0
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """The image with other colours; its size and mode stay.
+        """Returns an image of the same size and mode with changed colours.
 
         Raises:
-          UserError: not a PIL image of mode RGB or L.
+          UserError: the image is not a Pillow image of mode RGB or L.
         """
         if not isinstance(image, Image.Image) or image.mode not in ('RGB', 'L'):
             pil = isinstance(image, Image.Image)
@@ -58,9 +58,9 @@ class ColorJitter:
         return image
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
-        """The operations to apply to one image, in their order, each with its factor or shift.
+        """Draws the operations for one image, in the order to apply them: (name, factor or shift).
 
-        All four are drawn, so that leaving one out does not change the others.
+        Random numbers are drawn for all four, so that one of strength 0 does not change the others.
         """
         ranges = [(max(0, 1 - x), 1 + x) for x in (self.brightness, self.contrast, self.saturation)]
         ranges.append((-self.hue, self.hue))
@@ -70,40 +70,41 @@ class ColorJitter:
 
 
 def parse_color_jitter(spec: str) -> ColorJitter:
-    """A recipe such as 'jitter-b0.4-c0.4-s0.4-h0.1'; keys left out are 0.
+    """Parses a recipe such as 'jitter-b0.4-c0.4-s0.4-h0.1'; keys that are missing are 0.
 
     Args:
       spec: `jitter`, then any of b (brightness), c (contrast), s (saturation) and h (hue), joined
         by dashes.
 
     Raises:
-      UserError: another policy, no key or an unknown one, or a value out of range.
+      UserError: the policy or a key is unknown, there is no key, or a value is out of range.
     """
-    policy, *parts = spec.split('-')
+    policy, *settings = spec.split('-')
     if policy != 'jitter':
         raise _bad_spec(spec, f'policy {policy!r} is unknown')
-    if not parts:
-        raise _bad_spec(spec, 'nothing says what to change')
+    if not settings:
+        raise _bad_spec(spec, 'it names nothing to change')
     fields = {}
-    for part in parts:
-        match = re.fullmatch(r'([a-z]+)(\d.*)', part)
+    for setting in settings:
+        match = re.fullmatch(r'([a-z]+)(\d.*)', setting)
         if not match or match[1] not in KEYS:
-            raise _bad_spec(spec, f'{part!r} is unknown')
+            raise _bad_spec(spec, f'{setting!r} is unknown')
         field, most = KEYS[match[1]]
         try:
             fields[field] = float(match[2])
         except ValueError:
-            raise _bad_spec(spec, f'{match[2]!r} in {part!r} is no float') from None
+            raise _bad_spec(spec, f'{match[2]!r} in {setting!r} is no float') from None
         if fields[field] > most:
-            raise _bad_spec(spec, f'{part!r} is not within 0 and {most}')
+            raise _bad_spec(spec, f'{setting!r} is not within 0 and {most}')
     return ColorJitter(**fields)
 
 
 def apply(image: Image.Image, op: str, factor: float) -> Image.Image:
-    """One operation, done to an image of mode RGB or L.
+    """Applies one operation to an image of mode RGB or L.
 
     Args:
-      op, factor: as `ColorJitter.draw` gives them.
+      image: stays unchanged.
+      op, factor: as `ColorJitter.draw` returns them.
     """
     match op:
         case 'brightness':
@@ -121,7 +122,7 @@ def _shift_hue(image: Image.Image, turns: float) -> Image.Image:
     if image.mode == 'L':
         return image
     hue, saturation, value = image.convert('HSV').split()
-    steps = int(turns * 255)  # of 256: as torchvision has it
+    steps = int(turns * 255)  # of the 256 of a turn; torchvision multiplies by 255
     hue = hue.point([(v + steps) % 256 for v in range(256)])
     return Image.merge('HSV', (hue, saturation, value)).convert('RGB')
 

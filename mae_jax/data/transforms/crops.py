@@ -1,4 +1,4 @@
-"""Where a training or evaluation image is cropped, and its resize: Pillow's antialiased bicubic."""
+"""Crops of training and evaluation images, resized with Pillow's antialiased bicubic."""
 
 import math
 
@@ -7,10 +7,11 @@ from PIL import Image
 
 from mae_jax.data.images.arrays import as_array
 from mae_jax.data.images.decode import BadImage, LazyJpeg, decode
-from mae_jax.data.images.jpeg import Box, Size, crop_jpeg, decode_jpeg, resize
+from mae_jax.data.images.jpeg import CropBox, Size, crop_jpeg, decode_jpeg, resize
 from mae_jax.data.images.limits import check_pixels
 
 Picture = Image.Image | LazyJpeg | np.ndarray
+"""What `decode` returns; an array is [H, W, C]."""
 
 EVAL_CROP_SHARE = 224 / 256
 CROPS = ('retry', 'clamp', 'fixed', 'center')
@@ -24,15 +25,25 @@ def train_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> np.ndarray:
-    """A training image before its flip, [H,W,C].
+    """Crops and resizes an image for training.
 
     Args:
-      crop: the first two crop and then resize, the others resize and then crop.
+      image: as `decode` returns it.
+      crop: the kind of crop. The first two crop and then resize, the others resize and then crop.
         'retry': torchvision's RandomResizedCrop; see `random_resized_crop_box`.
         'clamp': that of the original linear probe; see `clamped_crop_box`.
-        'fixed': a crop of one size at a random place; see `fixed_size_crop`.
-        'center': what evaluation sees if its crop share is not set; see `center_crop`.
-      scale, ratio: of the crops that are resized.
+        'fixed': a crop of one size at a random position; see `fixed_size_crop`.
+        'center': the crop of evaluation whose crop share is not set; see `center_crop`.
+      size: (height, width) of the result in pixels.
+      rng: of the position, and of the size for 'retry' and 'clamp'.
+      scale: least and largest share of the image's area, for 'retry' and 'clamp'.
+      ratio: least and largest width / height, for 'retry' and 'clamp'.
+
+    Returns:
+      [H, W, C] of the dtype of the image; not always contiguous.
+
+    Raises:
+      BadImage: a JPEG is damaged after its header, or the resized image would be too large.
     """
     if crop in BOXES:
         box = BOXES[crop](*width_height(image), rng, scale, ratio)
@@ -51,16 +62,17 @@ def random_resized_crop_box(
     rng: np.random.Generator,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-) -> Box:
-    """The crop that torchvision's RandomResizedCrop draws, as (left, top, width, height).
+) -> CropBox:
+    """Draws the crop of torchvision's RandomResizedCrop.
 
-    Ten tries at a share of the area, uniform in `scale`, and a width / height, log-uniform in
-    `ratio`; then the largest central crop of an allowed ratio.
+    It draws a share of the area, uniform in `scale`, and a width / height, log-uniform in `ratio`,
+    until the crop fits into the image, at most ten times; after that it takes the largest central
+    crop of an allowed ratio.
     """
     for _ in range(10):
         w, h = _draw_sides(width * height, rng, scale, ratio)
         if 0 < w <= width and 0 < h <= height:
-            return _draw_place(width, height, w, h, rng)
+            return _draw_position(width, height, w, h, rng)
     w, h = width, height
     if width / height < ratio[0]:
         h = round(width / ratio[0])
@@ -75,51 +87,60 @@ def clamped_crop_box(
     rng: np.random.Generator,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-) -> Box:
-    """The crop of the original linear probe, as (left, top, width, height).
+) -> CropBox:
+    """Draws the crop of the original linear probe.
 
-    Share and ratio are drawn once; a side longer than the image's is cut to it, so that the crop's
-    share or ratio may lie outside what was asked for.
+    Share and ratio are drawn once, as in `random_resized_crop_box`. A side longer than the image's
+    is shortened to it, so that the share or the ratio may be outside of its range.
     """
     w, h = _draw_sides(width * height, rng, scale, ratio)
-    return _draw_place(width, height, max(1, min(w, width)), max(1, min(h, height)), rng)
+    return _draw_position(width, height, max(1, min(w, width)), max(1, min(h, height)), rng)
 
 
 BOXES = {'retry': random_resized_crop_box, 'clamp': clamped_crop_box}
-"""The crops that are resized."""
+"""The kinds of crops that are cropped first and then resized."""
 
 
 def _draw_sides(
     area: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int]:
-    """Width and height of a crop that may not fit."""
+    """Draws the width and height of a crop, which may be larger than the image."""
     area = area * rng.uniform(*scale)
     aspect = math.exp(rng.uniform(*np.log(ratio)))
     return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
 
 
-def _draw_place(width: int, height: int, w: int, h: int, rng: np.random.Generator) -> Box:
+def _draw_position(width: int, height: int, w: int, h: int, rng: np.random.Generator) -> CropBox:
     top = int(rng.integers(height - h + 1))
     left = int(rng.integers(width - w + 1))
     return left, top, w, h
 
 
 def fixed_size_crop(image: Picture, size: Size, rng: np.random.Generator) -> np.ndarray:
-    """torchvision's Resize, then RandomCrop: every place in the resized image is as likely.
+    """Resizes and then crops at a uniformly random position: torchvision's Resize and RandomCrop.
 
-    The crop is 224/256 of the resized image's short side at any `size`: it needs room to move.
+    The crop is 224/256 of the resized image's short side at any `size`, so that it can move.
     """
     pixels = _resize_to_cover(image, size, EVAL_CROP_SHARE)
     height, width = pixels.shape[:2]
-    left, top, _, _ = _draw_place(width, height, size[1], size[0], rng)
+    left, top, _, _ = _draw_position(width, height, size[1], size[0], rng)
     return pixels[top : top + size[0], left : left + size[1]]
 
 
 def center_crop(image: Picture, size: Size, share: float | None = None) -> np.ndarray:
-    """torchvision's Resize, then CenterCrop.
+    """Resizes and then crops the centre: torchvision's Resize and CenterCrop.
 
-    The crop is `share` of the resized image's short side; unset, it is the original's: 224/256
-    up to 224 pixels, all of it above.
+    Args:
+      image: as `decode` returns it.
+      size: (height, width) of the result in pixels.
+      share: of the resized image's short side that is kept. None is the original's: 224/256 up to
+        224 pixels, 1 for larger sizes.
+
+    Returns:
+      [H, W, C] of the dtype of the image; not always contiguous.
+
+    Raises:
+      BadImage: as of `train_crop`.
     """
     share = share or (EVAL_CROP_SHARE if max(size) <= 224 else 1.0)
     pixels = _resize_to_cover(image, size, share)
@@ -127,18 +148,21 @@ def center_crop(image: Picture, size: Size, share: float | None = None) -> np.nd
     return pixels[top : top + size[0], left : left + size[1]]
 
 
-def resize_crop(image: Picture, box: Box, size: Size) -> np.ndarray:
-    """Crop, *then* resize with Pillow's antialiased bicubic, to [H,W,C].
+def resize_crop(image: Picture, box: CropBox, size: Size) -> np.ndarray:
+    """Crops, *then* resizes with Pillow's antialiased bicubic, to [H, W, C] of the same dtype.
 
-    `resize(box=...)` would let pixels outside the crop into its border. Arrays go through Pillow
-    band by band: 8 bits as they are (as RGBA, Pillow would blend by alpha), others as float32 and
-    back to their dtype.
+    Pillow's `resize(box=...)` would mix pixels outside of the crop into its border. Arrays that are
+    not grey or RGB of 8 bits are resized band by band: 8 bits as they are (as RGBA, Pillow would
+    blend them by alpha), other dtypes as float32, rounded back to integers.
+
+    Raises:
+      BadImage: a JPEG is damaged after its header.
     """
     if isinstance(image, LazyJpeg):
         pixels = crop_jpeg(image.record['image'], image.channels, box, size)
         if pixels is not None:
             return pixels
-        image = decode(image.record, image.channels)  # damaged: Pillow reads it, or tells
+        image = decode(image.record, image.channels)  # damaged: Pillow reads it or raises
     left, top, width, height = box
     if isinstance(image, Image.Image):
         crop = image.crop((left, top, left + width, top + height))
@@ -161,30 +185,35 @@ def _resize_band(band: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _resize_to_cover(image: Picture, size: Size, share: float) -> np.ndarray:
-    """The whole image, resized so that a crop of `size` is `share` of its short side.
+    """Resizes the whole image so that a crop of `size` is `share` of its short side.
 
-    It keeps its proportions and just covers the rectangle that is `size` over `share`: for a
-    square, torchvision's Resize(short side).
+    The result keeps the proportions of the image and is the smallest that covers the rectangle
+    `size / share`: for a square, torchvision's Resize(short side).
     """
     width, height = width_height(image)
     resized = _cover(height, width, [int(side / share) for side in size])
     try:
         check_pixels(*resized)
     except ValueError as error:
-        told = f'an image of {width} x {height} pixels is too long: its short side would be resized'
-        raise BadImage(f'{told} to {min(resized)}, and it to {error}.') from error
+        raise BadImage(
+            f'an image of {width} x {height} pixels is too long: with its short side resized to '
+            f'{min(resized)} it would have {error}.'
+        ) from error
     return resize_crop(image, (0, 0, width, height), resized)
 
 
 def _cover(height: int, width: int, target: Size) -> Size:
-    """The smallest size of the same proportions that covers `target`, in torchvision's integers."""
+    """Returns the smallest size of the same proportions that covers `target`.
+
+    It is rounded as in torchvision.
+    """
     if height * target[1] >= width * target[0]:
         return target[1] * height // width, target[1]
     return target[0], target[0] * width // height
 
 
 def decoded(image: Picture) -> Image.Image | np.ndarray:
-    """All of a picture, for one that is used more than once."""
+    """Decodes a lazy JPEG that is used more than once; returns other pictures unchanged."""
     if not isinstance(image, LazyJpeg):
         return image
     pixels = decode_jpeg(image.record['image'], image.channels)
@@ -192,4 +221,5 @@ def decoded(image: Picture) -> Image.Image | np.ndarray:
 
 
 def width_height(image: Picture) -> tuple[int, int]:
+    """Returns (width, height) in pixels."""
     return image.shape[1::-1] if isinstance(image, np.ndarray) else image.size

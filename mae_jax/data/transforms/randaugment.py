@@ -1,6 +1,6 @@
-"""RandAugment (Cubuk et al. 2019, arXiv 1909.13719) as timm means `rand-m9-mstd0.5-inc1`.
+"""RandAugment (Cubuk et al. 2019, arXiv 1909.13719), equal to timm's `rand-m9-mstd0.5-inc1`.
 
-What to do to an image is drawn apart from doing it: `RandAugment.draw`, then `apply` for each.
+`RandAugment.draw` chooses operations and their arguments; `apply` applies one of them.
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ OPS = (
 )
 MAX_LEVEL = 10
 
-# Key of a recipe -> field, its type, least and largest value.
+# Key of a recipe -> field of RandAugment, its type, its least and largest value.
 KEYS = {
     'm': ('magnitude', int, 0, MAX_LEVEL),
-    'mstd': ('std', float, 0, 100),  # above 100 timm means another distribution
+    'mstd': ('std', float, 0, 100),  # above 100 timm draws from another distribution
     'n': ('num_ops', int, 1, 100),
     'inc': ('increasing', int, 0, 1),
     'p': ('probability', float, 0, 1),
@@ -46,11 +46,12 @@ class RandAugment:
     """Applies up to `num_ops` random operations to an image, one after another.
 
     Attributes:
-      fill: the colour of what a geometric operation moves in, one value in 0..255 a band.
-      num_ops: operations drawn, each uniformly from `OPS`, with replacement.
-      magnitude, std: mean and standard deviation of the normal levels, clipped to [0, 10].
-      increasing: a higher level always changes the image more.
-      probability: of applying each operation that was drawn.
+      fill: the colour of pixels from outside of the image, for each band a value in 0 ... 255.
+      num_ops: how many operations are drawn, uniformly from `OPS`, with replacement.
+      magnitude, std: mean and standard deviation of the level of an operation, which is normally
+        distributed and clipped to [0, 10].
+      increasing: whether a higher level always changes the image more.
+      probability: of applying an operation that was drawn.
     """
 
     fill: tuple[int, ...]
@@ -61,22 +62,22 @@ class RandAugment:
     probability: float = 0.5
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """The image augmented; its size and mode stay.
+        """Returns an augmented image of the same size and mode.
 
         Raises:
-          UserError: not a PIL image of mode RGB or L.
+          UserError: the image is not a Pillow image of mode RGB or L.
         """
         if not isinstance(image, Image.Image) or image.mode not in ('RGB', 'L'):
             raise UserError(
                 'RandAugment is defined for 8-bit RGB and grey images, not for '
-                f"{_describe(image)}: set dataset.augment=''."
+                f"{_kind_of(image)}: set dataset.augment=''."
             )
         for op, argument in self.draw(rng):
             image = apply(image, op, argument, self.fill)
         return image
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
-        """The operations to apply to one image, in their order, each with its argument."""
+        """Draws the operations for one image, in the order to apply them: (name, argument)."""
         ops = rng.integers(len(OPS), size=self.num_ops)
         applied = rng.random(self.num_ops) < self.probability
         levels = rng.normal(self.magnitude, self.std, self.num_ops).clip(0, MAX_LEVEL)
@@ -88,67 +89,70 @@ class RandAugment:
 
 
 def parse_randaugment(spec: str, mean: Sequence[float], scale: float = 255.0) -> RandAugment:
-    """A recipe in timm's notation, such as 'rand-m9-mstd0.5-inc1'.
+    """Parses a recipe in timm's notation, such as 'rand-m9-mstd0.5-inc1'.
 
-    Keys left out have timm's defaults: m10, mstd0, n2, inc0, p0.5.
+    Keys that are missing have timm's defaults: m10, mstd0, n2, inc0, p0.5.
 
     Args:
       spec: `rand`, then any of m (magnitude), mstd (its standard deviation), n (operations), inc
         (increasing, 0 or 1) and p (probability), joined by dashes.
-      mean: of the data set, one value a channel, of images divided by `scale`.
-      scale: see `mean`.
+      mean: of each channel of the data set, of images divided by `scale`; it is the fill colour.
+      scale: the pixel value that stands for 1.
 
     Raises:
-      UserError: another policy, an unknown key, a value out of range, or images of neither 1 nor 3
-        channels.
+      UserError: the policy or a key is unknown, a value is out of range, or there are neither 1
+        nor 3 channels.
     """
     if len(mean) not in (1, 3):
         raise UserError(
             f'dataset.augment={spec!r} is defined for RGB and grey images, not for {len(mean)} '
             "channels: set dataset.augment=''."
         )
-    policy, *parts = spec.split('-')
+    policy, *settings = spec.split('-')
     if policy != 'rand':
         raise _bad_spec(spec, f'policy {policy!r} is unknown')
     fields = {'magnitude': 10, 'std': 0.0, 'num_ops': 2, 'increasing': 0, 'probability': 0.5}
-    for part in parts:
-        match = re.fullmatch(r'([a-z]+)(\d.*)', part)
+    for setting in settings:
+        match = re.fullmatch(r'([a-z]+)(\d.*)', setting)
         if not match or match[1] not in KEYS:
-            raise _bad_spec(spec, f'{part!r} is unknown')
+            raise _bad_spec(spec, f'{setting!r} is unknown')
         field, kind, least, most = KEYS[match[1]]
         try:
             fields[field] = kind(match[2])
         except ValueError:
-            raise _bad_spec(spec, f'{match[2]!r} in {part!r} is no {kind.__name__}') from None
+            raise _bad_spec(spec, f'{match[2]!r} in {setting!r} is no {kind.__name__}') from None
         if not least <= fields[field] <= most:
-            raise _bad_spec(spec, f'{part!r} is not within {least} and {most}')
+            raise _bad_spec(spec, f'{setting!r} is not within {least} and {most}')
     fields['increasing'] = bool(fields['increasing'])
     fill = tuple(max(0, min(255, round(scale * value))) for value in mean)
     return RandAugment(fill, **fields)
 
 
 def argument_of(op: str, level: float, sign: int, increasing: bool) -> float:
-    """What a level in [0, 10] means for an operation; 0 for those that take no argument.
+    """Converts the level of an operation to its argument; 0 for operations without an argument.
 
     Args:
       op: one of `OPS`.
-      level: how strong.
-      sign: 1 or -1: the direction, where the operation has two.
+      level: the strength, in [0, 10].
+      sign: 1 or -1, the direction of an operation that has two.
       increasing: see `RandAugment`.
+
+    Returns:
+      The argument in the unit of the operation, see the comments below.
     """
     share = level / MAX_LEVEL
     match op:
         case 'Rotate':  # degrees
             return sign * share * 30
-        case 'ShearX' | 'ShearY':  # pixels a pixel
+        case 'ShearX' | 'ShearY':  # pixels of shift per pixel
             return sign * share * 0.3
         case 'TranslateX' | 'TranslateY':  # share of the width or height
             return sign * share * 0.45
-        case 'Color' | 'Contrast' | 'Brightness' | 'Sharpness':  # 1: the image as it is
+        case 'Color' | 'Contrast' | 'Brightness' | 'Sharpness':  # a factor; 1 is the identity
             return max(0.1, 1 + sign * (share * 0.9)) if increasing else share * 1.8 + 0.1
         case 'Posterize':  # bits kept
             return 4 - int(share * 4) if increasing else int(share * 4)
-        case 'Solarize':  # values from here on are inverted
+        case 'Solarize':  # the threshold from which on values are inverted
             return 256 - int(share * 256) if increasing else int(share * 256)
         case 'SolarizeAdd':  # added to values below 128
             return int(share * 110)
@@ -156,10 +160,11 @@ def argument_of(op: str, level: float, sign: int, increasing: bool) -> float:
 
 
 def apply(image: Image.Image, op: str, argument: float, fill: tuple[int, ...]) -> Image.Image:
-    """One operation, done to an image of mode RGB or L, with bicubic interpolation.
+    """Applies one operation to an image of mode RGB or L, with bicubic interpolation.
 
     Args:
-      op, argument: as `RandAugment.draw` gives them.
+      image: stays unchanged.
+      op, argument: as `RandAugment.draw` returns them.
       fill: see `RandAugment`.
     """
     match op:
@@ -175,7 +180,7 @@ def apply(image: Image.Image, op: str, argument: float, fill: tuple[int, ...]) -
             return _map_values(
                 image, [min(255, v + argument) if v < 128 else v for v in range(256)]
             )
-        case 'Posterize':  # not ImageOps.posterize: level 10 keeps no bit, which that one refuses
+        case 'Posterize':  # ImageOps.posterize refuses to keep no bit, as level 10 does
             return _map_values(image, [v >> (8 - argument) << (8 - argument) for v in range(256)])
         case 'Color' | 'Contrast' | 'Brightness' | 'Sharpness':
             return getattr(ImageEnhance, op)(image).enhance(argument)
@@ -202,7 +207,7 @@ def _map_values(image: Image.Image, table: list[int]) -> Image.Image:
     return image.point(table * len(image.getbands()))
 
 
-def _describe(image) -> str:
+def _kind_of(image) -> str:
     if isinstance(image, Image.Image):
         return f'mode {image.mode}'
     bands = image.shape[-1]

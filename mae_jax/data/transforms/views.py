@@ -1,7 +1,7 @@
-"""What happens to an image on the host: numpy in, numpy out, the pixels of the original pipeline.
+"""Transforms of an example on the host, with the pixels of the original pipeline.
 
 A result depends on (record, seed, epoch, index) alone, so that neither the order of the work nor
-the process that does it changes a pixel. Normalisation happens on the device.
+the process that does it changes a pixel. Normalisation is done on the device.
 """
 
 import numpy as np
@@ -22,7 +22,8 @@ from mae_jax.data.transforms.randaugment import RandAugment
 
 Augment = RandAugment | ColorJitter
 
-# The purposes of the random numbers drawn here; the order of examples has grain's.
+# Each use of random numbers has a stream of its own. `loader/memory.py` uses 3; the order of the
+# examples is grain's.
 CROP_AND_FLIP, AUGMENT = 1, 2
 
 
@@ -42,24 +43,29 @@ def train_views(
     augment: Augment | None = None,
     repeats: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Decode, then `repeats` times RandomResizedCrop, horizontal flip and augmentation.
+    """Decodes an image and makes `repeats` random views: crop, horizontal flip, augmentation.
 
     (He et al. 2021, appendix A.1; several views of one decoded image: Feichtenhofer et al. 2022,
     arXiv 2205.09113, section 3.)
 
     Args:
-      crop_scale, crop_ratio: of the crops that are resized, 'retry' and 'clamp'.
-      crop: see `crops.train_crop`.
-      augment: applied last; it draws random numbers of its own, so crops and flips stay as they are
-        without it.
-      repeats: views, r. The first is the one that there is without repeats.
+      record: an example of a source.
+      seed, epoch, index: what the random numbers depend on.
+      image_size: (H, W) of a view in pixels.
+      channels: C.
+      crop, crop_scale, crop_ratio: see `crops.train_crop`.
+      flip: whether to mirror each view with a probability of 1/2.
+      apply_exif: see `decode`.
+      augment: applied last. Its random numbers are of another stream, so that it does not change
+        crops and flips.
+      repeats: number of views, r. The first view is the same for any number.
 
     Returns:
-      `{'image': [r,H,W,C]}`, uint8 or the source's own dtype.
+      `{'image': [r, H, W, C]}`, uint8 or the dtype of the source.
 
     Raises:
       BadImage: the image cannot be read.
-      UserError: it is not one that `augment` is defined for.
+      UserError: `augment` is not defined for images of this kind.
     """
     image = decode(record, channels, apply_exif, lazily=True)
     if repeats > 1:
@@ -91,19 +97,21 @@ def train_canvas(
     crop: str = 'retry',
     repeats: int = 1,
 ) -> dict[str, np.ndarray]:
-    """The whole image, and where it is to be cropped and flipped: the device does the rest.
+    """Decodes an image and draws the crops and flips that the device applies to it.
 
-    `tasks.preprocess.crop_and_resize` makes of it what `train_views` makes, but for rounding, where
-    the image fits on the canvas. A larger one is reduced until it does.
+    `tasks.preprocess.crop_and_resize` makes the views of `train_views` from it, except for
+    rounding. An image that is larger than the canvas is first resized to fit on it.
 
     Args:
       crop: 'retry' or 'clamp'.
-      canvas: side of the square that carries the image, S.
-      others: as of `train_views`.
+      canvas: S, the side in pixels of the square array that holds the image.
+      record, seed, epoch, index, channels, crop_scale, crop_ratio, flip, apply_exif, repeats: see
+        `train_views`.
 
     Returns:
-      `{'canvas': [1,S,S,C], the image at its upper left, uint8 or the source's own dtype,
-      'box': int32 [r,5]: left, top, width, height, and 1 to flip}`.
+      `{'canvas': [1, S, S, C], 'box': int32 [r, 5]}`: the image, of uint8 or the dtype of the
+      source, at the upper left of zeros; and for each view left, top, width, height of its crop in
+      pixels of the canvas, and 1 where it is to be mirrored.
 
     Raises:
       BadImage: the image cannot be read.
@@ -122,13 +130,13 @@ def train_canvas(
         rng = _generator(seed, CROP_AND_FLIP, epoch, index, view)
         box = BOXES[crop](width, height, rng, crop_scale, crop_ratio)
         boxes.append((*box, flip and rng.random() < 0.5))
-    carrier = np.zeros((1, canvas, canvas, channels), pixels.dtype)
-    carrier[0, :height, :width] = pixels
-    return {'canvas': carrier, 'box': np.array(boxes, np.int32)}
+    padded = np.zeros((1, canvas, canvas, channels), pixels.dtype)
+    padded[0, :height, :width] = pixels
+    return {'canvas': padded, 'box': np.array(boxes, np.int32)}
 
 
 def _generator(seed: int, purpose: int, epoch: int, index: int, view: int) -> np.random.Generator:
-    """The first view has the numbers that it has where there are no others."""
+    """Returns the random numbers of a view; those of view 0 do not depend on the view number."""
     return np.random.default_rng((seed, purpose, epoch, index, view)[: 5 if view else 4])
 
 
@@ -147,10 +155,17 @@ def eval_transform(
     apply_exif: bool = False,
     crop_share: float | None = None,
 ) -> np.ndarray:
-    """Decode, resize, centre crop: see `crops.center_crop`.
+    """Decodes and resizes an image and crops its centre, for evaluation.
+
+    Args:
+      record: an example of a source.
+      image_size: (H, W) of the result in pixels.
+      channels: C.
+      apply_exif: see `decode`.
+      crop_share: see `crops.center_crop`.
 
     Returns:
-      [H,W,C], uint8 or the source's own dtype.
+      [H, W, C], contiguous, uint8 or the dtype of the source.
 
     Raises:
       BadImage: the image cannot be read.

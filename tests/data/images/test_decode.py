@@ -145,7 +145,7 @@ def test_a_decompression_bomb_is_a_bad_image():
 
 def test_reading_images_imports_neither_tensorflow_nor_torch():
     code = (
-        'import sys, mae_jax.data.loader, mae_jax.data.sources, mae_jax.data.tfds_source;'
+        'import sys, mae_jax.data.loader.batches, mae_jax.data.sources.tfds;'
         "sys.exit(any(name in sys.modules for name in ('tensorflow', 'torch')))"
     )
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

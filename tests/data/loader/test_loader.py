@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae_jax.data.loader.batches import epochs, eval_batches, make_loader
+from mae_jax.data.loader.batches import eval_batches, make_loader
+from mae_jax.data.loader.order import epochs
 from mae_jax.data.sources.arrays import ArraySource
 from mae_jax.data.sources.make import make_source
 from mae_jax.data.transforms.randaugment import RandAugment

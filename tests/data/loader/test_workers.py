@@ -137,8 +137,8 @@ def test_workers_die_with_a_trainer_that_is_killed(photo_folder, tmp_path):
         textwrap.dedent(f"""
         import sys, time
         from absl import app
-        from mae_jax.data.loader import make_loader
-        from mae_jax.data.sources import make_source
+        from mae_jax.data.loader.batches import make_loader
+        from mae_jax.data.sources.make import make_source
 
         def main(argv):
             source = make_source('folder', 'train', path={str(photo_folder(20))!r})

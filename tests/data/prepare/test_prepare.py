@@ -10,7 +10,7 @@ from helpers.images import smooth_picture
 from PIL import Image
 
 from mae_jax.data.prepare.prepare import prepare
-from mae_jax.data.prepare.shards import Task, write_shards
+from mae_jax.data.prepare.shards import ShardRange, write_shards
 from mae_jax.data.sources.make import make_source
 from mae_jax.data.sources.prepared import PreparedSource
 from mae_jax.data.sources.prepared_format import read_contents
@@ -20,7 +20,7 @@ SMALL = {'short_side': 32, 'shard_examples': 4, 'workers': 1}
 
 
 def quiet(source, out, **options):
-    return prepare(str(source), str(out), **(SMALL | {'say': lambda text: None} | options))
+    return prepare(str(source), str(out), **(SMALL | {'log': lambda text: None} | options))
 
 
 def files(out):
@@ -72,7 +72,7 @@ def test_processes_write_the_same_bytes(photos, tmp_path):
 
 
 def test_a_process_that_does_not_start_says_why():
-    tasks = [Task('train', number, 2, number, number + 1) for number in range(2)]
+    tasks = [ShardRange('train', number, 2, number, number + 1) for number in range(2)]
     with pytest.raises((AttributeError, pickle.PicklingError), match='pickle'):
         list(write_shards(tasks, lambda *_: None, 2, print))
 
@@ -110,7 +110,7 @@ def test_unreadable_images_are_left_out_where_that_is_asked_for(photos, tmp_path
     with pytest.raises(UserError, match='cannot be read'):
         quiet(photos, tmp_path / 'out')
     told = []
-    contents = quiet(photos, tmp_path / 'out', on_error='skip', say=told.append)
+    contents = quiet(photos, tmp_path / 'out', on_error='skip', log=told.append)
     assert contents.splits['train'].total('skipped') == 5
     assert 'train: 13 images in 5 shards' in told[0] and '5 left out' in told[0]
     assert capsys.readouterr().err.count('left out: ') == 5
@@ -125,7 +125,7 @@ def test_unreadable_images_are_left_out_where_that_is_asked_for(photos, tmp_path
 
 def test_the_difference_is_measured_and_kept(photos, tmp_path):
     told = []
-    quiet(photos, tmp_path / 'out', say=told.append)
+    quiet(photos, tmp_path / 'out', log=told.append)
     train = read_contents(tmp_path / 'out').splits['train']
     assert train.total('compared') == 18
     assert 0.1 < train.total('train_difference') / 18 < 30
@@ -148,7 +148,7 @@ def test_a_directory_prepared_otherwise_is_refused_until_overwritten(photos, tmp
         ({'shard_examples': 5}, 'images a shard of train was 4, now 5'),
         ({'splits': ['train']}, 'the source of validation was folder:2:.*, now unset'),
     ):
-        with pytest.raises(UserError, match=f'prepared otherwise.*{told}.*--overwrite'):
+        with pytest.raises(UserError, match=f'prepared differently.*{told}.*--overwrite'):
             quiet(photos, out, **options)
     (photos / 'train/a/new.jpg').write_bytes((photos / 'train/a/1.jpg').read_bytes())
     with pytest.raises(UserError, match='the source of train was folder:18:.*, now folder:19:'):
@@ -183,7 +183,7 @@ def test_overwriting_that_was_killed_goes_on(photos, tmp_path, monkeypatch):
         patched.setattr(os, 'remove', killed)
         quiet(photos, out, overwrite=True)
     assert len(list(out.glob('*.array_record'))) == 3
-    with pytest.raises(UserError, match='prepared otherwise'):
+    with pytest.raises(UserError, match='prepared differently'):
         quiet(photos, out)
     quiet(photos, out, overwrite=True)
     quiet(photos, tmp_path / 'fresh')
@@ -219,7 +219,7 @@ def test_a_directory_of_something_else_is_left_alone(photos, tmp_path):
     out.mkdir()
     (out / 'thesis.tex').write_text('years of work')
     for overwrite in (False, True):
-        with pytest.raises(UserError, match=r'holds something else \(thesis\.tex\)'):
+        with pytest.raises(UserError, match=r'contains other files \(thesis\.tex\)'):
             quiet(photos, out, overwrite=overwrite)
     assert files(out) == {'thesis.tex': b'years of work'}
 

@@ -28,7 +28,7 @@ def shared(tmp_path_factory):
                 picture = smooth_picture(100 * label + i, 40 + 3 * i, 32 + 2 * i)
                 picture.save(root / split / name / f'{i}.jpg')
     out = tmp_path_factory.mktemp('prepared')
-    prepare(str(root), str(out), shard_examples=8, workers=1, say=lambda text: None)
+    prepare(str(root), str(out), shard_examples=8, workers=1, log=lambda text: None)
     return root, out
 
 
@@ -112,7 +112,7 @@ def test_identity_tells_what_was_prepared_apart(shared, tmp_path):
     identities = {PreparedSource(out, split).identity for split in ('train', 'validation')}
     for i, options in enumerate(({'short_side': 33}, {'quality': 90})):
         there = str(tmp_path / str(i))
-        prepare(str(root), there, **options, workers=1, say=lambda text: None)
+        prepare(str(root), there, **options, workers=1, log=lambda text: None)
         identities.add(PreparedSource(there, 'train').identity)
     assert len(identities) == 4
     moved = out.rename(out.with_name('moved'))

@@ -93,7 +93,7 @@ def test_a_recipe_names_the_strengths():
     [
         ('color-b0.4', "policy 'color'"),
         ('', "policy ''"),
-        ('jitter', 'nothing says what to change'),
+        ('jitter', 'it names nothing to change'),
         ('jitter-g0.1', "'g0.1' is unknown"),
         ('jitter-b', "'b' is unknown"),
         ('jitter-b-0.4', "'b' is unknown"),

@@ -1,0 +1,40 @@
+"""The interface of a data set: random access to its examples."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypedDict
+
+import numpy as np
+
+
+class Example(TypedDict):
+    """One example of a source."""
+
+    image: bytes | np.ndarray
+    """The bytes of an image file, or an array [H, W, C] of any integer or float dtype."""
+    label: int
+    """The index of its class in `class_names`; -1 where there is none."""
+    name: str
+    """What messages call the example, such as the path of its file."""
+
+
+class Source(Protocol):
+    """One split of a data set.
+
+    The loader calls `source[index]` from several threads at once; worker processes get a pickled
+    copy, so that a source must be picklable where `dataset.workers` is used. An image that cannot
+    be read raises `mae_jax.data.images.decode.BadImage`, which `dataset.on_error` handles.
+
+    Attributes:
+      num_classes: how many classes the labels are of; 0 where there are no labels.
+      class_names: the name of each class, in the order of the labels; may be empty.
+      identity: a short text that differs between data sets, splits and orders of examples. A run
+        stores it and refuses to resume with another one.
+    """
+
+    num_classes: int
+    class_names: Sequence[str]
+    identity: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
