@@ -1,4 +1,4 @@
-"""Lists of ablations to run, and what all of their runs have in common.
+"""Lists the ablations of a suite, and the fields that all of its runs share.
 
     mae-jax ablate --suite=configs/ablation_suite.py:small --out=runs/ablations \
         --set dataset.path=/path/to/images
@@ -9,10 +9,10 @@
 | mask_ratio       | its Figure 5                                                             |
 | length           | its Figure 7                                                             |
 | small            | Table 1 at the size of a laptop: photographs in a folder, 48 x 48 pixels |
-| small_mask_ratio | Figure 5 so                                                              |
-| small_length     | Figure 7 so, 1/160 of the epochs                                         |
+| small_mask_ratio | Figure 5 at the size of a laptop                                         |
+| small_length     | Figure 7 at the size of a laptop, with 1/160 of the epochs               |
 
-A suite of one's own is a file with a `get_suite` like this one.
+To define another suite, write a file with a `get_suite` function like the one below.
 """
 
 from ml_collections import ConfigDict
@@ -71,7 +71,7 @@ SMALL_LINPROBE = SMALL | {
 }
 
 SMALL_CHANGES = {
-    # Shallower decoders, in the paper's order; a sixteenth of its widths, fewer epochs.
+    # Depths in the paper's order, but shallower; a sixteenth of its widths; fewer epochs.
     **{
         f'decoder_depth_{paper}': {'model.decoder_depth': depth}
         for paper, depth in ((1, 1), (2, 2), (4, 3), (8, 4), (12, 6))
@@ -81,7 +81,7 @@ SMALL_CHANGES = {
         for width in (128, 256, 512, 768, 1024)
     },
     **{f'epochs_{n}': {'num_epochs': n / 160} for n in (100, 200, 400, 800, 1600)},
-    # Needs no weights of another model.
+    # A tokenizer that needs no weights of another model.
     'target_dvae': {
         'target.tokenizer': 'benchmarks.color_tokens:color_tokens',
         'target.codes': 512,
@@ -93,18 +93,22 @@ ROWS = {'table': TABLE, 'mask_ratio': MASK_RATIO, 'length': LENGTH}
 
 
 def get_suite(name: str = 'table') -> ConfigDict:
-    """The suite of a name.
+    """Returns the suite of this name, a config with these fields.
 
-    rows: names of configs/ablations.py. seeds: of each. pretrain, linprobe, finetune: field ->
-    value, for every run of the stage. changes: row -> field -> value, for a row that means
-    something else here than at the paper's size.
+    rows: names of rows of configs/ablations.py.
+    seeds: seeds to run each row with.
+    pretrain, linprobe, finetune: field -> value, for every run of the stage.
+    changes: row -> field -> value, for rows whose fields differ from those at the paper's size.
+
+    Raises:
+      ValueError: the name is not in the table above.
     """
     small = name == 'small' or name.startswith('small_')
     rows = ROWS.get('table' if name == 'small' else name.removeprefix('small_'))
     if rows is None:
-        known = ', '.join((*ROWS, 'small', 'small_mask_ratio', 'small_length'))
-        raise ValueError(f'ablation_suite.py:{name} is unknown: choose {known}.')
-    suite = ConfigDict(convert_dict=False)  # names of fields have dots
+        names = ', '.join((*ROWS, 'small', 'small_mask_ratio', 'small_length'))
+        raise ValueError(f'ablation_suite.py:{name} is unknown: choose {names}.')
+    suite = ConfigDict(convert_dict=False)  # plain dicts: the names of fields contain dots
     suite.rows = rows
     suite.seeds = (0,)
     suite.pretrain = SMALL_PRETRAIN if small else {}

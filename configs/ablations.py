@@ -1,15 +1,16 @@
-"""One row of the paper's ablations: Table 1, Figures 5 and 7 of arXiv 2111.06377, and beyond.
+"""Pretrains one row of the paper's ablations: Table 1, Figures 5 and 7 of arXiv 2111.06377.
 
     python main.py --config=configs/ablations.py:decoder_depth_1
 
-A row is the ablations' own base (ViT-L/16, 800 epochs, unnormalised pixels, an 8-block decoder of
-width 512, 75 % hidden at random, random resized crop) and its `changes`. `mae-jax ablate` trains a
-list of them (configs/ablation_suite.py), probes and fine-tunes each as `FROM_PRETRAINED` says.
+A row applies its `changes` to a common base (ViT-L/16, 800 epochs, unnormalised pixels, an 8-block
+decoder of width 512, 75 % hidden at random, random resized crop). Two rows go beyond the paper's
+tables. `mae-jax ablate` trains a list of rows (configs/ablation_suite.py), and probes and
+fine-tunes each with the recipes in `FROM_PRETRAINED`.
 
-Six rows of Table 1, one of each part, are the base itself. What the paper leaves open, and how it
-is here: a decoder of any width has 16 heads; colours are jittered by 0.4 (brightness, contrast,
-saturation) and 0.1 (hue). The row target_dvae wants a file that scripts/convert_dvae.py wrote:
---config.target.tokenizer=dvae.safetensors, in a suite --set target_dvae.target.tokenizer=... .
+Six rows, one in each subtable of Table 1, equal the base. Where the paper gives no value, these
+configs use 16 heads for decoders of every width, and colour jitter of 0.4 (brightness, contrast,
+saturation) and 0.1 (hue). The row target_dvae needs a file written by scripts/convert_dvae.py:
+--config.target.tokenizer=dvae.safetensors, or in a suite --set target_dvae.target.tokenizer=... .
 """
 
 from collections.abc import Mapping
@@ -19,16 +20,16 @@ from configs import finetune, linprobe, vit_large
 
 
 class Row(NamedTuple):
-    """What a row has else than the base, and what the paper says of it."""
+    """The fields that a row changes in the base, and the paper's results for it."""
 
     table: str
     """A key of TABLES."""
     label: str
-    """In the paper's words."""
+    """The row's name in the paper."""
     changes: Mapping[str, Any]
     """Field -> value."""
     finetune: float | None = None
-    """The paper's top-1 in percent; None where it states none (its figures are plots)."""
+    """The paper's top-1 in percent; None if it prints no number (its figures are plots)."""
     linprobe: float | None = None
 
 
@@ -52,10 +53,10 @@ BASE = {
     'mask.strategy': 'random',
     'mask.ratio': 0.75,
 }
-"""Of configs/vit_large.py only the target is another: the rest is repeated to be read."""
+"""Only the target differs from configs/vit_large.py; the other fields are repeated for clarity."""
 
 FROM_PRETRAINED = {'linprobe': linprobe.get_config, 'finetune': finetune.get_config}
-"""The recipes of configs/linprobe_large.py and finetune_large.py, for the model of `init_from`."""
+"""The recipes of configs/linprobe_large.py and finetune_large.py, with the model of `init_from`."""
 
 
 def _depth(blocks: int, *top1: float) -> Row:
@@ -116,7 +117,7 @@ ROWS: dict[str, Row] = {
         for epochs in (100, 200, 400, 800, 1600)
     },
     'decoder_depth_0': Row('', 'a linear layer as decoder', {'model.decoder_depth': 0}),
-    # "A slight decrease in accuracy (e.g., ~0.5%)", says the paper's footnote 1: no figure.
+    # The paper gives no figure: "a slight decrease in accuracy (e.g., ~0.5%)" (footnote 1).
     'loss_all': Row('', 'loss on all patches', {'target.loss_on': 'all'}),
 }
 

@@ -1,4 +1,4 @@
-"""Every field of a pretraining run; the other configs are small deltas on this one.
+"""Defines every field of a pretraining run; the other configs change a few of them.
 
     python main.py --config=configs/default.py
 
@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = model = ml_collections.ConfigDict()
     model.variant = 'vit_large'  # vit_tiny | vit_small | vit_base | vit_large | vit_huge
-    model.patch_size = placeholder(int)  # unset: the variant's own, as for the next three
+    model.patch_size = placeholder(int)  # unset: that of the variant, as for the next three
     model.width = placeholder(int)
     model.depth = placeholder(int)
     model.heads = placeholder(int)
@@ -35,21 +35,21 @@ def get_config() -> ml_collections.ConfigDict:
     model.decoder_heads = 16
     model.encoder_mask_tokens = False  # hidden patches go through the encoder too (Table 1c)
     model.dtype = 'bfloat16'  # of activations; parameters, statistics, softmax and loss: float32
-    model.remat = 'none'  # none | block | dots: what the backward pass computes again
+    model.remat = 'none'  # none | block | dots: what the backward pass recomputes
     model.attention = 'plain'  # plain | xla | cudnn: a GPU's own kernel, in bfloat16
     model.scan = False  # one compiled block instead of `depth` copies
 
     config.mask = mask = ml_collections.ConfigDict()
     mask.ratio = 0.75
-    mask.strategy = 'random'  # random | block: as BEiT | grid: one of every 2 x 2 is kept
+    mask.strategy = 'random'  # random | block: as in BEiT | grid: one of every 2 x 2 is kept
 
     config.target = target = ml_collections.ConfigDict()
     target.name = 'normalized_pixel'  # pixel | normalized_pixel | pca | token
-    target.loss_on = 'hidden'  # hidden | all: which patches count
-    target.components = 96  # pca: how many of the largest coefficients ...
-    target.sample = 4096  # ... of a basis fitted to the run's first so many training crops
-    target.tokenizer = placeholder(str)  # token: scripts/convert_dvae.py's file, module:function
-    target.codes = 8192  # token: how many there are
+    target.loss_on = 'hidden'  # hidden | all: the patches in the loss
+    target.components = 96  # pca: the number of largest coefficients ...
+    target.sample = 4096  # ... in a basis fitted to this many of the run's first training crops
+    target.tokenizer = placeholder(str)  # token: a file of scripts/convert_dvae.py, module:function
+    target.codes = 8192  # token: size of the vocabulary
 
     config.dataset = dataset = ml_collections.ConfigDict()
     dataset.name = 'imagenet2012'  # digits | folder | prepared | synthetic | a TFDS name
@@ -68,14 +68,14 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.eval_crop_share = placeholder(float)  # unset: .875 up to 224 pixels, 1 above
     dataset.apply_exif = False  # the original ignores EXIF orientation
     dataset.repeats = 1  # r crops and masks of each decoded image, counted as r examples
-    dataset.resize = 'host'  # host | device: crop, resize and flip there; see docs/performance.md
-    dataset.canvas = 384  # device: side of the square that carries an image; larger ones shrink
-    dataset.threads = placeholder(int)  # of each process; unset: one a core, 8 at the most
-    dataset.workers = 0  # worker processes, past what threads scale to; 0: threads alone
-    dataset.prefetch = 2  # batches a process keeps ready
-    dataset.timeout_s = 300.0  # a loader that gives nothing for so long ends the run
+    dataset.resize = 'host'  # where to crop, resize, flip: host | device; see docs/performance.md
+    dataset.canvas = 384  # device: side of the square that holds an image; larger ones are reduced
+    dataset.threads = placeholder(int)  # of each process; unset: one per core, at most 8
+    dataset.workers = 0  # worker processes, which scale further than threads; 0: threads alone
+    dataset.prefetch = 2  # batches that a process keeps ready
+    dataset.timeout_s = 300.0  # the run ends if the loader yields no batch for this long
     dataset.on_error = 'raise'  # raise | skip: replace an unreadable image by its neighbour
-    dataset.max_bad_share = 0.01  # skip: more than this is an error after all
+    dataset.max_bad_share = 0.01  # skip: a larger share of unreadable images is an error
     dataset.synthetic_examples = 1_281_167  # size of the `synthetic` source
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
@@ -88,22 +88,22 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.eps = 1e-8
     optimizer.weight_decay = 0.05  # decoupled, times the learning rate
     optimizer.clip_norm = placeholder(float)  # global gradient norm; the paper does not clip
-    optimizer.accumulate = 1  # micro-batches a step; the result is that of the whole batch
-    optimizer.skip_nonfinite = 0  # n: leave out a step that is not finite, stop at n in a row
+    optimizer.accumulate = 1  # micro-batches per step; the result is that of the whole batch
+    optimizer.skip_nonfinite = 0  # n: skip updates that are not finite, stop at n in a row
 
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.fsdp = 1  # devices that share one copy of parameters and optimiser state
 
-    config.step_timeout_s = 1800.0  # a step, or a batch of evaluation, that takes longer hangs
+    config.step_timeout_s = 1800.0  # a step or batch of evaluation that takes longer ends the run
     config.log_every_steps = 50
-    config.loggers = ('tensorboard',)  # besides metrics.jsonl; or 'module:function' of your own
-    config.profile_steps = placeholder(tuple)  # (from, to): a trace, see TensorBoard's profiler
+    config.loggers = ('tensorboard',)  # in addition to metrics.jsonl; or your 'module:function'
+    config.profile_steps = placeholder(tuple)  # (from, to): trace for TensorBoard's profiler
     config.eval_every_steps = 2500  # loss on held-out images under fixed masks; 0: never
-    config.eval_examples = 4096  # how many of them
+    config.eval_examples = 4096  # number of these images
     config.image_every_steps = 2500  # masked | reconstructed | original; 0: never
     config.checkpoint_every_steps = 2500
     config.keep_last = 3  # checkpoints kept, newest first ...
-    config.keep_every_steps = placeholder(int)  # ... and every multiple of this for good
+    config.keep_every_steps = placeholder(int)  # ... and permanently every multiple of this
     config.probe_at_end = False  # k-NN and linear probe of the encoder, trained and untrained
 
     config.online_probe = online_probe = ml_collections.ConfigDict()

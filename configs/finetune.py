@@ -1,13 +1,13 @@
-"""Fine-tunes a pretrained encoder: every field of a classification run.
+"""Fine-tunes a pretrained encoder; defines every field of a classification run.
 
     python main.py --config=configs/finetune.py --config.init_from=runs/folder \
         --config.dataset.path=/path/to/images
 
-`init_from` is a work directory of pretraining, or one of its checkpoints. What is unset below
-(architecture, image size, data set and its statistics) is that of the run it belongs to; all else
-is the recipe of ViT-L on ImageNet ("Masked Autoencoders Are Scalable Vision Learners", arXiv
-2111.06377, appendix A.1, and its official code), which finetune_base, _large and _huge state in
-full. Small data sets want smaller batches and more epochs: --config.batch_size=128
+`init_from` is a work directory of pretraining, or one of its checkpoints. Fields that are unset
+below (architecture, image size, data set and its statistics) are taken from the config of that run.
+The others are the recipe of ViT-L on ImageNet ("Masked Autoencoders Are Scalable Vision Learners",
+arXiv 2111.06377, appendix A.1, and its official code), which finetune_base, _large and _huge define
+in full. Small data sets need smaller batches and more epochs: --config.batch_size=128
 --config.num_epochs=100.
 """
 
@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
     config.batch_size = 1024
     config.num_epochs = 50.0
     config.image_size = placeholder(tuple)
-    config.num_classes = placeholder(int)  # unset: what the data set has
-    config.trained = 'all'  # all | head | the last k blocks and what follows them: 0, 0.5, 1, ...
+    config.num_classes = placeholder(int)  # unset: that of the data set
+    config.trained = 'all'  # all | head | the last k blocks and all after them: 0, 0.5, 1, ...
     config.cache_features = False  # trained=head: run the encoder once, without augmentation
     config.ema_decay = placeholder(float)  # evaluate an average of the parameters
     config.label_smoothing = 0.1
@@ -61,9 +61,9 @@ def get_config() -> ConfigDict:
     optimizer.base_lr = 1e-3
     optimizer.min_lr = 1e-6
     optimizer.warmup_epochs = 5.0
-    optimizer.momentum = 0.9  # of LARS, as the next
+    optimizer.momentum = 0.9  # LARS only, as the next field
     optimizer.trust_coefficient = 0.001
-    optimizer.layer_decay = 0.75  # each layer's learning rate beside the next one's; 1: alike
+    optimizer.layer_decay = 0.75  # ratio of a layer's learning rate to the next one's; 1: equal
 
     # Unset: once an epoch; with cache_features, when the run ends. 0: no evaluation.
     config.eval_every_steps = placeholder(int)
@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
 
 
 def imagenet(variant: str) -> ConfigDict:
-    """The recipe on ImageNet-1k, for one of the paper's models."""
+    """Returns the recipe on ImageNet-1k for one of the paper's models."""
     config, imagenet = get_config(), default.get_config()
     config.image_size = imagenet.image_size
     config.model.variant = variant

@@ -1,4 +1,4 @@
-"""Fine-tunes ViT-B/16 on ImageNet-1k, the official code's recipe.
+"""Fine-tunes ViT-B/16 on ImageNet-1k with the official code's recipe.
 
     python main.py --config=configs/finetune_base.py --config.init_from=runs/vit_base
 

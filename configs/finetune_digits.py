@@ -2,7 +2,7 @@
 
     python main.py --config=configs/finetune_digits.py --config.init_from=runs/quickstart
 
-Without `init_from` it is the same training from scratch.
+Without `init_from` the same recipe trains from scratch.
 """
 
 from configs import finetune, quickstart
@@ -19,7 +19,7 @@ def get_config():
     for field in ('name', 'channels', 'scale', 'mean', 'std', 'crop_scale', 'eval_crop_share'):
         config.dataset[field] = pretraining.dataset[field]
     config.dataset.flip = False  # a mirrored digit is another digit
-    config.dataset.augment = ''  # as is a 6 that is turned
+    config.dataset.augment = ''  # RandAugment rotates, and a rotated 6 is a 9
     config.dataset.erase = 0.0
     config.mix.mixup = config.mix.cutmix = 0.0
     config.dataset.threads = 2

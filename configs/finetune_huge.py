@@ -1,9 +1,9 @@
-"""Fine-tunes ViT-H/14 on ImageNet-1k, the official code's recipe.
+"""Fine-tunes ViT-H/14 on ImageNet-1k with the official code's recipe.
 
     python main.py --config=configs/finetune_huge.py --config.init_from=runs/vit_huge
 
-With --config.image_size=448 the positions are resized. To expect: 86.9 % top-1 after 1600 epochs
-of pretraining; 87.8 at 448 pixels.
+--config.image_size=448 resizes the position tables. To expect: 86.9 % top-1 after 1600 epochs of
+pretraining; 87.8 at 448 pixels.
 """
 
 from configs import finetune

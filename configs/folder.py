@@ -1,14 +1,15 @@
-"""A small ViT on a folder of one's own images.
+"""Pretrains a small ViT on a folder of your own images.
 
     python main.py --config=configs/folder.py --config.dataset.path=/path/to/images
 
 The folder is either `train/<class>/*.jpg` and `val/<class>/*.jpg`, or any tree of unlabelled
-images, of which a twentieth is then held out. JPEG, PNG, WebP, BMP, TIFF and .npy; for images that
-are not 8-bit RGB give dataset.channels, .scale, and .mean and .std, one value a channel.
+images, of which a twentieth is then held out. JPEG, PNG, WebP, BMP, TIFF and .npy are read; for
+images that are not 8-bit RGB set dataset.channels, .scale, and one value of .mean and .std per
+channel.
 
-Sized for one GPU, or for a laptop's patience at 96 pixels. To expect: the reconstructions in
-images/latest.png get their colours within the first epochs and their edges later; a few thousand
-images want several hundred epochs.
+The size, 96 pixels, suits one GPU, or a laptop with some patience. To expect: reconstructions in
+images/latest.png show colours within the first epochs and edges later; a few thousand images need
+several hundred epochs.
 """
 
 from configs import default

@@ -1,18 +1,19 @@
-"""Linear probe of any checkpoint: the encoder is frozen, a linear classifier learns on top of it.
+"""Probes any checkpoint linearly: trains a linear classifier on top of the frozen encoder.
 
     python main.py --config=configs/linprobe.py --config.init_from=runs/folder
 
-The cls token goes through a BatchNorm without affine parameters and into the head, which LARS
-trains; what is unset is that of the run `init_from` belongs to (arXiv 2111.06377, Table 10 and
-the official code). `--config.cache_features=True` runs the encoder over the data once, without
-augmentation, and then takes seconds; batches larger than the data set want --config.batch_size.
+The cls token passes through a BatchNorm without affine parameters to the head, which LARS trains
+(arXiv 2111.06377, Table 10 and the official code). Unset fields are taken from the run that
+`init_from` belongs to. `--config.cache_features=True` runs the encoder over the data once, without
+augmentation, and then takes seconds; if the data set is smaller than a batch, set
+--config.batch_size.
 """
 
 from configs import finetune
 
 
 def make_linprobe(config):
-    """The recipe of the linear probe, for the model and data of a fine-tuning config."""
+    """Changes a fine-tuning config into the linear probe of its model and data, and returns it."""
     config.batch_size = 16384
     config.num_epochs = 50.0
     config.trained = 'head'

@@ -1,8 +1,8 @@
-"""Linear probe of ViT-B/16 on ImageNet-1k.
+"""Probes ViT-B/16 linearly on ImageNet-1k.
 
     python main.py --config=configs/linprobe_base.py --config.init_from=runs/vit_base
 
-A batch of 16384 that does not fit: --config.optimizer.accumulate=8 gives the same result.
+If a batch of 16384 does not fit, --config.optimizer.accumulate=8 gives the same result.
 To expect: 68.0 % top-1 after 1600 epochs of pretraining (65.1 after 800).
 """
 

@@ -1,8 +1,8 @@
-"""Linear probe of ViT-H/14 on ImageNet-1k.
+"""Probes ViT-H/14 linearly on ImageNet-1k.
 
     python main.py --config=configs/linprobe_huge.py --config.init_from=runs/vit_huge
 
-A batch of 16384 that does not fit: --config.optimizer.accumulate=8 gives the same result.
+If a batch of 16384 does not fit, --config.optimizer.accumulate=8 gives the same result.
 To expect: 76.6 % top-1 after 1600 epochs of pretraining.
 """
 

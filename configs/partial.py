@@ -1,18 +1,18 @@
-"""Partial fine-tuning (arXiv 2111.06377, Figure 9): the last blocks learn, those before are frozen.
+"""Fine-tunes the last blocks and freezes those before them (arXiv 2111.06377, Figure 9).
 
     python main.py --config=configs/partial.py --config.init_from=runs/folder --config.trained=4
 
-`trained` is the number of blocks: 0 (the last norm and the head), 0.5 (and the MLP of the last
-block), 1, 2, 4 ... all of them. Frozen blocks cost neither gradient nor optimiser memory. The
-recipe is the paper's Table 9; its figure shows the best of 50, 100 and 200 epochs for each number
-of blocks. What is unset is that of the run `init_from` belongs to.
+`trained` is the number of trained blocks: 0 (only the last norm and the head), 0.5 (also the MLP of
+the last block), 1, 2, 4 ... up to all. Frozen blocks need no memory for gradients and optimiser.
+The recipe is the paper's Table 9; its figure shows the best of 50, 100 and 200 epochs for each
+number of blocks. Unset fields are taken from the run that `init_from` belongs to.
 """
 
 from configs import finetune
 
 
 def make_partial(config):
-    """The paper's own fine-tuning recipe, with the last block learning."""
+    """Changes a fine-tuning config into the paper's partial one, with one trained block."""
     config.num_epochs = 50.0
     config.trained = '1'
     config.model.drop_path = 0.1

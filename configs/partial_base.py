@@ -1,4 +1,4 @@
-"""Partial fine-tuning of ViT-B/16 on ImageNet-1k.
+"""Fine-tunes the last blocks of ViT-B/16 on ImageNet-1k.
 
     python main.py --config=configs/partial_base.py --config.init_from=runs/vit_base \
         --config.trained=4

@@ -1,4 +1,4 @@
-"""Partial fine-tuning of ViT-H/14 on ImageNet-1k.
+"""Fine-tunes the last blocks of ViT-H/14 on ImageNet-1k.
 
     python main.py --config=configs/partial_huge.py --config.init_from=runs/vit_huge \
         --config.trained=4

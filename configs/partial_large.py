@@ -1,4 +1,4 @@
-"""Partial fine-tuning of ViT-L/16 on ImageNet-1k.
+"""Fine-tunes the last blocks of ViT-L/16 on ImageNet-1k.
 
     python main.py --config=configs/partial_large.py --config.init_from=runs/vit_large \
         --config.trained=4

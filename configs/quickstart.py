@@ -1,10 +1,10 @@
-"""The whole of pretraining in about a minute on a CPU, on data that needs no download.
+"""Pretrains in about a minute on a CPU, on data that needs no download.
 
     python main.py --config=configs/quickstart.py
 
-A 0.17 M parameter MAE on scikit-learn's 8x8 digits, patch 2, half of it hidden. Ends with the
-accuracy of the frozen encoder beside that of the same encoder untrained (README.md has the
-figures), a reconstruction picture and a checkpoint.
+An MAE of 0.17 M parameters on scikit-learn's 8 x 8 digits, with patches of 2 x 2, half of them
+hidden. The run ends with the accuracies of the frozen encoder, untrained and pretrained (README.md
+has the figures), a reconstruction picture and a checkpoint.
 """
 
 from configs import default
@@ -25,8 +25,8 @@ def get_config():
     config.model.decoder_depth = 1
     config.model.decoder_heads = 4
     config.model.dtype = 'float32'
-    config.mask.ratio = 0.5  # an image is 16 patches: a quarter of them says too little
-    config.target.name = 'pixel'  # most patches of a digit are flat: nothing to normalise by
+    config.mask.ratio = 0.5  # an image is 16 patches: a quarter of them is too little to see
+    config.target.name = 'pixel'  # most patches of a digit are uniform: their deviation is 0
 
     config.dataset.name = 'digits'
     config.dataset.channels = 1

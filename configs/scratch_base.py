@@ -1,4 +1,4 @@
-"""ViT-B/16 on ImageNet-1k from scratch: the paper's supervised baseline (its Table 11).
+"""Trains ViT-B/16 on ImageNet-1k from scratch: the paper's supervised baseline (its Table 11).
 
     python main.py --config=configs/scratch_base.py
 

@@ -1,8 +1,8 @@
-"""ViT-L/16 on ImageNet-1k from scratch: the paper's supervised baseline (its Table 11).
+"""Trains ViT-L/16 on ImageNet-1k from scratch: the paper's supervised baseline (its Table 11).
 
     python main.py --config=configs/scratch_large.py
 
-What is evaluated is the average of the parameters. To expect: 82.6 % top-1 (arXiv 2111.06377,
+The running average of the parameters is evaluated. To expect: 82.6 % top-1 (arXiv 2111.06377,
 Table 3).
 """
 
@@ -10,7 +10,7 @@ from configs import finetune
 
 
 def make_scratch(config):
-    """The recipe of training from scratch, for the model and data of a fine-tuning config."""
+    """Changes a fine-tuning config into training from scratch, and returns it."""
     config.batch_size = 4096
     config.num_epochs = 200.0
     config.ema_decay = 0.9999

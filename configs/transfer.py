@@ -1,4 +1,4 @@
-"""Fine-tuning on the paper's other classification sets (arXiv 2111.06377, Table 6).
+"""Fine-tunes on the paper's other classification data sets (arXiv 2111.06377, Table 6).
 
     python main.py --config=configs/transfer.py:inaturalist2018 --config.init_from=runs/vit_large
 
@@ -10,9 +10,9 @@
 | places205       | a folder: --config.dataset.path | 63.9  | 65.8  | 65.9  | 66.8   |
 | places365       | TFDS, places365_small           | 57.9  | 59.4  | 59.8  | 60.3   |
 
-The figures are the paper's top-1. It does not print their recipe: this is its fine-tuning on
-ImageNet (Table 9), to be tuned. The number of classes is read from the data, the architecture and
-image size from the run of `init_from`. Any other set: configs/finetune.py with
+The figures are the paper's top-1. The paper does not publish the recipe: this is its fine-tuning on
+ImageNet (Table 9), as a starting point. The number of classes is read from the data, architecture
+and image size from the run of `init_from`. For any other data set use configs/finetune.py with
 --config.dataset.name, a TFDS name or `folder`.
 """
 
