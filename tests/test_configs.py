@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from mae_jax.experiment.build import check_fields
 
 from mae_jax.config.data import make_augment
 from mae_jax.config.length import make_learning_rate, make_length
 from mae_jax.errors import UserError
 from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
 from mae_jax.experiment.inherit import inherit
+from mae_jax.experiment.setup import check_fields
 from mae_jax.tasks import make_task
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / 'configs').glob('*.py'))

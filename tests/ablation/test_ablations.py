@@ -4,11 +4,11 @@ import functools
 import operator
 
 import pytest
-from mae_jax.experiment.build import check_fields
 
 from configs import ablation_suite, ablations, finetune_large, linprobe_large, vit_large
 from mae_jax.config.data import make_augment
 from mae_jax.config.length import make_learning_rate, make_length
+from mae_jax.experiment.setup import check_fields
 from mae_jax.tasks import make_task
 
 PAPER = """

@@ -27,9 +27,7 @@ def run(folder, steps, last: int) -> None:
         profile(last + 1, None)
 
 
-@pytest.mark.parametrize(
-    ('steps', 'last', 'expected'), [((2, 3), 5, {2, 3}), ((4, 9), 5, {4, 5})]
-)
+@pytest.mark.parametrize(('steps', 'last', 'expected'), [((2, 3), 5, {2, 3}), ((4, 9), 5, {4, 5})])
 def test_the_trace_holds_these_steps_and_no_other(tmp_path, steps, last, expected):
     run(tmp_path, steps, last)
     names = {name for name in names_in(tmp_path) if str(name).startswith('step ')}
