@@ -17,7 +17,8 @@ from PIL import Image
 
 from configs import finetune_digits
 from mae_jax.config.data import eval_batch_size, eval_passes, make_eval_batches, make_source_of
-from mae_jax.data.sources.arrays import ArraySource, digits_source
+from mae_jax.data.sources.arrays import ArraySource
+from mae_jax.data.sources.digits import digits_source
 from mae_jax.errors import UserError
 from mae_jax.evaluation.exact import make_evaluate
 from mae_jax.evaluation.features import make_encode
