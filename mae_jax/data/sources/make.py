@@ -10,7 +10,7 @@ A name is looked up in this order:
 A TFDS name may contain a colon too. It is taken for a factory only where both sides of the colon
 are Python names and the module is dotted, has been imported or is on the Python path; `huggingface`
 is always TFDS's. A name that another's checkpoint brought with it never comes this far if it has
-the form of 2 or of a TFDS namespace: `experiment/starting_weights.py` refuses it.
+the form of 2 or of a TFDS namespace: `experiment/inherit.py` refuses it.
 
 A factory is called as
 

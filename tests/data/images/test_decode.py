@@ -1,3 +1,5 @@
+"""Decoding by the content of a file: bands, depths, palettes, orientation, errors."""
+
 import io
 import struct
 import subprocess
@@ -29,7 +31,7 @@ def tiff(array, **options) -> bytes:
     return buffer.getvalue()
 
 
-def test_grey_is_repeated_for_rgb_and_kept_for_one_channel():
+def test_grey_is_repeated_for_rgb_and_unchanged_for_one_channel():
     grey = np.array([[0, 100], [200, 255]], np.uint8)
     data = encode(Image.fromarray(grey), 'PNG')
     np.testing.assert_array_equal(load(data), np.stack([grey] * 3, -1))
@@ -101,10 +103,10 @@ def test_a_record_may_hold_the_array_itself():
     np.testing.assert_array_equal(load(array, 3), array.repeat(3, -1))
 
 
-def test_exif_orientation_is_applied_on_request_alone():
+def test_exif_orientation_is_applied_only_on_request():
     image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40).convert('RGB')
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees
+    exif[0x0112] = 6  # shown rotated clockwise by 90 degrees
     data = encode(image, 'PNG', exif=exif)
     pixels = np.asarray(image)
     np.testing.assert_array_equal(load(data), pixels)
@@ -132,7 +134,7 @@ PNG = encode(Image.new('RGB', (8, 8)), 'PNG')
     ],
     ids=range(12),
 )
-def test_a_bad_file_is_named(data, channels, reason):
+def test_the_error_of_a_bad_file_names_it(data, channels, reason):
     with pytest.raises(BadImage, match=f'some/file.*{reason}'):
         load(data, channels)
 

@@ -1,7 +1,10 @@
+"""Order, batches, repeats, replaced images and evaluation of the loader, in threads."""
+
 import itertools
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +21,7 @@ PHOTO = {'image_size': (16, 16), 'seed': 0}
 
 
 class Numbered:
-    """Images that say which example they are; a real source, kept in memory."""
+    """A source in memory, with labels and pixels that are the index of the example."""
 
     def __init__(self, count, bad=()):
         self.count, self.bad = count, set(bad)
@@ -56,15 +59,17 @@ def assert_same(batch, other):
         assert value.dtype == other[key].dtype
 
 
-@pytest.mark.parametrize('processes', [1, 2, 3])
+@pytest.mark.parametrize('processes', [1, 3])
 @pytest.mark.parametrize(('count', 'batch_size'), [(12, 6), (25, 6), (100, 12), (5, 12)])
 def test_every_example_comes_once_an_epoch(processes, count, batch_size):
+    num_epochs = 3
     shares = np.split(np.arange(batch_size), processes)
     loaders = [numbered_loader(count, batch_size, rows) for rows in shares]
-    steps = -(-4 * count // batch_size)
-    batches = [[loader.batch_at(s)['label'] for loader in loaders] for s in range(steps)]
-    stream = np.concatenate([np.concatenate(parts) for parts in batches])
-    for epoch in range(4):
+    steps = -(-num_epochs * count // batch_size)
+    stream = np.concatenate(
+        [loader.batch_at(step)['label'] for step in range(steps) for loader in loaders]
+    )
+    for epoch in range(num_epochs):
         seen = stream[epoch * count : (epoch + 1) * count]
         np.testing.assert_array_equal(np.sort(seen), np.arange(count))
 
@@ -80,23 +85,23 @@ def test_the_global_batch_does_not_depend_on_the_process_count(
     if not interleaved:
         shares = np.split(rows, processes)
     whole = make_loader(source, batch_size=8, rows=rows, **PHOTO)
-    parts = [make_loader(source, batch_size=8, rows=share, **PHOTO) for share in shares]
+    loaders = [make_loader(source, batch_size=8, rows=share, **PHOTO) for share in shares]
     with whole.iterate(0, 6) as expected:
-        streams = [part.iterate(0, 6) for part in parts]
-        for batch, *pieces in zip(expected, *streams, strict=True):
-            for share, piece in zip(shares, pieces, strict=True):
-                assert_same(piece, {key: value[share] for key, value in batch.items()})
+        streams = [loader.iterate(0, 6) for loader in loaders]
+        for batch, *local_batches in zip(expected, *streams, strict=True):
+            for share, local in zip(shares, local_batches, strict=True):
+                assert_same(local, {key: value[share] for key, value in batch.items()})
 
 
-def test_the_order_is_another_one_in_each_epoch_and_for_each_seed():
+def test_every_epoch_and_every_seed_has_an_order_of_its_own():
     orders = {
-        tuple(epochs(50, seed)[i] for i in range(epoch * 50, epoch * 50 + 50))
-        for seed, epoch in itertools.product(range(4), range(4))
+        tuple(epochs(20, seed)[i] for i in range(epoch * 20, epoch * 20 + 20))
+        for seed, epoch in itertools.product(range(3), range(3))
     }
-    assert len(orders) == 16  # among them: seed 1, epoch 0 is not seed 0, epoch 1
+    assert len(orders) == 9  # seed 1, epoch 0 differs from seed 0, epoch 1
 
 
-def test_positions_far_into_training_are_reached_at_once():
+def test_a_stream_starts_at_a_late_step_at_once():
     loader = numbered_loader(1_281_167, 8)
     start = time.monotonic()
     with loader.iterate(10_000_000) as batches:
@@ -107,7 +112,7 @@ def test_positions_far_into_training_are_reached_at_once():
 def test_a_resumed_stream_is_the_tail_of_the_straight_one(photo_folder):
     source = make_source('folder', 'train', path=str(photo_folder(20)))
     straight = list(make_loader(source, batch_size=6, rows=range(6), **PHOTO).iterate(0, 9))
-    for start in (1, 4, 8):
+    for start in (1, 8):
         loader = make_loader(source, batch_size=6, rows=range(6), **PHOTO)
         resumed = list(loader.iterate(start, 9 - start))
         assert len(resumed) == 9 - start
@@ -129,13 +134,13 @@ def test_the_stream_is_the_batches_of_its_steps(photo_folder):
 
 
 def test_no_two_crops_of_an_image_are_the_same(photo_folder):
-    source = make_source('folder', 'train', path=str(photo_folder(3)))  # 2 images to train on
+    source = make_source('folder', 'train', path=str(photo_folder(8)))
     loader = make_loader(source, batch_size=8, rows=range(8), **PHOTO)
     images = np.concatenate([loader.batch_at(step)['image'] for step in range(4)])
-    assert len(np.unique(images.reshape(32, -1), axis=0)) == 32
+    assert len(np.unique(images.reshape(32, -1), axis=0)) == 32  # in more than four epochs
 
 
-def test_crop_and_augmentation_reach_the_images(photo_folder):
+def test_crop_and_augment_change_the_images(photo_folder):
     source = make_source('folder', 'train', path=str(photo_folder(10)))
     options = {'batch_size': 9, 'rows': range(9), **PHOTO}
     plain = make_loader(source, **options).batch_at(0)['image']
@@ -154,7 +159,7 @@ def test_a_repeated_image_gives_rows_one_after_another_and_comes_once_an_epoch(r
         np.testing.assert_array_equal(np.sort(epoch), np.arange(12))
 
 
-def test_a_repeated_image_has_other_crops_of_which_the_first_is_what_it_would_be(photo_folder):
+def test_views_of_a_repeated_image_differ_and_the_first_is_that_without_repeats(photo_folder):
     source = make_source('folder', 'train', path=str(photo_folder(12)))
     once = make_loader(source, batch_size=2, rows=range(2), **PHOTO)
     thrice = make_loader(source, batch_size=6, rows=range(6), repeats=3, **PHOTO)
@@ -169,23 +174,24 @@ def test_repeated_images_are_shared_among_processes_as_wholes(photo_folder, resi
     source = make_source('folder', 'train', path=str(photo_folder(12)))
     options = {'batch_size': 8, 'repeats': 2, 'resize': resize, 'canvas': 64, **PHOTO}
     whole = make_loader(source, rows=range(8), **options)
-    parts = [make_loader(source, rows=rows, **options) for rows in np.split(np.arange(8), 2)]
+    loaders = [make_loader(source, rows=rows, **options) for rows in np.split(np.arange(8), 2)]
     with whole.iterate(3, 2) as batches:
         for step, batch in enumerate(batches, start=3):
-            pieces = [part.batch_at(step) for part in parts]
-            joined = {name: np.concatenate([p[name] for p in pieces]) for name in batch}
+            local_batches = [loader.batch_at(step) for loader in loaders]
+            joined = {name: np.concatenate([b[name] for b in local_batches]) for name in batch}
             assert_same(batch, joined)
     with pytest.raises(UserError, match=r'dataset\.repeats=2 rows of an image'):
         make_loader(source, rows=range(1, 5), **options)
 
 
-def test_the_device_is_given_the_crops_that_the_host_would_make(photo_folder):
+def test_crops_on_the_device_are_those_of_the_host(photo_folder):
     source = make_source('folder', 'train', path=str(photo_folder(12)))
     options = {'batch_size': 8, 'rows': range(8), 'repeats': 2, **PHOTO}
     expected = make_loader(source, **options).batch_at(2)
     batch = make_loader(source, resize='device', canvas=64, **options).batch_at(2)
+    boxed = batch['canvas'], batch['box']
     assert batch['canvas'].shape == (4, 64, 64, 3) and batch['box'].shape == (8, 5)
-    ours = np.asarray(crop_and_resize(batch['canvas'], batch['box'], (16, 16)))
+    ours = np.asarray(jax.jit(crop_and_resize, static_argnums=2)(*boxed, (16, 16)))
     assert np.abs(ours - expected['image']).max() <= 1
     np.testing.assert_array_equal(batch['label'], expected['label'])
 
@@ -203,7 +209,7 @@ def test_an_image_larger_than_the_canvas_is_reduced_to_fit():
 
 
 @pytest.mark.parametrize(
-    ('fields', 'told'),
+    ('fields', 'message'),
     [
         ({'repeats': 4}, r'dataset\.repeats=4 does not divide batch_size=6'),
         ({'repeats': 0}, r'dataset\.repeats=0'),
@@ -213,8 +219,8 @@ def test_an_image_larger_than_the_canvas_is_reduced_to_fit():
         ({'resize': 'device', 'canvas': 0}, r'dataset\.canvas=0'),
     ],
 )
-def test_repeats_and_resize_that_cannot_work_are_refused(fields, told):
-    with pytest.raises(UserError, match=told):
+def test_repeats_and_resize_that_cannot_work_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
         numbered_loader(12, 6, **fields)
 
 
@@ -278,14 +284,14 @@ def test_too_many_bad_images_stop_the_run():
     assert 10 < loader.num_replaced < 20
 
 
-def test_nothing_but_bad_images_stops_the_run_at_once():
+def test_a_data_set_of_unreadable_images_stops_the_run_at_once():
     loader = numbered_loader(1000, 8, on_error='skip', bad=range(1000), max_bad_share=1)
     with pytest.raises(UserError, match='100 images in a row are unreadable'):
         next(loader.iterate(0))
 
 
 @pytest.mark.parametrize('content', [b'', b'not an image', None])
-def test_an_unreadable_file_is_named_with_the_way_out(photo_folder, content):
+def test_the_error_of_an_unreadable_file_names_it_and_the_remedy(photo_folder, content):
     root = photo_folder(8)
     source = make_source('folder', 'train', path=str(root))
     name = source[2]['name']
@@ -300,20 +306,20 @@ def test_an_unreadable_file_is_named_with_the_way_out(photo_folder, content):
         list(eval_batches(source, batch_size=8, rows=range(8), image_size=(16, 16)))
 
 
-def test_a_file_that_went_away_is_an_unreadable_image(photo_folder):
+def test_a_file_that_was_deleted_is_an_unreadable_image(photo_folder):
     root = photo_folder(8)
     source = make_source('folder', 'train', path=str(root))
-    gone = source[0]['name']
-    (root / gone).unlink()
+    deleted = source[0]['name']
+    (root / deleted).unlink()
     options = {'batch_size': 8, 'rows': range(8), **PHOTO}
-    with pytest.raises(UserError, match=f'{gone} cannot be read: No such file'):
+    with pytest.raises(UserError, match=f'{deleted} cannot be read: No such file'):
         list(make_loader(source, **options).iterate(0, 1))
     loader = make_loader(source, **options, on_error='skip', max_bad_share=0.5)
     assert len(list(loader.iterate(0, 2))) == 2
     assert loader.num_replaced >= 1
 
 
-def test_images_of_several_depths_do_not_share_a_batch(photo_folder):
+def test_images_of_different_dtypes_cannot_share_a_batch(photo_folder):
     root = photo_folder(10)
     np.save(root / 'deep.npy', np.zeros((20, 20, 3), np.float32))
     source = make_source('folder', 'train', path=str(root))
@@ -333,6 +339,6 @@ def test_images_of_several_depths_do_not_share_a_batch(photo_folder):
         ({'crop': 'clip'}, "dataset.crop='clip' must be retry or clamp"),
     ],
 )
-def test_values_that_cannot_be_are_refused(options, message):
+def test_values_that_are_not_allowed_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         numbered_loader(10, 2, **options)

@@ -1,4 +1,4 @@
-"""Batches by indexing: every example once an epoch, whatever the step they start from."""
+"""Batches of arrays in memory: every example once an epoch, from any step."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def labels_of(loader, steps):
     return np.concatenate([loader.batch_at(step)['label'] for step in steps])
 
 
-def test_every_epoch_is_a_new_permutation_even_in_batches_that_do_not_divide_it(source):
+def test_every_epoch_is_a_new_permutation_for_a_batch_size_that_does_not_divide_it(source):
     loader = MemoryLoader(source, batch_size=6, rows=range(6), seed=0)
     epochs = labels_of(loader, range(10)).reshape(3, 20)
     for epoch in epochs:
@@ -31,7 +31,7 @@ def test_a_batch_may_be_larger_than_the_data(source):
     np.testing.assert_array_equal(counts, [5] * 20)
 
 
-def test_features_come_with_their_labels_and_from_any_step(source):
+def test_a_stream_starts_at_any_step_with_features_and_their_labels(source):
     loader = MemoryLoader(source, batch_size=6, rows=range(6), seed=0)
     with loader.iterate(4) as batches:
         assert batches.ready()
@@ -42,7 +42,7 @@ def test_features_come_with_their_labels_and_from_any_step(source):
         np.testing.assert_array_equal(batch['label'], loader.batch_at(step)['label'])
 
 
-def test_processes_share_one_global_batch_and_seeds_do_not(source):
+def test_processes_share_one_global_batch_and_seeds_differ(source):
     def labels(rows, seed=0):
         return labels_of(MemoryLoader(source, batch_size=6, rows=rows, seed=seed), [3])
 
