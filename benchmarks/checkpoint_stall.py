@@ -1,11 +1,11 @@
-"""What a save steals from training: the time it blocks the loop, and slows the steps beside it.
+"""Measures the cost of a checkpoint: the time it blocks the loop, and slows concurrent steps.
 
     python benchmarks/checkpoint_stall.py --variant=vit_base --batch_size=8 --steps=20
 
-Prints a Markdown table. Segments of the training loop with a save and without are timed in turn, in
-one process: in each, one step, the save or none, and `--steps` more, beside which the checkpoint is
-written. A segment ends when the checkpoint is whole on disk; where the steps end before that, the
-note says how long the loop had to wait for it, and more steps should be taken.
+Prints a Markdown table. Segments of the training loop with a save and without one are timed
+alternately in one process. Each consists of one step, the save if any, and `--steps` more, during
+which the checkpoint is written. A segment ends when the checkpoint is complete on disk. If the
+steps end before that, a note gives the time that the loop waited; increase `--steps` then.
 """
 
 import argparse
@@ -29,23 +29,28 @@ INTERVAL = 2500
 
 
 class Segments:
-    """Segments of a `Bench`, and what was seen in each that saved, in seconds."""
+    """Runs segments of a `Bench`, and records times of those that save, in seconds.
+
+    Attributes:
+      blocked: time until `save` returned, one for each segment with a save.
+      waited: time that the loop waited for the checkpoint after the last step.
+    """
 
     def __init__(self, bench: Bench):
         self._bench = bench
         self.blocked: list[float] = []
-        """Until `save` returned."""
         self.waited: list[float] = []
-        """For the checkpoint, when the steps were over."""
 
     def without(self) -> None:
-        self._bench.train(1, lambda step, state, found: None)
+        """Runs a segment without a save."""
+        self._bench.train(1, lambda step, state, metrics: None)
         self._finish()
 
     def with_save(self) -> None:
+        """Runs a segment with a save, and waits until the checkpoint is complete."""
         checkpoints, started = self._bench.checkpoints, 0.0
 
-        def save(step: int, state: TrainState, found: Scalars) -> None:
+        def save(step: int, state: TrainState, metrics: Scalars) -> None:
             nonlocal started
             started = time.perf_counter()
             checkpoints.save(step, state, {})
@@ -58,11 +63,12 @@ class Segments:
         self.waited.append(time.perf_counter() - ended)
 
     def _finish(self) -> None:
-        self._bench.train(self._bench.steps, lambda step, state, found: None)
+        self._bench.train(self._bench.steps, lambda step, state, metrics: None)
         jax.block_until_ready(self._bench.state)
 
 
 def folder_bytes(folder: Path) -> int:
+    """Returns the bytes of all files in a directory."""
     return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
 
 
@@ -75,15 +81,15 @@ def table(
     size: int,
     epoch: int,
 ) -> list[list[str]]:
-    """The rows.
+    """Makes the rows of the table, each a name, a median and a range.
 
     Args:
-      without, with_save: seconds of segments of `steps` steps, in pairs.
+      without, with_save: seconds of paired segments of `steps` steps.
       blocked: seconds of each save until it returned.
-      size: of a checkpoint, in bytes.
-      epoch: steps of a small run's epoch.
+      size: size of a checkpoint in bytes.
+      epoch: steps in an epoch of a small run.
     """
-    step, stolen = without / steps, with_save - without
+    step, cost = without / steps, with_save - without
 
     def row(name: str, values: np.ndarray, form: str) -> list[str]:
         spread = (format(f(values), form) for f in (np.min, np.max))
@@ -92,13 +98,13 @@ def table(
     return [
         row('a step, ms', step * 1e3, '.1f'),
         row('a save blocks the loop for, ms', blocked * 1e3, '.0f'),
-        row('a save takes from training, steps beside it included, ms', stolen * 1e3, '.0f'),
+        row('a save takes from training, steps beside it included, ms', cost * 1e3, '.0f'),
         row(
             f'of a step on average, one save every {INTERVAL} steps',
-            stolen / step / INTERVAL,
+            cost / step / INTERVAL,
             '.2%',
         ),
-        row(f'of a step on average, one every {epoch} steps', stolen / step / epoch, '.2%'),
+        row(f'of a step on average, one every {epoch} steps', cost / step / epoch, '.2%'),
         ['a checkpoint, MB', f'{size / 1e6:.0f}', ''],
     ]
 
@@ -109,12 +115,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--batch_size', type=int, default=8)
     parser.add_argument('--image_size', type=int, default=224)
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
-    parser.add_argument('--steps', type=int, default=20, help='in a segment, after the save')
+    parser.add_argument('--steps', type=int, default=20, help='steps of a segment after the save')
     parser.add_argument('--repeats', type=int, default=5, help='segments of each kind')
     parser.add_argument(
-        '--epoch_images', type=int, default=9469, help="a small data set's, saved once an epoch"
+        '--epoch_images', type=int, default=9469, help='of a small data set, saved once per epoch'
     )
-    parser.add_argument('--folder', help='on the disk to write to; default: that of /tmp')
+    parser.add_argument('--folder', help='directory on the disk to write to; default: in /tmp')
     args = parser.parse_args(argv)
 
     task = make_task(args.variant, args.image_size, args.dtype)
@@ -122,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         bench = Bench(task, args.batch_size, args.steps, log_every=50, folder=Path(folder))
         segments = Segments(bench)
         others = others_cpu_share()
-        # The first pair is not measured: it compiles, and no old checkpoint is deleted in it.
+        # The first pair is not measured: it compiles, and does not delete an old checkpoint.
         without, with_save = interleaved([segments.without, segments.with_save], args.repeats)
         notes = circumstances(args.repeats, others())
         size = folder_bytes(Path(folder) / 'checkpoints' / str(bench.checkpoints.steps()[-1]))

@@ -1,7 +1,7 @@
-"""The loader of a run as one of the pipelines that `input_pipeline.py` measures.
+"""Wraps the loader of a run as one of the pipelines that `input_pipeline.py` measures.
 
-mae_jax is imported where it is used, in the measuring process: after it has been decided what is
-to be there.
+mae_jax is imported inside the functions: in the measuring process, after the C decoder has been
+disabled if the pipeline measures Pillow alone.
 """
 
 import functools
@@ -23,16 +23,17 @@ def ours(
     pillow_alone: bool = False,
     **loading,
 ) -> Pipeline:
-    """The loader of a run.
+    """Makes the pipeline.
 
     Args:
-      prepared: what `mae-jax prepare` made of the images; None: the files themselves.
-      workers: with a worker process a core.
-      pillow_alone: without the C module.
+      setting: images, sizes and cores.
+      prepared: the output of `mae-jax prepare` on the images; None reads the original files.
+      workers: use a worker process per core.
+      pillow_alone: do not use the C module.
       **loading: further arguments of `make_loader`.
     """
     if pillow_alone:
-        sys.modules['mae_jax.data.images._jpeg'] = None  # as where it is not built
+        sys.modules['mae_jax.data.images._jpeg'] = None  # as if it were not built
     from mae_jax.data.loader.batches import make_loader
     from mae_jax.data.loader.order import epochs
     from mae_jax.data.sources.make import make_source
@@ -56,22 +57,22 @@ def ours(
         return loader.iterate(start_step=0)
 
     def pixel_difference() -> float:
-        """Of a batch of the loader, to the same boxes in the original images."""
+        """Compares a batch of the loader with crops of the same boxes from the original images."""
         rows = range(setting.compared)
-        once = loading | ({'repeats': 1} if 'repeats' in loading else {})
-        batch = make(batch_size=len(rows), rows=rows, flip=False, **once).batch_at(0)
+        options = loading | ({'repeats': 1} if 'repeats' in loading else {})
+        batch = make(batch_size=len(rows), rows=rows, flip=False, **options).batch_at(0)
         images = batch['image'] if 'image' in batch else _resize_on_cpu(batch, setting.size)
         order = epochs(len(source), SEED)
         differences = []
         for row, pixels in enumerate(images):
             index = order[row]
-            given, full = (_width_height(s[index]['image']) for s in (source, files))
+            reduced, full = (_width_height(s[index]['image']) for s in (source, files))
             if 'canvas' in batch:
-                share = min(1.0, CANVAS / max(given))
-                given = tuple(round(side * share) for side in given)
+                scale = min(1.0, CANVAS / max(reduced))
+                reduced = tuple(round(side * scale) for side in reduced)
             rng = np.random.default_rng((SEED, transforms.CROP_AND_FLIP, row // len(source), index))
-            box = random_box(*given, rng)
-            box = tuple(edge * full[i % 2] / given[i % 2] for i, edge in enumerate(box))
+            box = random_box(*reduced, rng)
+            box = tuple(edge * full[i % 2] / reduced[i % 2] for i, edge in enumerate(box))
             expected = reference(files[index]['image'], box, setting.size)
             differences.append(difference(pixels, expected))
         return float(np.mean(differences))

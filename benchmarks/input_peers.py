@@ -1,5 +1,6 @@
-"""Input pipelines of others, written against their public interfaces: the peers of
-`input_pipeline.py`. Each is imported, with its library, in a process of its own.
+"""Defines input pipelines of other libraries, the peers that `input_pipeline.py` measures.
+
+They use public interfaces. Each library is imported in a separate process.
 """
 
 import io
@@ -17,32 +18,32 @@ Box = tuple[float, float, float, float]
 
 
 class Setting(NamedTuple):
-    """What every pipeline is given."""
+    """Holds the arguments of every pipeline."""
 
     path: str
-    """Of the images, `train/<class>/*.jpg`."""
+    """Directory of the images, `train/<class>/*.jpg`."""
     size: int
     """Height and width of a crop, in pixels."""
     batch_size: int
     cores: int
     compared: int
-    """On how many images the pixel difference is measured."""
+    """Number of images whose pixel difference is measured."""
 
 
 class Pipeline(NamedTuple):
-    """Something to be measured."""
+    """Holds the functions that are measured."""
 
     batches: Callable[[], Iterator]
-    """Shuffled, augmented batches without end; to be closed."""
+    """Returns an endless iterator of shuffled, augmented batches; it must be closed."""
     difference: Callable[[], float]
-    """To `reference`, of 0 ... 255, the mean over pixels and channels."""
+    """Returns the mean absolute difference from `reference` over pixels (0 to 255) and channels."""
 
 
 def reference(data: bytes, box: Box, size: int) -> np.ndarray:
-    """Pillow's crop, then its antialiased bicubic resize, uint8 [size,size,3].
+    """Crops with Pillow, then resizes with antialiased bicubic weights: uint8 [size, size, 3].
 
-    A box whose edges lie between pixels (a reduced image's, in the original) is resized from the
-    whole, which lets a pixel or two from beyond it into its border.
+    If the edges of the box are between pixels (those of a reduced image, scaled to the original),
+    the whole image is resized, and a pixel or two outside the box contribute to the border.
     """
     left, top, width, height = box
     edges = left, top, left + width, top + height
@@ -53,18 +54,19 @@ def reference(data: bytes, box: Box, size: int) -> np.ndarray:
 
 
 def difference(pixels: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the mean absolute difference of two images."""
     return float(np.abs(np.asarray(pixels, np.float64) - expected).mean())
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """As training draws it."""
+    """Draws a box from the distribution of training."""
     from mae_jax.data.transforms.crops import random_resized_crop_box
 
     return random_resized_crop_box(width, height, rng, SCALE, RATIO)
 
 
 def crops_differ(setting: Setting, crop: Callable[[bytes, Box], np.ndarray]) -> float:
-    """The mean `difference` of crop(data, box) [H,W,3] where training might draw the box."""
+    """Returns the mean `difference` of crop(data, box) [H, W, 3] over random boxes of training."""
     from mae_jax.data.sources.make import make_source
 
     source = make_source('folder', 'train', path=setting.path)
@@ -78,7 +80,7 @@ def crops_differ(setting: Setting, crop: Callable[[bytes, Box], np.ndarray]) -> 
 
 
 def original(setting: Setting, floats: bool) -> Pipeline:
-    """He et al.'s transforms: torchvision's on Pillow images, uint8 or normalised float batches."""
+    """Makes He et al.'s pipeline, torchvision on Pillow images; uint8 or normalised floats."""
     from torchvision import transforms as T
     from torchvision.transforms import functional as F
 
@@ -98,7 +100,7 @@ def original(setting: Setting, floats: bool) -> Pipeline:
 
 
 def tensors(setting: Setting) -> Pipeline:
-    """torchvision's own decoder, and its transforms v2 on uint8 tensors."""
+    """Makes a pipeline of torchvision's decoder and its transforms v2 on uint8 tensors."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
     from torchvision.transforms import v2
@@ -124,7 +126,7 @@ def tensors(setting: Setting) -> Pipeline:
 
 
 def _data_loader(setting: Setting, transform: Callable, **folder) -> Iterator:
-    """torch's, over an image folder, with a worker process a core."""
+    """Yields batches of torch's DataLoader over an image folder, with a worker process per core."""
     from torch.utils.data import DataLoader, RandomSampler
     from torchvision.datasets import ImageFolder
 
@@ -134,15 +136,17 @@ def _data_loader(setting: Setting, transform: Callable, **folder) -> Iterator:
         batch_size=setting.batch_size,
         sampler=RandomSampler(dataset, num_samples=ENDLESS),
         num_workers=setting.cores,
-        multiprocessing_context='fork',  # as on Linux if this process had not been spawned
+        multiprocessing_context='fork',  # Linux's default; this spawned process would use spawn
     )
 
 
 def tf_data(setting: Setting, antialias: bool = True, dct_method: str = '') -> Pipeline:
-    """tf.data, decoding the crop alone; uint8 batches.
+    """Makes a pipeline of tf.data, which decodes only the crop; uint8 batches.
 
     Args:
-      dct_method: of the JPEG decoder; its default is the fast and less exact one.
+      setting: images, sizes and cores.
+      antialias: whether to resize with antialiasing.
+      dct_method: method of the JPEG decoder; its default is the fast and less exact one.
     """
     import tensorflow as tf
 

@@ -1,11 +1,11 @@
-"""What the training loop costs over the bare step: logging, metrics files and checkpoints.
+"""Measures the overhead of the training loop over the bare step.
 
     python benchmarks/loop_overhead.py --variant=vit_tiny --image_size=96 --batch_size=32
 
-Prints a Markdown table. Both train on the same batch, in turn, in one process. The bare step waits
-for nothing but its last result. The loop fetches every step's metrics, writes the console line,
+Prints a Markdown table. Both train on the same batch, alternately, in one process. The bare step
+waits only for its last result. The loop fetches the metrics of every step, writes the console line,
 metrics.jsonl and TensorBoard every `--log_every` steps, and saves a checkpoint in every segment,
-which is far oftener than a real run does. Input is not part of either.
+which is far more often than in a real run. Neither includes the input.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from mae_jax.training.throughput import Throughput
 
 
 class OneBatch:
-    """The same batch for ever, always at hand."""
+    """An endless iterator of one batch that is always ready."""
 
     def __init__(self, batch: dict[str, jax.Array]):
         self._batch = batch
@@ -44,7 +44,12 @@ class OneBatch:
 
 
 class Bench:
-    """One jitted step and its state, trained on either way, `steps` steps a segment."""
+    """Holds a jitted step and its state, and trains it in segments of `steps` steps.
+
+    Attributes:
+      state: after the last segment.
+      checkpoints: of the segments that save.
+    """
 
     def __init__(self, task: Pretrain, batch_size: int, steps: int, log_every: int, folder: Path):
         mesh = mesh_lib.make_mesh()
@@ -73,11 +78,13 @@ class Bench:
         )
 
     def bare(self) -> None:
+        """Runs a segment of bare steps."""
         for _ in range(self.steps):
             self.state, metrics = self.step(self.state, self.batch)
         jax.block_until_ready((self.state, metrics))
 
     def looped(self) -> None:
+        """Runs a segment in the training loop, which saves at its end."""
         self.train(self.steps, lambda step, state, metrics: self.checkpoints.save(step, state, {}))
 
     def train(self, steps: int, save: Callable[[int, TrainState, Scalars], None]) -> None:
@@ -105,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--decoder_depth', type=int, default=2)
     parser.add_argument('--image_size', type=int, default=96)
     parser.add_argument('--batch_size', type=int, default=32)
-    parser.add_argument('--steps', type=int, default=100, help='in a segment')
+    parser.add_argument('--steps', type=int, default=100, help='steps of a segment')
     parser.add_argument('--log_every', type=int, default=10)
     parser.add_argument('--repeats', type=int, default=5, help='segments of each kind')
     args = parser.parse_args(argv)

@@ -1,12 +1,12 @@
-"""What leaving mask tokens out of the encoder saves, beside Tables 1c and 2 of the paper.
+"""Measures the savings from an encoder without mask tokens (Tables 1c and 2 of the paper).
 
     python benchmarks/masking_speedup.py --variants vit_large vit_huge --flops_only
     python benchmarks/masking_speedup.py --variants vit_large --batch_size=4 --repeats=3 --clock=cpu
 
-Prints a Markdown table. `--flops_only` runs no step and takes no memory to speak of. A step is
-forward and backward pass over normalised images: the loss and its gradient with respect to all
-parameters. The optimiser is left out, whose cost depends neither on the masking nor on the batch.
-Steps are timed on one device, one of each row in turn, in one process.
+Prints a Markdown table. `--flops_only` runs no step and needs little memory. A step is the forward
+and backward pass over normalised images: the loss and its gradient with respect to all parameters.
+The optimiser is excluded, because its cost depends neither on the masking nor on the batch. Steps
+are timed on one device in one process, which alternates between the rows.
 """
 
 import argparse
@@ -25,31 +25,31 @@ from mae_jax.models.vit import VARIANTS
 from mae_jax.tasks.pretrain import Pretrain
 
 ROWS = ((True, 8), (False, 8), (False, 1))
-"""Mask tokens in the encoder or not, and the decoder's blocks."""
+"""(whether the encoder has mask tokens, number of decoder blocks) of each row."""
 PAPER_FLOPS = {('vit_large', False, 8): 3.3}
-"""How many times fewer floating-point operations than with mask tokens (Table 1c)."""
+"""Reduction factor of the floating-point operations relative to mask tokens (Table 1c)."""
 PAPER_HOURS = {
     'vit_large': dict(zip(ROWS, (42.4, 15.4, 11.6), strict=True)),
     'vit_huge': dict(zip(ROWS, (119.6, 34.5, 29.3), strict=True)),
 }
-"""Of 800 epochs on 128 TPU-v3 cores (Table 2); 119.6 is estimated there from ten epochs."""
+"""Of 800 epochs on 128 TPU v3 cores (Table 2); the paper estimates 119.6 from ten epochs."""
 CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
 
 
 class Row(NamedTuple):
-    """A way to pretrain a variant, and what it costs."""
+    """Describes a way to pretrain a variant, and its cost."""
 
     variant: str
     mask_tokens: bool
     decoder_depth: int
     xla_flops: float
-    """Floating-point operations an image of a step, by XLA."""
+    """Floating-point operations of a step per image, counted by XLA."""
     product_flops: float
-    """Those of its matrix products, by `Pretrain.flops_per_image`."""
+    """Operations of its matrix products per image, by `Pretrain.flops_per_image`."""
     held_bytes: int | None = None
-    """What XLA says a step holds; None where nothing was compiled."""
+    """Memory of a step by XLA's analysis; None if it was not compiled."""
     seconds: np.ndarray | None = None
-    """Of each repeat of a step; None where none was run."""
+    """Time of each repeat of a step; None if it was not run."""
 
 
 def make_row_task(
@@ -61,13 +61,13 @@ def make_row_task(
     dtype: str,
     **model: Any,
 ) -> Pretrain:
-    """The task of a row, whose targets are the ablations': pixels that are not normalised."""
+    """Makes the task of a row; its target is that of the ablations, unnormalised pixels."""
     fields = dict(encoder_mask_tokens=mask_tokens, decoder_depth=decoder_depth, target='pixel')
     return make_task(variant, image_size, dtype, **fields | model)
 
 
 def lowered(task: Pretrain, batch_size: int) -> jax.stages.Lowered:
-    """A step, (params, batch) -> (loss, gradient), for shapes alone: nothing is allocated."""
+    """Lowers a step, (params, batch) -> (loss, gradient), from shapes: no array is allocated."""
 
     def loss(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         return task.loss(params, {}, batch, jax.random.key(0))[0]
@@ -80,18 +80,18 @@ def lowered(task: Pretrain, batch_size: int) -> jax.stages.Lowered:
 
 
 def xla_flops(task: Pretrain) -> float:
-    """XLA's count for one image, before it optimises: every operation, not only products.
+    """Returns XLA's count for one image before optimisation: every operation, not only products.
 
-    The count is of the program for CPUs, since other backends count compiled programs alone, and
-    take a library's product for nothing. It would count the body of a loop once.
+    Counts the program for CPUs, since other backends count only compiled programs, and count the
+    products of a library as 0. The body of a loop would be counted once.
     """
-    assert not task.model.scan, 'a loop would be counted as one of its turns'
+    assert not task.model.scan, 'the body of a loop would be counted once'
     with jax.default_device(jax.devices('cpu')[0]):
         return lowered(task, 1).cost_analysis()['flops']
 
 
 def count(variant: str, **options) -> list[Row]:
-    """The rows of a variant, with what can be counted."""
+    """Returns the rows of a variant with their operations."""
     rows = []
     for mask_tokens, depth in ROWS:
         task = make_row_task(variant, mask_tokens, depth, **options)
@@ -100,7 +100,7 @@ def count(variant: str, **options) -> list[Row]:
 
 
 def free_bytes() -> int | None:
-    """Of the first device, or of the machine where that is its processor; None: who knows."""
+    """Returns the free memory of the first device, or of the machine on a CPU; None if unknown."""
     device = jax.devices()[0]
     if device.platform == 'cpu':
         meminfo = Path('/proc/meminfo')
@@ -111,14 +111,14 @@ def free_bytes() -> int | None:
 
 
 def runners(steps: Sequence[jax.stages.Compiled]) -> list[Callable[[], Any]]:
-    """Each step on small random numbers; a place in the arguments has one array for all steps."""
+    """Makes functions that run each step on small random numbers, with arrays shared by all."""
     rng, arrays = np.random.default_rng(0), {}
 
     def array(path, leaf) -> jax.Array:
-        place = jax.tree_util.keystr(path), leaf.shape
-        if place not in arrays:
-            arrays[place] = jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32))
-        return arrays[place]
+        key = jax.tree_util.keystr(path), leaf.shape
+        if key not in arrays:
+            arrays[key] = jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32))
+        return arrays[key]
 
     def runner(step: jax.stages.Compiled) -> Callable[[], Any]:
         arguments, _ = jax.tree_util.tree_map_with_path(array, step.args_info)
@@ -130,10 +130,10 @@ def runners(steps: Sequence[jax.stages.Compiled]) -> list[Callable[[], Any]]:
 def measure(
     rows: Sequence[Row], batch_size: int, repeats: int, clock: str, **options
 ) -> tuple[list[Row], str]:
-    """The rows of a variant with memory and times, the latter only where there is room to run.
+    """Adds memory to the rows of a variant, and times if the device has enough free memory.
 
     Returns:
-      The rows, and a sentence of how they were measured, or why not.
+      The rows, and a sentence that states how they were measured, or why they were not.
     """
     steps = []
     for row in rows:
@@ -162,7 +162,7 @@ def measure(
 
 
 def table(rows: Sequence[Row], batch_size: int) -> str:
-    """Markdown; ratios are to the variant's first row, whose encoder has mask tokens."""
+    """Makes a Markdown table; ratios are relative to the variant's first row, with mask tokens."""
     timed = any(row.held_bytes is not None for row in rows)
     head = ['model', 'encoder', 'decoder', 'GFLOP/image, XLA', 'products', 'fewer', 'Table 1c']
     if timed:
@@ -209,20 +209,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--image_size', type=int, default=224)
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
     parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--flops_only', action='store_true', help='count, and run nothing')
+    parser.add_argument('--flops_only', action='store_true', help='count operations, run no step')
     parser.add_argument(
-        '--clock', default='wall', choices=CLOCKS, help='cpu: where others use the processor too'
+        '--clock', default='wall', choices=CLOCKS, help='cpu: if other processes use the machine'
     )
     args = parser.parse_args(argv)
 
     options = dict(image_size=args.image_size, dtype=args.dtype)
     rows, notes = [], []
     for variant in args.variants:
-        found = count(variant, **options)
+        counted = count(variant, **options)
         if not args.flops_only:
-            found, note = measure(found, args.batch_size, args.repeats, args.clock, **options)
+            counted, note = measure(counted, args.batch_size, args.repeats, args.clock, **options)
             notes.append(note)
-        rows += found
+        rows += counted
     caption = 'forward and backward pass without the optimiser'
     print(f'A step is {caption}; {args.image_size} px, {args.dtype}.\n')
     if not args.flops_only:

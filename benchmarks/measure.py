@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn, naming what was measured on, and Markdown."""
+"""Provides what the benchmarks share: interleaved timing, descriptions of the machine, Markdown."""
 
 import importlib.metadata
 import importlib.util
@@ -17,15 +17,15 @@ from mae_jax.data.loader.read_ahead import num_cores
 
 
 class Contender(NamedTuple):
-    """Something to be timed."""
+    """Describes a step to time."""
 
     name: str
     dtype: str
     run: Callable[[], float]
-    """Some steps, finished when it returns; gives the last one's loss."""
+    """Runs some steps to completion and returns the loss of the last."""
     compile_s: float | None = None
     memory_gib: float | None = None
-    """The most that a device holds meanwhile."""
+    """Peak memory of a device during a run."""
 
 
 def interleaved(
@@ -34,11 +34,17 @@ def interleaved(
     unmeasured: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> np.ndarray:
-    """Seconds of each run, [len(runs), repeats]: one of each in turn, after one unmeasured.
+    """Times the runs alternately, after an unmeasured call of each.
 
-    The first call of a turn pays for the memory and the caches that the others took, which a
-    process that does nothing else never does: where that matters, leave `unmeasured` calls a turn
-    out. `clock` gives seconds; `time.process_time` counts those of this process alone.
+    Args:
+      runs: functions to time.
+      repeats: number of turns.
+      unmeasured: calls before each measured one. The first call of a turn is slowed by memory and
+        caches that the other runs used, which would not happen in a process of its own.
+      clock: returns seconds; `time.process_time` counts those of this process alone.
+
+    Returns:
+      Seconds, [len(runs), repeats].
     """
     for run in runs:
         run()
@@ -54,13 +60,13 @@ def interleaved(
 
 
 def matmul(dtype: str) -> tuple[Callable[[], None], float]:
-    """Products of square matrices, one after the other, on the first device; and their FLOPs.
+    """Makes a function that multiplies square matrices on the first device, and counts its FLOPs.
 
     Sums are float32, as in the model. The numbers are random, because a GPU multiplies constants
-    faster, and the work is enough that starting it takes no time to speak of.
+    faster. The matrices are large enough to make the time of dispatch negligible.
     """
     size, products = (2048, 1) if jax.default_backend() == 'cpu' else (8192, 10)
-    # So scaled, the entries of every product are about 1.
+    # With this scale, the entries of every product are about 1.
     key = jax.random.key(0)
     a, b = (jax.random.normal(key, (size, size)) * scale for scale in (1, size**-0.5))
     a, b = a.astype(dtype), b.astype(dtype)
@@ -75,17 +81,18 @@ def matmul(dtype: str) -> tuple[Callable[[], None], float]:
 
 
 def held_bytes(compiled: jax.stages.Compiled) -> int:
-    """What XLA says a device holds while it runs: arguments, results and what is between."""
+    """Returns a device's memory by XLA's analysis: arguments, results and temporaries."""
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     return held + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
 
 def others_cpu_share() -> Callable[[], float | None]:
-    """Starts a watch; calling it gives other processes' share of all CPU time since (Linux).
+    """Starts a measurement; the returned function gives other processes' share of CPU time since.
 
-    Threads that wait for each other lose far more than their share to a busy neighbour, and
-    PyTorch's lose more than XLA's: only a quiet machine gives a ratio worth quoting.
+    It returns None where there is no /proc/stat. Threads that wait for each other lose far more
+    than their share to a busy neighbour, and PyTorch's lose more than XLA's: only a quiet machine
+    gives meaningful ratios.
     """
     stat = Path('/proc/stat')
 
@@ -99,7 +106,7 @@ def others_cpu_share() -> Callable[[], float | None]:
         return lambda: None
 
     def own_seconds() -> float:
-        return sum(os.times()[:4])  # this process's, and those of processes it waited for
+        return sum(os.times()[:4])  # of this process and of children that have ended
 
     first, own = seconds(), own_seconds()
 
@@ -111,6 +118,7 @@ def others_cpu_share() -> Callable[[], float | None]:
 
 
 def hardware() -> str:
+    """Describes the devices: number and kind, on a CPU also its vector instructions."""
     devices = jax.devices()
     if devices[0].platform != 'cpu':
         return f'{len(devices)} x {devices[0].device_kind}'
@@ -124,7 +132,7 @@ def hardware() -> str:
 
 
 def circumstances(repeats: int, others: float | None) -> list[str]:
-    """Lines on the machine, the versions and the method; `others` is of `others_cpu_share`."""
+    """Describes machine, versions and method in lines; `others` comes from `others_cpu_share`."""
     method = f'medians of {repeats} interleaved repeats'
     if others is not None:
         method += f'; other processes took {others:.0%} of the machine'
@@ -132,6 +140,7 @@ def circumstances(repeats: int, others: float | None) -> list[str]:
 
 
 def versions() -> str:
+    """Lists the versions of Python and of the libraries that are installed."""
     names = ['jax', 'jaxlib', 'flax', 'optax', 'torch', 'transformers', 'timm']
     installed = [n for n in names if importlib.util.find_spec(n)]
     return f'Python {platform.python_version()}, ' + ', '.join(
@@ -140,13 +149,13 @@ def versions() -> str:
 
 
 def rates(images: int, seconds: np.ndarray) -> list[str]:
-    """Two cells: the median of images/s, and the slowest and fastest of the repeats."""
+    """Formats two cells: the median of images/s, and the slowest and fastest of the repeats."""
     median, slowest, fastest = (images / f(seconds) for f in (np.median, np.max, np.min))
     return [f'{median:.3g}', f'{slowest:.3g} - {fastest:.3g}']
 
 
 def markdown(notes: Sequence[str], head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Notes as a list, and a table."""
+    """Formats notes as a Markdown list, followed by a table."""
     lines = [f'- {note}' for note in notes] + ['']
     lines += [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
     return '\n'.join(lines + [f'| {" | ".join(row)} |' for row in rows])

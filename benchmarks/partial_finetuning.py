@@ -1,11 +1,11 @@
-"""How much of an encoder must learn anew: the paper's Figure 9 at the size of a laptop.
+"""Measures partial fine-tuning: the paper's Figure 9 at the size of a laptop.
 
     python benchmarks/partial_finetuning.py --data=imagenette96 --pretrained=runs/imagenette
 
 Fine-tunes the last k blocks of a pretrained encoder, and of the same encoder untrained, probes both
-linearly, trains from scratch for as many steps, and prints a Markdown table of top-1 on the
-held-out images. Every run is a run of main.py in a directory of its own: a study that was stopped
-goes on where it was. Needs matplotlib for the plot.
+linearly, trains from scratch for the same number of steps, and prints a Markdown table of top-1 on
+the held-out images. Every run is a run of main.py in a separate directory: an interrupted study
+resumes. Needs matplotlib for the plot.
 """
 
 import argparse
@@ -62,23 +62,25 @@ SCRATCH = [
     '--config.optimizer.weight_decay=0.3',
     '--config.optimizer.b2=0.95',
 ]
-"""What the paper's recipe from scratch has else than that of fine-tuning."""
+"""The fields in which the paper's recipe from scratch differs from fine-tuning."""
 
 
 def runs(blocks: list[str]) -> dict[str, tuple[str, list[str]]]:
-    """Name -> (config, its flags)."""
-    found = {'linear probe': ('linprobe', LINPROBE)}
+    """Returns name -> (config, its flags) for each run."""
+    flags = {'linear probe': ('linprobe', LINPROBE)}
     for k in blocks:
-        found[f'k = {k}'] = ('partial', [*SHORT, f'--config.trained={k}'])
-    return found
+        flags[f'k = {k}'] = ('partial', [*SHORT, f'--config.trained={k}'])
+    return flags
 
 
 def top1(workdir: Path) -> float:
+    """Returns the last held-out top-1 accuracy of a run."""
     lines = (workdir / 'metrics.jsonl').read_text().splitlines()
     return [json.loads(line) for line in lines if 'eval/top1' in line][-1]['eval/top1']
 
 
 def train(config: str, workdir: Path, data: str, flags: list[str]) -> float:
+    """Runs main.py, prints its command and time, and returns top-1."""
     command = [
         *(sys.executable, 'main.py', f'--config=configs/{config}.py', f'--workdir={workdir}'),
         *(f'--config.dataset.path={data}', *COMMON, *flags),
@@ -91,6 +93,7 @@ def train(config: str, workdir: Path, data: str, flags: list[str]) -> float:
 
 
 def plot(table: dict[str, dict[str, float]], blocks: list[str], scratch: float, path: Path) -> None:
+    """Plots top-1 over the number of trained blocks."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -108,7 +111,7 @@ def plot(table: dict[str, dict[str, float]], blocks: list[str], scratch: float, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--data', required=True, help='imagenette96, an image folder')
+    parser.add_argument('--data', required=True, help='an image folder, such as imagenette96')
     parser.add_argument('--pretrained', required=True, help='work directory of the pretraining')
     parser.add_argument('--out', default='runs/partial_finetuning', type=Path)
     parser.add_argument('--blocks', default='0,1,4,6', help='numbers of blocks that learn')

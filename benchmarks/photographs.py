@@ -1,4 +1,4 @@
-"""JPEG files that are as much work to decode as photographs: made, or a share of a folder's."""
+"""Provides JPEG files that take as long to decode as photographs: generated, or from a folder."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import numpy as np
 from PIL import Image
 
 DETAIL = 0.37
-"""How fast the finer octaves fall off, so that 500 x 375 pixels take 104 KB."""
+"""Exponent by which finer octaves become weaker; 500 x 375 pixels then take 104 KB."""
 
 
 def link_photographs(path: Path, folder: Path, count: int) -> None:
-    """Puts links to `count` images, evenly spread over `path/train/<class>/`, into `folder`."""
+    """Links `count` images, evenly spaced over `path/train/<class>/`, in `folder`."""
     files = sorted(file for file in path.glob('train/*/*') if not file.name.startswith('.'))
     for index in np.linspace(0, len(files) - 1, min(count, len(files))).astype(int):
         link = folder / files[index].relative_to(path)
@@ -21,9 +21,10 @@ def link_photographs(path: Path, folder: Path, count: int) -> None:
 def make_photographs(
     folder: Path, count: int, width: int = 500, height: int = 375, seed: int = 0
 ) -> None:
-    """`train/<class>/*.jpg` whose detail falls off slowly from octave to octave, as film grain's.
+    """Writes `train/<class>/*.jpg` whose detail decreases slowly with the octave, as film grain.
 
-    With 500 x 375 pixels a file has about 104 KB. They are windows of a few pictures twice as wide.
+    With 500 x 375 pixels a file has about 104 KB. The images are windows of a few pictures of twice
+    the width and height.
     """
     rng = np.random.default_rng(seed)
     for index in range(count):
@@ -37,11 +38,11 @@ def make_photographs(
 
 
 def _octaves(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Random pictures of ever finer grain, added up; uint8 [height,width,3]."""
+    """Adds random pictures of ever coarser grain; returns uint8 [height, width, 3]."""
     total = np.zeros((height, width, 3))
     for cell in (1, 2, 4, 8, 16, 32, 64):  # pixels
         shape = -(-height // cell), -(-width // cell)
-        for channel, strength in enumerate((1, 0.35, 0.35)):  # brightness, and two of colour
+        for channel, strength in enumerate((1, 0.35, 0.35)):  # luminance and two of chrominance
             grid = Image.fromarray(rng.normal(size=shape).astype(np.float32))
             grid = grid.resize((width, height), Image.Resampling.BICUBIC)
             total[..., channel] += strength * cell**DETAIL * np.asarray(grid)

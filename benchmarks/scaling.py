@@ -1,11 +1,12 @@
-"""How the cost of a pretraining step grows: with mask ratio, image size and depth.
+"""Measures how the cost of a pretraining step grows with mask ratio, image size and depth.
 
     python benchmarks/scaling.py --variant=vit_base --batch_size=4 --repeats=3
 
-Prints a Markdown table: images/s while one factor changes and the others stay at the paper's, and
-the exponent of each growth, fitted by least squares between logarithms, beside that of the
-floating-point operations. The mask ratio's is over the share of patches that stay visible. A step
-is the whole of it, on uint8 images that are on the device; all are timed in turn, in one process.
+Prints a Markdown table: images/s while one factor changes and the others keep the paper's values,
+and the exponent of each growth, fitted by least squares between logarithms, with that of the
+floating-point operations. The exponent of the mask ratio is over the share of visible patches. A
+step includes the optimiser, and runs on uint8 images on the device; all steps are timed
+alternately in one process.
 """
 
 import argparse
@@ -29,12 +30,12 @@ DEPTHS = (3, 6, 12, 24)
 
 
 class Point(NamedTuple):
-    """A step of the sweep, and what its factor is there."""
+    """Describes a step of the sweep, and the value of the factor that changes."""
 
     factor: str
-    shown: str
+    label: str
     amount: float
-    """What the growth is over."""
+    """The quantity over which the exponent is fitted."""
     task: Pretrain
 
 
@@ -48,11 +49,11 @@ def sweep(
     depths: Sequence[int] = DEPTHS,
     **model,
 ) -> list[Point]:
-    """The points, factor by factor; those that are alike have equal tasks."""
+    """Makes the points, factor by factor; points of equal settings have equal tasks."""
     points = []
     patch_size = architecture(variant, patch_size=model.get('patch_size'))['patch_size']
     for ratio in mask_ratios:
-        # With nothing hidden, there is only the loss of all patches.
+        # If nothing is hidden, the loss must cover all patches.
         loss_on = 'hidden' if ratio else 'all'
         task = make_task(variant, image_size, dtype, mask_ratio=ratio, loss_on=loss_on, **model)
         visible = task.model.masking.num_kept(task.num_patches) / task.num_patches
@@ -69,9 +70,9 @@ def sweep(
 
 
 class Arrays:
-    """The arrays of all steps: one for a place in the state and a shape, whichever step it is of.
+    """Holds the arrays of all steps, by path in the state and shape, shared between steps.
 
-    A state for every step would not fit into memory. What a step returns takes its place here.
+    A state for every step would not fit into memory. The results of a step replace its arguments.
     """
 
     def __init__(self):
@@ -79,25 +80,26 @@ class Arrays:
         self._rng = np.random.default_rng(0)
 
     def state(self, like: Any) -> Any:
-        """The state of these shapes; parameters that are not there yet are small random numbers."""
+        """Returns a state of these shapes; new parameters are small random numbers."""
         return jax.tree.map_with_path(self._get, like)
 
     def put(self, state: Any) -> None:
+        """Stores the arrays of a state."""
         for path, array in jax.tree_util.tree_leaves_with_path(state):
             self._arrays[jax.tree_util.keystr(path), array.shape] = array
 
     def _get(self, path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        place = jax.tree_util.keystr(path), leaf.shape
-        if place not in self._arrays:
+        key = jax.tree_util.keystr(path), leaf.shape
+        if key not in self._arrays:
             value = np.zeros(leaf.shape, leaf.dtype)
-            if place[0].startswith('.params'):
+            if key[0].startswith('.params'):
                 value = 0.02 * self._rng.standard_normal(leaf.shape, leaf.dtype)
-            self._arrays[place] = jax.device_put(value, leaf.sharding)
-        return self._arrays[place]
+            self._arrays[key] = jax.device_put(value, leaf.sharding)
+        return self._arrays[key]
 
 
 def runner(task: Pretrain, arrays: Arrays, batch_size: int, steps: int) -> Callable[[], float]:
-    """Compiles a step over all devices; what is returned takes so many, and gives the loss."""
+    """Compiles a step over all devices; returns a function that runs `steps` and gives the loss."""
     mesh, tx = mesh_lib.make_mesh(), make_tx(task, PRETRAIN)
     like = abstract_state(task, tx, mesh)
     batch = mesh_lib.put_batch(mesh, make_batch(task, batch_size))
@@ -114,30 +116,30 @@ def runner(task: Pretrain, arrays: Arrays, batch_size: int, steps: int) -> Calla
 
 
 def exponent(amounts: Sequence[float], costs: Sequence[float]) -> float:
-    """p of the power law cost = c * amount ** p that fits best, between logarithms."""
+    """Fits the power law cost = c * amount ** p to the logarithms, and returns p."""
     return np.polyfit(np.log(amounts), np.log(costs), 1)[0]
 
 
 def table(
     points: Sequence[Point], seconds: Sequence[np.ndarray], images: int
 ) -> tuple[list[str], list[list[str]]]:
-    """Head and rows; `seconds` are of each point's repeats, each of so many images."""
+    """Makes head and rows; `seconds` has the repeats of each point, each of `images` images."""
     head = ['factor', 'value', 'grows over', 'images/s per device', 'slowest - fastest']
     head += ['GFLOP/image', 'GFLOP/s', 'exponent of time', 'of FLOPs']
     rows = []
     for point, times in zip(points, seconds, strict=True):
-        alike = [(p, s) for p, s in zip(points, seconds, strict=True) if p.factor == point.factor]
-        amounts = [p.amount for p, _ in alike]
-        medians = [np.median(s) for _, s in alike]
+        series = [(p, s) for p, s in zip(points, seconds, strict=True) if p.factor == point.factor]
+        amounts = [p.amount for p, _ in series]
+        medians = [np.median(s) for _, s in series]
         flops = point.task.flops_per_image()
         fits = (
             exponent(amounts, medians),
-            exponent(amounts, [p.task.flops_per_image() for p, _ in alike]),
+            exponent(amounts, [p.task.flops_per_image() for p, _ in series]),
         )
         rows.append(
             [
                 point.factor,
-                point.shown,
+                point.label,
                 f'{point.amount:.3g}',
                 *rates(images, times),
                 f'{flops / 1e9:.3g}',
@@ -151,14 +153,16 @@ def table(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--variant', default='vit_base', choices=VARIANTS)
-    parser.add_argument('--batch_size', type=int, default=4, help='images a device')
-    parser.add_argument('--image_size', type=int, default=224, help='while another factor changes')
+    parser.add_argument('--batch_size', type=int, default=4, help='images per device')
+    parser.add_argument('--image_size', type=int, default=224, help='of the other factors')
     parser.add_argument('--image_sizes', type=int, nargs='*', default=IMAGE_SIZES)
     parser.add_argument('--mask_ratios', type=float, nargs='*', default=MASK_RATIOS)
     parser.add_argument('--depths', type=int, nargs='*', default=DEPTHS)
     parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
     parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--steps', type=int, help='in a repeat; default: 1 on a CPU, 10 elsewhere')
+    parser.add_argument(
+        '--steps', type=int, help='steps of a repeat; default: 1 on a CPU, 10 elsewhere'
+    )
     args = parser.parse_args(argv)
 
     steps = args.steps or (1 if jax.default_backend() == 'cpu' else 10)
@@ -173,13 +177,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arrays, runs = Arrays(), {}
     for point in points:
         if point.task not in runs:
-            print(f'compiling: {point.factor} {point.shown}', file=sys.stderr, flush=True)
+            print(f'compiling: {point.factor} {point.label}', file=sys.stderr, flush=True)
             batch_size = args.batch_size * jax.device_count()
             runs[point.task] = runner(point.task, arrays, batch_size, steps)
     others = others_cpu_share()
-    found = interleaved(list(runs.values()), args.repeats)
+    measured = interleaved(list(runs.values()), args.repeats)
     notes = circumstances(args.repeats, others())
-    seconds = dict(zip(runs, found, strict=True))
+    seconds = dict(zip(runs, measured, strict=True))
     head, rows = table(points, [seconds[p.task] for p in points], args.batch_size * steps)
     print(
         f'{args.variant} pretraining, batch {args.batch_size}, {args.dtype}, around '

@@ -1,12 +1,12 @@
-"""Seconds from a command to the end of its first step: cold, and with the compilation cache warm.
+"""Measures the time from a command to the end of its first step, with a cold and a warm cache.
 
     python benchmarks/startup.py --variant=vit_large --batch_size=2 --repeats=3
 
-Prints a Markdown table. Every figure is of a real process, `python main.py` with
-configs/default.py and synthetic images, timed from its start to the line it prints of its first
-step; then it is killed, before it writes a checkpoint. Each cold start has an empty cache
-(JAX_COMPILATION_CACHE_DIR), the warm one after it what the cold one left there. One process goes
-before, unmeasured, so that Python's files are in memory for all.
+Prints a Markdown table. Every figure comes from a process of `python main.py` with
+configs/default.py and synthetic images, timed from its start to the log line of its first step;
+then it is killed, before it writes a checkpoint. Each cold start has an empty compilation cache
+(JAX_COMPILATION_CACHE_DIR), which the warm start after it reuses. One unmeasured process runs
+first, to load Python's files into the page cache.
 """
 
 import argparse
@@ -30,14 +30,14 @@ STAGES = {
     'to "compiling the step"': re.compile('compiling the step'),
     'compilation, first step': re.compile(r'step\s+1/1\s'),
 }
-"""What ends with the first line that matches."""
+"""Name of a stage -> pattern of the line with which it ends."""
 
 
 def start(arguments: Sequence[str], cache: Path, workdir: Path) -> list[float]:
-    """Runs main.py until its first step is over; seconds of each of `STAGES`.
+    """Runs main.py until its first step has ended; returns the seconds of each of `STAGES`.
 
     Raises:
-      RuntimeError: it ended before that, with what it printed.
+      RuntimeError: the process ended before its first step; the message has its last output.
     """
     environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(cache), 'PYTHONUNBUFFERED': '1'}
     command = [sys.executable, 'main.py', f'--workdir={workdir}', *arguments]
@@ -67,33 +67,33 @@ def start(arguments: Sequence[str], cache: Path, workdir: Path) -> list[float]:
 
 
 def measure(arguments: Sequence[str], repeats: int) -> np.ndarray:
-    """Seconds [2, repeats, stages]: cold, then warm; each pair has a cache of its own."""
-    found = np.empty((2, repeats, len(STAGES)))
+    """Measures seconds [2, repeats, stages], cold then warm; each pair has a new cache."""
+    measured = np.empty((2, repeats, len(STAGES)))
     for repeat in range(-1, repeats):
         with tempfile.TemporaryDirectory() as folder:
             cache = Path(folder) / 'cache'
             for i, kind in enumerate(('cold', 'warm')):
                 if repeat < 0 and kind == 'warm':
-                    continue  # the process that goes before
+                    continue  # the unmeasured process is a cold start only
                 seconds = start(arguments, cache, Path(folder) / kind)
                 print(f'{kind}: {sum(seconds):.1f} s', file=sys.stderr, flush=True)
                 if repeat >= 0:
-                    found[i, repeat] = seconds
-    return found
+                    measured[i, repeat] = seconds
+    return measured
 
 
-def table(found: np.ndarray) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of what `measure` found."""
-    totals, stages = found.sum(axis=2), np.median(found, axis=1)
+def table(measured: np.ndarray) -> tuple[list[str], list[list[str]]]:
+    """Makes head and rows from the seconds that `measure` returns."""
+    totals, stages = measured.sum(axis=2), np.median(measured, axis=1)
     medians = np.median(totals, axis=1)
     rows = [
         [
             name,
             f'{median:.1f}',
             f'{total.min():.1f} - {total.max():.1f}',
-            *(f'{seconds:.1f}' for seconds in of_stage),
+            *(f'{seconds:.1f}' for seconds in stage_seconds),
         ]
-        for name, median, total, of_stage in zip(
+        for name, median, total, stage_seconds in zip(
             ('cold, s', 'warm, s'), medians, totals, stages, strict=True
         )
     ]
@@ -129,13 +129,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         f'--config.image_size={args.image_size}',
     ]
     others = others_cpu_share()
-    found = measure(arguments, args.repeats)
+    measured = measure(arguments, args.repeats)
     notes = circumstances(args.repeats, others())
     print(
         f'main.py with configs/default.py, {args.variant}, batch {args.batch_size}, '
         f'{args.image_size} px, {args.dtype}, synthetic images\n'
     )
-    print(markdown(notes, *table(found)))
+    print(markdown(notes, *table(measured)))
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
-"""The same step in PyTorch: Hugging Face's ViTMAE for pretraining, timm's ViT for fine-tuning.
+"""Runs the same step in PyTorch: Hugging Face's ViTMAE to pretrain, timm's ViT to fine-tune.
 
-Same model, same batch, AdamW with PyTorch's fused kernel, which is Hugging Face's default. They are
-given normalised floats and mixed labels, for nothing. Both are optional: nothing is imported from
-PyTorch before it is asked for.
+The model and the batch are the same; AdamW uses PyTorch's fused kernel, Hugging Face's default. The
+time of normalising images and mixing labels is not included. The libraries are optional, and
+imported inside the functions.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ PEERS = {
 
 
 def available(task: str) -> list[str]:
-    """The peers that this machine can run; TorchInductor needs a C++ compiler, on GPUs Triton."""
+    """Lists the peers this machine can run; TorchInductor needs a C++ compiler, on GPUs Triton."""
     library = {'pretrain': 'transformers', 'finetune': 'timm'}[task]
     if not all(importlib.util.find_spec(name) for name in ('torch', library)):
         return []
@@ -39,7 +39,7 @@ def available(task: str) -> list[str]:
 
 
 def device() -> str:
-    """Where the peers run: on a GPU if JAX does too."""
+    """Returns the device of the peers: a GPU if JAX uses one too."""
     import torch
 
     on_gpu = jax.default_backend() == 'gpu' and torch.cuda.is_available()
@@ -49,29 +49,29 @@ def device() -> str:
 def peer(
     task: Pretrain | Classify, batch: dict[str, np.ndarray], name: str, recipe: dict, steps: int
 ) -> Contender:
-    """A peer of the task on one device, with its first step taken.
+    """Makes a peer of the task on one device, and runs its first step.
 
     Args:
-      task: whose model, image size and dtype it takes.
-      batch: uint8 images [B, H, W, C]; for a classifier, int labels [B] too.
-      name: of `PEERS`.
-      recipe: of the optimiser; `layer_decay` is a classifier's alone.
-      steps: in a run.
+      task: defines model, image size and dtype.
+      batch: uint8 images [B, H, W, C]; for a classifier also int labels [B].
+      name: a key of `PEERS`.
+      recipe: arguments of the optimiser; `layer_decay` only for a classifier.
+      steps: number of steps in a run.
     """
     import torch
 
-    where = device()
+    device_type = device()
     torch.set_num_threads(num_cores())
-    if where == 'cuda':
+    if device_type == 'cuda':
         torch.set_float32_matmul_precision('high')  # TF32, as JAX's default
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     make = _timm if isinstance(task, Classify) else _hugging_face
-    library, forward, optimizer = make(task, batch, name == 'eager', recipe, where)
+    library, forward, optimizer = make(task, batch, name == 'eager', recipe, device_type)
     if name == 'compile':
         forward = torch.compile(forward, dynamic=False)
     dtype = np.dtype(task.model.dtype).name
-    autocast = torch.autocast(where, torch.bfloat16, enabled=dtype == 'bfloat16')
+    autocast = torch.autocast(device_type, torch.bfloat16, enabled=dtype == 'bfloat16')
 
     def run(steps: int = steps) -> float:
         for _ in range(steps):
@@ -80,7 +80,7 @@ def peer(
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        if where == 'cuda':
+        if device_type == 'cuda':
             torch.cuda.synchronize()
         return loss.item()
 
@@ -92,13 +92,13 @@ def peer(
     first, second = timed(), timed()
     compile_s = first - second if name == 'compile' else None
     memory = None
-    if where == 'cuda':
+    if device_type == 'cuda':
         memory = (torch.cuda.max_memory_allocated() - before) / 2**30
     return Contender(f'{library}, {PEERS[name]}', dtype, run, compile_s, memory)
 
 
 def _hugging_face(
-    task: Pretrain, batch: dict[str, np.ndarray], plain: bool, recipe: dict, where: str
+    task: Pretrain, batch: dict[str, np.ndarray], plain: bool, recipe: dict, device_type: str
 ) -> tuple[str, Callable[[], Any], Any]:
     import torch
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
@@ -120,7 +120,7 @@ def _hugging_face(
         layer_norm_eps=1e-6,
         attn_implementation='eager' if plain else 'sdpa',
     )
-    module = ViTMAEForPreTraining(config).to(where).train()
+    module = ViTMAEForPreTraining(config).to(device_type).train()
     trained = [p for p in module.parameters() if p.requires_grad]
     decay = recipe['weight_decay']
     groups = [
@@ -129,12 +129,12 @@ def _hugging_face(
     ]
     options = dict(lr=recipe['peak'], betas=(recipe['b1'], recipe['b2']), eps=recipe['eps'])
     optimizer = torch.optim.AdamW(groups, fused=True, **options)
-    pixels = torch.from_numpy(_pixels(task, batch['image'])).to(where)
+    pixels = torch.from_numpy(_pixels(task, batch['image'])).to(device_type)
     return 'Hugging Face', lambda: module(pixels).loss, optimizer
 
 
 def _timm(
-    task: Classify, batch: dict[str, np.ndarray], plain: bool, recipe: dict, where: str
+    task: Classify, batch: dict[str, np.ndarray], plain: bool, recipe: dict, device_type: str
 ) -> tuple[str, Callable[[], Any], Any]:
     import timm.layers
     import torch
@@ -154,7 +154,7 @@ def _timm(
         global_pool='avg',
         drop_path_rate=model.drop_path,
     )
-    module = module.to(where).train()
+    module = module.to(device_type).train()
     optimizer = create_optimizer_v2(
         module,
         opt='adamw',
@@ -167,13 +167,13 @@ def _timm(
     )
     one_hot = np.eye(model.num_classes, dtype=np.float32)[batch['label']]
     smooth = one_hot * (1 - task.label_smoothing) + task.label_smoothing / model.num_classes
-    targets = torch.from_numpy((smooth + smooth[::-1]) / 2).to(where)
-    pixels = torch.from_numpy(_pixels(task, batch['image'])).to(where)
+    targets = torch.from_numpy((smooth + smooth[::-1]) / 2).to(device_type)
+    pixels = torch.from_numpy(_pixels(task, batch['image'])).to(device_type)
     cross_entropy = SoftTargetCrossEntropy()
     return 'timm', lambda: cross_entropy(module(pixels), targets), optimizer
 
 
 def _pixels(task: Pretrain | Classify, images: np.ndarray) -> np.ndarray:
-    """uint8 [B, H, W, C] -> normalised float32 [B, C, H, W]."""
+    """Normalises images: uint8 [B, H, W, C] -> float32 [B, C, H, W]."""
     pixels = (images / task.scale - task.mean) / task.std
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)

@@ -1,17 +1,17 @@
-"""Speed of the training step, beside PyTorch's: Hugging Face's ViTMAE, or timm's ViT.
+"""Measures the speed of the training step and of PyTorch's: Hugging Face's ViTMAE, or timm's ViT.
 
     python benchmarks/train_step.py --variant=vit_base --batch_size=8 --dtypes float32 bfloat16
     python benchmarks/train_step.py --task=finetune --variant=vit_base --batch_size=8
 
-Prints a Markdown table. The peers (torch_peers.py) are measured where they are installed: same
-model, same batch, same device or number of threads, in the same process, one run of each in turn.
-A step is the whole of it: forward, backward and AdamW; ours also carries the uint8 batch to the
-device, normalises it, and for fine-tuning erases and mixes it, which the peers get for nothing.
+Prints a Markdown table. The peers (torch_peers.py) are measured if they are installed: same model,
+same batch, same device or number of threads, alternately in the same process. A step includes
+forward and backward pass and AdamW; that of mae_jax also transfers the uint8 batch to the device,
+normalises it, and for fine-tuning erases and mixes it, which is not timed for the peers.
 
-MFU is the share of the rate at which the same device multiplies matrices of the same dtype. Memory
-is the most that a device held, beyond what it held before: as the backend counts it, else as the
-compiler does (always on a CPU). Compilation is timed without a cache on disk: leave
-JAX_COMPILATION_CACHE_DIR unset.
+MFU is relative to the rate at which the same device multiplies matrices of the same dtype. Memory
+is the peak of a device beyond its use before: as counted by the backend, or else by the compiler
+(always on a CPU). Compilation is timed without a cache on disk: leave JAX_COMPILATION_CACHE_DIR
+unset.
 """
 
 import argparse
@@ -53,7 +53,7 @@ CLASSES = 1000
 PRETRAIN = dict(peak=1e-4, weight_decay=0.05, b1=0.9, b2=0.95, eps=1e-8)
 FINETUNE = PRETRAIN | {'b2': 0.999}
 DROP_PATH = {'vit_base': 0.1, 'vit_huge': 0.3}
-"""Of fine-tuning, by the official code; others have that of ViT-L."""
+"""Of fine-tuning, by the official code; other variants use that of ViT-L."""
 LAYER_DECAY = {'vit_base': 0.65}
 
 
@@ -67,7 +67,7 @@ def make_task(
     loss_on: str = 'hidden',
     **model,
 ) -> Pretrain:
-    """Makes the paper's pretraining of a variant; `model` are further fields of `MAE`."""
+    """Makes the paper's pretraining of a variant; `model` has further fields of `MAE`."""
     fields = architecture(variant) | {'dtype': jnp.dtype(dtype)} | model
     module = MAE(
         masking=MaskingRule(mask_ratio, may_hide_none=loss_on == 'all'),
@@ -78,7 +78,7 @@ def make_task(
 
 
 def make_finetuning(variant: str, image_size: int, dtype: str, **model) -> Classify:
-    """The paper's fine-tuning of a variant; `model` are further fields of `Classifier`."""
+    """Makes the paper's fine-tuning of a variant; `model` has further fields of `Classifier`."""
     fields = architecture(variant) | {'dtype': jnp.dtype(dtype), 'num_classes': CLASSES}
     fields |= {'drop_path': DROP_PATH.get(variant, 0.2)}
     return Classify(
@@ -94,14 +94,14 @@ def make_finetuning(variant: str, image_size: int, dtype: str, **model) -> Class
 
 
 def make_recipe(task: Pretrain | Classify, variant: str) -> dict:
-    """What the optimiser is given; the learning rate does not matter to speed."""
+    """Returns the arguments of the optimiser; the learning rate does not affect speed."""
     if isinstance(task, Pretrain):
         return PRETRAIN
     return FINETUNE | {'layer_decay': LAYER_DECAY.get(variant, 0.75)}
 
 
 def make_tx(task: Pretrain | Classify, recipe: dict) -> optax.GradientTransformation:
-    """AdamW over a schedule, as a run has it."""
+    """Makes AdamW with a schedule, as a run does."""
     options = {name: recipe[name] for name in ('b1', 'b2', 'eps', 'weight_decay')}
     if 'layer_decay' in recipe:
         decay, depth = recipe['layer_decay'], task.model.depth
@@ -112,7 +112,7 @@ def make_tx(task: Pretrain | Classify, recipe: dict) -> optax.GradientTransforma
 
 
 def make_batch(task: Pretrain | Classify, batch_size: int) -> dict[str, np.ndarray]:
-    """uint8 images, as loaded; labels where the task has classes."""
+    """Makes random uint8 images as loaded, and labels if the task has classes."""
     rng = np.random.default_rng(0)
     shape = (batch_size, *task.image_size, len(task.mean))
     batch = {'image': rng.integers(0, 256, shape, np.uint8)}
@@ -124,7 +124,7 @@ def make_batch(task: Pretrain | Classify, batch_size: int) -> dict[str, np.ndarr
 def ours(
     task: Pretrain | Classify, batch: dict[str, np.ndarray], recipe: dict, steps: int = 1
 ) -> Contender:
-    """The jitted step of the training loop over all devices, on a batch as it was loaded."""
+    """Makes the jitted step of the training loop over all devices, on a batch as loaded."""
     mesh = mesh_lib.make_mesh()
     optimizer = make_tx(task, recipe)
     before = memory_stats()
@@ -146,29 +146,29 @@ def ours(
     run(2)
     memory = held_bytes(step)
     peak = memory_stats().get('peak_bytes_in_use', 0)
-    if peak > before.get('peak_bytes_in_use', 0):  # else the peak was another contender's
+    if peak > before.get('peak_bytes_in_use', 0):  # otherwise the peak is another contender's
         memory = peak - before['bytes_in_use']
     dtype = jnp.dtype(task.model.dtype).name
     return Contender('mae_jax', dtype, run, compile_s, memory / 2**30)
 
 
 def memory_stats() -> dict[str, int]:
-    """Of the first device, in bytes; {} where the backend counts none."""
+    """Returns memory counts of the first device in bytes; {} if the backend has none."""
     return jax.local_devices()[0].memory_stats() or {}
 
 
 def xla_flops(task: Pretrain | Classify, recipe: dict) -> float:
-    """XLA's count for one image of a step, before it optimises; the optimiser's are left out.
+    """Returns XLA's count for one image of a step before optimisation, without the optimiser.
 
-    The count is of the program for CPUs: other backends take a library's product for nothing.
+    Counts the program for CPUs: other backends count the products of a library as 0.
     """
     tx, batch = make_tx(task, recipe), make_batch(task, 2)
     step = make_step(task, tx, seed=0)
 
     def count(rows: int) -> float:
-        part = {name: array[:rows] for name, array in batch.items()}
+        selected = {name: array[:rows] for name, array in batch.items()}
         with jax.default_device(jax.local_devices(backend='cpu')[0]):
-            return jax.jit(step).lower(state, part).cost_analysis()['flops']
+            return jax.jit(step).lower(state, selected).cost_analysis()['flops']
 
     state = jax.eval_shape(lambda: create_state(task, tx, mesh_lib.make_mesh(), seed=0))
     return count(2) - count(1)
@@ -177,11 +177,14 @@ def xla_flops(task: Pretrain | Classify, recipe: dict) -> float:
 def report(
     contenders: Sequence[Contender], batch_size: int, repeats: int, flops: float, steps: int = 1
 ) -> tuple[list[str], list[str], list[list[str]]]:
-    """Measures.
+    """Times the contenders.
 
     Args:
-      contenders: a run of each is of so many `steps` of `batch_size` images a device.
-      flops: of matrix products, an image.
+      contenders: each run takes `steps` steps of `batch_size` images per device.
+      batch_size: images per device.
+      repeats: number of timed runs of each.
+      flops: operations of matrix products per image.
+      steps: steps of a run.
 
     Returns:
       Notes, head and rows of the table.
@@ -222,13 +225,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--task', default='pretrain', choices=['pretrain', 'finetune'])
     parser.add_argument('--variant', default='vit_base', choices=VARIANTS)
-    parser.add_argument('--batch_size', type=int, default=8, help='images a device')
+    parser.add_argument('--batch_size', type=int, default=8, help='images per device')
     parser.add_argument('--image_size', type=int, default=224)
     parser.add_argument('--dtypes', nargs='+', default=['float32'], choices=['float32', 'bfloat16'])
     parser.add_argument('--repeats', type=int, default=10)
-    parser.add_argument('--steps', type=int, help='in a run; default: 1 on a CPU, 10 elsewhere')
+    parser.add_argument('--steps', type=int, help='of a run; default: 1 on a CPU, 10 elsewhere')
     parser.add_argument(
-        '--peers', nargs='*', choices=torch_peers.PEERS, help='default: all the machine has'
+        '--peers', nargs='*', choices=torch_peers.PEERS, help='default: all that are installed'
     )
     parser.add_argument('--remat', default='none', choices=['none', 'block', 'dots'])
     parser.add_argument('--attention', default='plain', choices=ATTENDS, help='of mae_jax')

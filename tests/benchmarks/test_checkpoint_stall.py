@@ -1,4 +1,4 @@
-"""The benchmark of saves: what is stolen is the difference of segments that train alike."""
+"""The checkpoint benchmark compares segments that train equally, with and without a save."""
 
 import checkpoint_stall
 import loop_overhead
@@ -8,7 +8,7 @@ import train_step
 
 
 @pytest.mark.slow
-def test_segments_train_alike_and_one_of_them_saves(tmp_path):
+def test_both_segments_train_equally_and_one_of_them_saves(tmp_path):
     model = dict(width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
     task = train_step.make_task('vit_tiny', 16, 'float32', patch_size=4, **model)
     bench = loop_overhead.Bench(task, batch_size=8, steps=4, log_every=2, folder=tmp_path)
@@ -17,7 +17,7 @@ def test_segments_train_alike_and_one_of_them_saves(tmp_path):
     assert int(bench.state.step) == 5 and bench.checkpoints.steps() == []
     segments.with_save()
     assert int(bench.state.step) == 10
-    assert bench.checkpoints.steps() == [6]  # whole, after the segment's first step
+    assert bench.checkpoints.steps() == [6]  # complete, after the segment's first step
     assert len(segments.blocked) == len(segments.waited) == 1 and segments.blocked[0] > 0
     bench.close()
     size = checkpoint_stall.folder_bytes(tmp_path / 'checkpoints/6')
@@ -31,7 +31,7 @@ def _leaves(state):
     return jax.tree.leaves((state.params, state.opt_state))
 
 
-def test_the_rows_are_of_pairs():
+def test_rows_compare_paired_segments():
     rows = checkpoint_stall.table(
         np.array([10.0, 20.0, 10.0]),
         np.array([11.0, 21.5, 12.0]),
@@ -41,6 +41,6 @@ def test_the_rows_are_of_pairs():
         epoch=100,
     )
     medians = [row[1] for row in rows]
-    # A step takes 1 s, a save 1, 1.5 or 2 s: 1, .75 or 2 steps.
+    # A step takes 1 s or 2 s, and a save costs 1, 1.5 or 2 s: 1, .75 or 2 steps.
     assert medians == ['1000.0', '200', '1500', '0.04%', '1.00%', '5']
     assert rows[2][2] == '1000 - 2000'

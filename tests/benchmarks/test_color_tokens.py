@@ -1,3 +1,5 @@
+"""The tokenizer of mean colours."""
+
 import jax
 import numpy as np
 from color_tokens import color_tokens
@@ -7,7 +9,7 @@ from mae_jax.pretext.tokenizers import make_tokenizer
 
 def test_a_token_is_the_mean_colour_of_its_patch():
     images = np.zeros((1, 16, 24, 3), np.float32)
-    images[0, 8:, 16:] = 1.0  # the last patch white, the one before half red
+    images[0, 8:, 16:] = 1.0  # the last patch is white; half the pixels of the one before are red
     images[0, 8:, 8:16, 0] = np.indices((8, 8)).sum(axis=0) % 2
     np.testing.assert_array_equal(color_tokens(images), [[[0, 0, 0], [0, 4 * 64, 511]]])
     spec = 'benchmarks.color_tokens:color_tokens'

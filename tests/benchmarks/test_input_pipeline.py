@@ -1,4 +1,4 @@
-"""The benchmark of the input pipeline runs, and its figures follow from what it measures."""
+"""The input benchmark runs, and its figures follow from the measured times."""
 
 import importlib.util
 import time
@@ -27,7 +27,7 @@ def rows_of(table: str) -> dict[str, list[str]]:
     return {name: numbers for name, *numbers in cells}
 
 
-def test_it_prints_images_per_second_and_the_pixel_difference(capsys):
+def test_images_per_second_and_pixel_difference_are_printed(capsys):
     input_pipeline.main([*TINY, '--only', 'mae_jax'])
     ((name, (rate, _, _, pixels)),) = rows_of(capsys.readouterr().out).items()
     assert name == 'mae_jax' and float(rate) > 0
@@ -35,7 +35,7 @@ def test_it_prints_images_per_second_and_the_pixel_difference(capsys):
 
 
 @pytest.mark.slow
-def test_all_that_is_installed_is_measured(capsys):
+def test_every_installed_pipeline_is_measured(capsys):
     input_pipeline.main(TINY)
     rows = rows_of(capsys.readouterr().out)
     assert {'mae_jax', 'mae_jax, Pillow alone', 'mae_jax, worker processes'} <= rows.keys()
@@ -44,7 +44,7 @@ def test_all_that_is_installed_is_measured(capsys):
     assert all(float(rate) > 0 for rate, *_ in rows.values())
 
 
-def test_the_rate_is_that_of_a_stream_that_has_started(setting):
+def test_rate_excludes_the_start_of_the_stream(setting):
     def batches():
         for number in range(1000):
             time.sleep(0.5 if number == 0 else 0.01)  # workers start
@@ -54,7 +54,7 @@ def test_the_rate_is_that_of_a_stream_that_has_started(setting):
     assert rate == pytest.approx(setting.batch_size / 0.01, rel=0.3)
 
 
-def test_a_crop_that_is_off_by_a_pixel_differs(setting):
+def test_crop_shifted_by_a_pixel_is_reported_as_different(setting):
     def crop(data, box):
         return reference(data, box, setting.size)
 
@@ -66,7 +66,7 @@ def test_a_crop_that_is_off_by_a_pixel_differs(setting):
     assert crops_differ(setting, shifted) > 1
 
 
-def test_the_table_gives_medians_and_their_ratios():
+def test_table_has_medians_and_their_ratios():
     measured = [
         input_pipeline.Measured('original', np.array([[90, 100, 400], [190, 180, 300]]), 0.0),
         input_pipeline.Measured('mae_jax', np.array([[250, 260, 240], [500, 500, 500]]), 0.01),
@@ -76,7 +76,7 @@ def test_the_table_gives_medians_and_their_ratios():
     assert rows['mae_jax'] == ['250', '240 - 260', '500', '2.00', '2.50', '0.010']
 
 
-def test_the_files_that_are_made_are_as_large_as_photographs(tmp_path):
+def test_generated_files_are_as_large_as_photographs(tmp_path):
     make_photographs(tmp_path / 'made', 4)
     files = sorted((tmp_path / 'made').glob('train/*/*.jpg'))
     assert {Image.open(file).size for file in files} == {(500, 375)}

@@ -1,4 +1,4 @@
-"""What the masking saves is counted as by hand, and the table says what was counted and timed."""
+"""Counted savings of masking agree with counts by hand, and the table has counts and times."""
 
 import time
 
@@ -12,7 +12,7 @@ SHALLOW = dict(depth=2, decoder_width=512, decoder_heads=16)
 
 
 def products_by_hand(mask_tokens: bool, decoder_depth: int) -> float:
-    """Forward and backward pass of SHALLOW ViT-L: a product of [a, b] and [b, c] is 2abc."""
+    """Counts forward and backward pass of SHALLOW ViT-L: a product of [a, b] and [b, c] is 2abc."""
 
     def product(a, b, c):
         return 2 * a * b * c
@@ -28,7 +28,7 @@ def products_by_hand(mask_tokens: bool, decoder_depth: int) -> float:
     embed = product(seen, pixels, 1024)
     rest = 2 * block(seen + 1, 1024, 16) + product(seen + 1, 1024, 512)
     rest += decoder_depth * block(patches + 1, 512, 16) + product(patches, 512, pixels)
-    # Each product has two in its backward pass, but none is wanted of the images.
+    # Each product has two in its backward pass; the gradient of the images is not needed.
     return 2 * embed + 3 * rest
 
 
@@ -46,12 +46,12 @@ def test_xla_counts_the_products_of_a_whole_step_and_little_else(counted):
     assert np.all(xla > by_hand) and np.all(xla < 1.01 * by_hand)
 
 
-def test_the_saving_is_that_counted_by_hand(counted):
+def test_saving_equals_the_count_by_hand(counted):
     xla, by_hand = counted
     np.testing.assert_allclose(xla[0] / xla, by_hand[0] / by_hand, rtol=5e-3)
 
 
-def test_a_loop_is_not_counted():
+def test_model_with_a_loop_is_refused():
     task = masking_speedup.make_row_task('vit_tiny', False, 1, **OPTIONS, scan=True)
     with pytest.raises(AssertionError, match='loop'):
         masking_speedup.xla_flops(task)
@@ -64,7 +64,7 @@ def cells(table: str) -> list[dict[str, str]]:
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
-def test_the_table_gives_ratios_beside_the_papers():
+def test_table_has_ratios_of_the_measurement_and_of_the_paper():
     costs = zip(masking_speedup.ROWS, (400e9, 100e9, 80e9), (4.0, 2.0, 1.0), strict=True)
     rows = [
         masking_speedup.Row('vit_large', *row, flops, flops, 2**30, np.full(3, seconds))
@@ -72,23 +72,23 @@ def test_the_table_gives_ratios_beside_the_papers():
     ]
     unmeasured = [r._replace(held_bytes=None, seconds=None) for r in rows]
     for table in masking_speedup.table(rows, 8), masking_speedup.table(unmeasured, 8):
-        found = cells(table)
-        assert [r['fewer'] for r in found] == ['1.00x', '4.00x', '5.00x']
-        assert [r['Table 2'] for r in found] == ['1.0x', '2.8x', '3.7x']
-        assert [r['Table 1c'] for r in found] == ['', '3.3x', '']
+        printed = cells(table)
+        assert [r['fewer'] for r in printed] == ['1.00x', '4.00x', '5.00x']
+        assert [r['Table 2'] for r in printed] == ['1.0x', '2.8x', '3.7x']
+        assert [r['Table 1c'] for r in printed] == ['', '3.3x', '']
     timed = cells(masking_speedup.table(rows, 8))
     assert [r['images/s'] for r in timed] == ['2', '4', '8']
     assert [r['faster'] for r in timed] == ['1.00x', '2.00x', '4.00x']
-    assert 'faster' not in found[0]
+    assert 'faster' not in printed[0]
 
 
-def test_the_papers_ratios_for_vit_huge_are_of_its_own_hours():
+def test_ratios_of_the_paper_for_vit_huge_use_its_own_hours():
     rows = [masking_speedup.Row('vit_huge', *row, 1.0, 1.0) for row in masking_speedup.ROWS]
-    found = cells(masking_speedup.table(rows, 8))
-    assert [r['Table 2'] for r in found] == ['1.0x', '3.5x', '4.1x']
+    printed = cells(masking_speedup.table(rows, 8))
+    assert [r['Table 2'] for r in printed] == ['1.0x', '3.5x', '4.1x']
 
 
-def test_the_processors_clock_leaves_out_what_others_take():
+def test_processor_clock_excludes_waiting():
     def waits():
         time.sleep(0.05)
 
@@ -113,7 +113,7 @@ def test_steps_are_run_and_timed():
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_said_and_not_run(monkeypatch):
+def test_variant_that_does_not_fit_is_reported_and_not_run(monkeypatch):
     monkeypatch.setattr(masking_speedup, 'free_bytes', lambda: 1000)
     rows, note = masking_speedup.measure(tiny_rows(), batch_size=2, repeats=2, clock='wall', **TINY)
     assert all(row.seconds is None for row in rows)

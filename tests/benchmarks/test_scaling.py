@@ -1,4 +1,4 @@
-"""The benchmark of growth: exponents are those of power laws, and every point is a real step."""
+"""The scaling benchmark fits exponents of power laws, and every point trains."""
 
 import jax
 import numpy as np
@@ -20,14 +20,14 @@ def points():
     return scaling.sweep('vit_tiny', 'float32', image_size=16, **SWEEP, **fields)
 
 
-def test_the_exponent_is_that_of_the_power_law():
+def test_exponent_of_a_power_law_is_recovered():
     amounts = np.array([1.0, 2.0, 5.0, 11.0])
     assert scaling.exponent(amounts, 3 * amounts**1.7) == pytest.approx(1.7)
 
 
 def test_one_factor_changes_at_a_time(points):
-    found = [(p.factor, p.amount, p.task.model.depth, p.task.image_size[0]) for p in points]
-    assert found == [
+    settings = [(p.factor, p.amount, p.task.model.depth, p.task.image_size[0]) for p in points]
+    assert settings == [
         ('mask ratio', 1.0, 2, 16),
         ('mask ratio', 0.5, 2, 16),
         ('image size', 16, 2, 16),
@@ -40,16 +40,16 @@ def test_one_factor_changes_at_a_time(points):
     assert points[2].task == points[5].task  # measured once
 
 
-def test_the_table_has_rates_and_exponents_of_what_was_timed(points):
+def test_table_has_rates_and_exponents_of_the_times(points):
     # Time that grows with the square of each factor.
     seconds = [np.full(3, p.amount**2.0) for p in points]
     head, rows = scaling.table(points, seconds, images=4)
-    found = [dict(zip(head, row, strict=True)) for row in rows]
-    assert [row['exponent of time'] for row in found] == ['2.00'] * 6
-    assert found[0]['images/s per device'] == '4' and found[1]['images/s per device'] == '16'
+    printed = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [row['exponent of time'] for row in printed] == ['2.00'] * 6
+    assert printed[0]['images/s per device'] == '4' and printed[1]['images/s per device'] == '16'
     flops = [p.task.flops_per_image() for p in points]
     expected = np.log(flops[3] / flops[2]) / np.log(24 / 16)
-    assert float(found[3]['of FLOPs']) == pytest.approx(expected, abs=0.01)
+    assert float(printed[3]['of FLOPs']) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.slow
@@ -61,5 +61,5 @@ def test_steps_of_different_shapes_train_on_shared_arrays(points):
     task = make_task('vit_tiny', 16, 'float32', depth=2, **MODEL, **DECODER)
     like = abstract_state(task, make_tx(task, PRETRAIN), mesh_lib.make_mesh())
     state = arrays.state(like)
-    assert int(state.step) == 40  # both counted here
+    assert int(state.step) == 40  # counts the steps of both
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a.shape == b.shape, state, like)))

@@ -1,4 +1,4 @@
-"""The benchmark of the start: real processes, timed to the line of their first step."""
+"""The startup benchmark times real processes up to the log line of their first step."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ ARGUMENTS = [*TINY[:2], '--config.num_steps=1', '--config.log_every_steps=1', *T
 
 
 @pytest.mark.slow
-def test_a_start_is_timed_to_its_first_step_and_leaves_a_cache(tmp_path):
+def test_start_is_timed_to_its_first_step_and_fills_the_cache(tmp_path):
     seconds = startup.start(ARGUMENTS, tmp_path / 'cache', tmp_path / 'run')
     assert len(seconds) == len(startup.STAGES) and min(seconds) >= 0 and sum(seconds) > 0.5
     assert (tmp_path / 'run/metrics.jsonl').read_text().count('"loss"') == 1
@@ -17,12 +17,12 @@ def test_a_start_is_timed_to_its_first_step_and_leaves_a_cache(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_makes_no_step_is_told(tmp_path):
+def test_process_without_a_step_raises_an_error_with_its_output(tmp_path):
     with pytest.raises(RuntimeError, match='no such config field'):
         startup.start(['--config=configs/default.py', '--config.nothing=1'], tmp_path, tmp_path)
 
 
-def test_the_table_has_medians_and_ratios():
+def test_table_has_medians_and_ratios():
     cold = [[1.0, 2.0, 7.0], [1.0, 2.0, 17.0], [1.0, 2.0, 9.0]]
     warm = [[1.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]
     head, rows = startup.table(np.array([cold, warm]))

@@ -1,4 +1,4 @@
-"""The benchmark of the step runs, and its figures follow from what it times."""
+"""The step benchmark runs, and its figures follow from the measured times."""
 
 import time
 
@@ -33,18 +33,18 @@ def contender(task, batch_size=BATCH):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['task', 'classify'])
-def test_every_run_of_ours_is_a_whole_training_step(name, request):
+def test_run_of_mae_jax_is_a_complete_training_step(name, request):
     ours = contender(request.getfixturevalue(name))
     losses = [ours.run() for _ in range(60)]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5])  # it learns: the optimiser is in the step
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])  # learns: the step includes the optimiser
     assert ours.compile_s > 0 and ours.memory_gib > 0
 
 
 @pytest.mark.slow
 def test_the_compiler_counts_more_than_the_matrix_products(task):
     # Two thirds of the formula would mean that the backward pass had been optimised away.
-    found = train_step.xla_flops(task, train_step.PRETRAIN)
-    assert 0.9 < found / task.flops_per_image() < 1.5
+    flops = train_step.xla_flops(task, train_step.PRETRAIN)
+    assert 0.9 < flops / task.flops_per_image() < 1.5
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_the_compiler_counts_more_than_the_matrix_products(task):
     ('variant', 'config'),
     [('vit_base', finetune_base), ('vit_large', finetune_large), ('vit_huge', finetune_huge)],
 )
-def test_fine_tuning_is_that_of_the_configs(variant, config):
+def test_fine_tuning_equals_that_of_the_configs(variant, config):
     config = config.get_config()
 
     class Source:
@@ -75,12 +75,12 @@ def test_a_peer_learns_too(name, peer, request):
     task = request.getfixturevalue(name)
     recipe = train_step.make_recipe(task, 'vit_tiny') | {'peak': 1e-3}
     batch = train_step.make_batch(task, BATCH)
-    found = torch_peers.peer(task, batch, peer, recipe, steps=1)
-    losses = [found.run() for _ in range(60)]
+    theirs = torch_peers.peer(task, batch, peer, recipe, steps=1)
+    losses = [theirs.run() for _ in range(60)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-def test_runs_are_timed_in_turn_after_one_unmeasured():
+def test_runs_are_timed_alternately_after_an_unmeasured_one():
     calls = []
     runs = [lambda: calls.append('a'), lambda: (calls.append('b'), time.sleep(0.01))]
     seconds = interleaved(runs, repeats=3)
@@ -89,7 +89,7 @@ def test_runs_are_timed_in_turn_after_one_unmeasured():
 
 
 @pytest.mark.slow
-def test_the_report_gives_rates_and_ratios_of_what_was_timed():
+def test_report_has_rates_and_ratios_of_the_times():
     fast = Contender('fast', 'float32', lambda: time.sleep(0.02), 1.0, 0.5)
     slow = Contender('slow', 'float32', lambda: time.sleep(0.06))
     other = Contender('other', 'bfloat16', lambda: time.sleep(0.02))
