@@ -1,11 +1,11 @@
-"""What a run needs of a machine that is not here: memory of a device, operations, days.
+"""Plans a run on a machine that is not at hand: memory of a device, operations, days.
 
     mae-jax plan --config=configs/vit_huge.py --devices 256
     mae-jax plan --config=configs/vit_huge.py --devices 8 --chip h100 a100 --mfu 0.35 \\
         --set mesh.fsdp=8 model.remat=block optimizer.accumulate=4
 
-Takes no accelerator, no data and no memory to speak of: all is computed from shapes. Activations
-are an estimate: what autodiff keeps, before XLA fuses operations.
+Needs no accelerator, no data and hardly any memory: everything is computed from shapes. Activations
+are an estimate: the arrays that autodiff keeps, before XLA fuses operations.
 """
 
 import argparse
