@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Several processes of one run on this machine, speaking over the loopback.
+# Several processes of one run on this machine, connected over the loopback.
 #
 #   launch/local.sh N --config=... [--workdir=...] [--config.field=value ...]
 #   launch/local.sh 2 --config=configs/quickstart.py
@@ -8,10 +8,11 @@
 # CPU is left to all. What process 0 writes is shown as it is, lines of the others begin with `[1] `.
 # Ctrl-C or SIGTERM stops all of them: they save, and the status is 75; once more kills them.
 #
-# Preemption and faults: where a process is lost (killed, or it says by status 76 that another one
-# is) the others end too, and all are started again on a new port, RESTARTS times at most. They
-# resume from the last checkpoint. A finished run (0), a user's mistake (1), a loss that is not
-# finite (3) and a run told to stop (75) are not started again; the status is passed on.
+# Preemption and faults: where a process is lost (it was killed, or another one ends with status 76
+# because of it) the others end too, and all are started again on a new port, RESTARTS times at
+# most. They resume from the last checkpoint. A finished run (0), a user's mistake (1), a loss that
+# is not finite (3) and a run stopped by a signal (75) are not started again; the status is passed
+# on.
 #
 # Environment: PYTHON=python, RESTARTS=3, PORT=<a free one>, GRACE=90 (seconds that the processes
 # left have to end by themselves after one failed), DRY_RUN=1 (prints the commands, runs nothing).
@@ -31,7 +32,7 @@ main=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/main.py
 count_gpus() {
   case ,${JAX_PLATFORMS:-cuda}, in
     *,cuda,* | *,gpu,*) ;;
-    *) echo 0 && return ;; # told to use none
+    *) echo 0 && return ;; # JAX may use none
   esac
   if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
     local -a visible
@@ -53,7 +54,7 @@ free_port() { # outside the range the system hands out by itself
   echo "$port"
 }
 
-# environment I PORT: what tells process I where the others are, in the array `settings`.
+# environment I PORT: the variables with which process I joins the others, in the array `settings`.
 environment() {
   settings=(
     "JAX_COORDINATOR_ADDRESS=127.0.0.1:$2"
@@ -80,7 +81,7 @@ pids=()     # of every process of this round, by its number; each leads a proces
 prefixes=() # of what puts `[1] ` before lines
 statuses=() # of the processes that ended
 warned=()   # who has been sent SIGTERM
-told=0      # how often this script was told to stop
+stops=0     # number of signals to stop that this script got
 
 start() { # start I PORT FLAGS...
   local i=$1 out err
@@ -113,9 +114,9 @@ kill_all() { # with what they started themselves
 }
 
 stop() {
-  told=$((told + 1))
-  if ((told == 1)); then
-    echo 'local.sh: told to stop: the processes save and end (once more kills them)' >&2
+  stops=$((stops + 1))
+  if ((stops == 1)); then
+    echo 'local.sh: stopping: the processes save and end (a second signal kills them)' >&2
     pass_on
   else
     kill_all
@@ -125,7 +126,7 @@ trap 'stop' INT TERM HUP
 trap 'kill_all' EXIT
 
 # Waits for all. Sets `finished` to how many ended with 0, and `cause` to the status of the one that
-# failed first, but for a 1 or 3, which say more than that a process was lost. From the first
+# failed first, unless another failed with 1 or 3, which is the cause of the loss. From the first
 # failure on the others get `grace` seconds.
 await() {
   local i status deadline=
@@ -150,11 +151,11 @@ await() {
 for ((round = 0; ; round++)); do
   pids=() prefixes=() statuses=() warned=()
   if [[ -n ${PORT:-} ]]; then port=$((PORT + round)); else port=$(free_port); fi
-  for ((i = 0; i < processes && !told; i++)); do start "$i" "$port" "$@"; done
-  if ((told)); then pass_on; fi # to one that was just being started
+  for ((i = 0; i < processes && !stops; i++)); do start "$i" "$port" "$@"; done
+  if ((stops)); then pass_on; fi # to one that was just being started
   await
   if ((finished == processes || cause == 1 || cause == 3)); then exit "$cause"; fi
-  if ((told || cause == 75)); then exit 75; fi
+  if ((stops || cause == 75)); then exit 75; fi
   if ((cause != 76 && cause < 128)); then exit "$cause"; fi # such as 127: no such command
   if ((round >= restarts)); then
     echo "local.sh: a process was lost (status $cause), after $restarts restarts: given up" >&2

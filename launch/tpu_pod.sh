@@ -2,7 +2,7 @@
 # A run on a Cloud TPU pod, from your own machine by gcloud.
 #
 #   export TPU=mae ZONE=us-west4-a TYPE=v5litepod-64 VERSION=v2-alpha-tpuv5-lite SPOT=1
-#   launch/tpu_pod.sh create     # asks for the pod and waits until it is there
+#   launch/tpu_pod.sh create     # requests the pod and waits until it is ready
 #   launch/tpu_pod.sh install    # copies what git has committed to all workers and installs it
 #   launch/tpu_pod.sh run --config=configs/vit_large.py --workdir=gs://bucket/vit_large
 #   launch/tpu_pod.sh tail       # follows the log of worker 0
@@ -68,7 +68,7 @@ install() {
     "tar -xzf $archive -C mae_jax"
     'PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv' # brings a new Python
     '.local/bin/uv venv --quiet --clear --python 3.12 mae_venv'
-    ".local/bin/uv pip install --quiet --python mae_venv -c mae_jax/constraints.txt -e './mae_jax[tpu]'"
+    ".local/bin/uv pip install --quiet --python mae_venv -c mae_jax/constraints/newest.txt -e './mae_jax[tpu]'"
     '.local/bin/uv pip install --quiet --python mae_venv gcsfs' # work directories, data on gs://
   )
   execute git -C "$root" archive --format=tar.gz --output="$directory/$archive" HEAD || return
@@ -89,7 +89,7 @@ start() {
     '--property=KillMode=mixed --property=TimeoutStopSec=300' # SIGTERM to main.py, time to save
     '--property=Restart=on-failure --property=RestartPreventExitStatus="1 3" --property=RestartSec=15'
     "--property=StartLimitIntervalSec=3600 --property=StartLimitBurst=${RESTARTS:-10}"
-    '--property=RemainAfterExit=yes' # so that a finished run can be told from none
+    '--property=RemainAfterExit=yes' # distinguishes a finished run from none
     '"$HOME/mae_venv/bin/python" main.py'
   )
   local forget='[ "$(systemctl show mae --property=SubState --value)" = exited ] && sudo systemctl stop mae;'
@@ -99,7 +99,7 @@ start() {
 
 delete() { tpus queued-resources delete "$TPU" --force --quiet; }
 
-# What the run on worker 0 does, as systemd says it (running, auto-restart, exited, failed; dead:
+# State of the run on worker 0 in systemd (running, auto-restart, exited, failed; dead:
 # not started), and the status it ended with.
 run_state() {
   on_workers 0 'systemctl show mae --property=SubState --property=ExecMainStatus' 2>/dev/null | sort |
@@ -138,7 +138,7 @@ keep() {
     if [[ $ended ]]; then break; fi
     sleep 60
   done
-  warn "the run ended with status $ended; $TPU is still there, and costs"
+  warn "the run ended with status $ended; $TPU still exists, and costs"
   return "$ended"
 }
 

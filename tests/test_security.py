@@ -43,8 +43,8 @@ ALLOWED = {
     ('scripts/convert_dvae.py', 'import pickle'),  # an unpickler that knows inert classes alone
     ('mae_jax/registry.py', 'import_module'),  # 'module:function' in the config of a run
     ('mae_jax/interop/check.py', 'import_module'),  # 'timm' or 'transformers'
-    ('mae_jax/ablate.py', 'import_module'),  # 'configs.ablations'
-    ('mae_jax/__main__.py', 'import_module'),  # the command that was given
+    ('mae_jax/ablation/suite.py', 'import_module'),  # 'configs.ablations'
+    ('mae_jax/cli/main.py', 'import_module'),  # the command that was given
 }
 MODULES = {'pickle', 'cloudpickle', 'dill', 'marshal', 'shelve', 'joblib', 'yaml', 'code'}
 CALLS = {'eval', 'exec', 'compile', '__import__', 'import_module', 'run_path', 'run_module'}

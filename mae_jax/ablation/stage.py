@@ -1,7 +1,7 @@
-"""One stage of an ablation: a run of `mae_jax.run` in a process of its own.
+"""Runs one stage of an ablation: a run of `mae_jax.run` in a process of its own.
 
-Its work directory holds three files more: asked.json (its config), log.txt (what it said) and
-result.json (what came out). JAX starts in that process alone: an accelerator belongs to one.
+Its work directory holds three more files: asked.json (its config), log.txt (its output) and
+result.json (its result). Only that process imports JAX, since one process holds the accelerator.
 """
 
 import json
@@ -12,25 +12,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from mae_jax.config.changes import changed_fields, may_change
 from mae_jax.config.saved import from_json, to_json
 from mae_jax.errors import EXIT_PREEMPTED, UserError
-from mae_jax.experiment.workdir import MAY_CHANGE
 from mae_jax.runtime.xla_flags import set_xla_flags
 
-ASKED, LOG, RESULT = 'asked.json', 'log.txt', 'result.json'
+CONFIG, LOG, RESULT = 'asked.json', 'log.txt', 'result.json'
 STOPPED = (EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT)
-"""Exit statuses of a stage that was told to stop."""
+"""Exit statuses of a stage that was stopped by a signal."""
 
 
 class Stage(NamedTuple):
-    """What to run, and where."""
+    """Describes one run: its config and its work directory."""
 
     run: str
     seed: int
@@ -41,7 +39,10 @@ class Stage(NamedTuple):
 
     @property
     def removable(self) -> Path:
-        """What must go for this to be run anew: of a pretraining, what came of it as well."""
+        """Returns the directory to remove before this can run anew.
+
+        That of a pretraining includes the stages that started from it.
+        """
         return self.directory.parent if self.name == 'pretrain' else self.directory
 
 
@@ -50,35 +51,35 @@ def run_stage(stage: Stage) -> dict[str, Any]:
 
     Returns:
       Its result: `status` ('done' or 'failed'), `exit_status`, `seconds` of this start and
-      `resumed` (whether there was a start before it); if done `top1` or, of pretraining, `loss`,
+      `resumed` (whether it continued an earlier start); if done `top1` or, for pretraining, `loss`,
       and `images_per_second` (the median); if failed `error`.
 
     Raises:
-      SystemExit: the stage was told to stop, not by this process.
+      SystemExit: the stage was stopped by a signal that another process sent.
     """
     directory, resumed = stage.directory, has_begun(stage)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / RESULT).unlink(missing_ok=True)  # of a start that failed
-    write(directory / ASKED, to_json(stage.config))
+    write_file(directory / CONFIG, to_json(stage.config))
     log, started = directory / LOG, time.perf_counter()
-    said_before = log.stat().st_size if log.exists() else 0
+    log_start = log.stat().st_size if log.exists() else 0
     exit_status = _run_child(directory, log)
     if exit_status in STOPPED:
         raise SystemExit(EXIT_PREEMPTED)
     result = {'exit_status': exit_status, 'resumed': resumed}
     result['seconds'] = round(time.perf_counter() - started, 1)
     try:
-        found = {} if exit_status else read_metrics(directory / 'metrics.jsonl', stage.name)
-        error = _last_words(log, said_before, exit_status) if exit_status else ''
+        metrics = {} if exit_status else read_metrics(directory / 'metrics.jsonl', stage.name)
+        error = _read_error(log, log_start, exit_status) if exit_status else ''
     except (OSError, KeyError) as missing:
-        found, error = {}, f'metrics.jsonl says nothing of {missing}'
-    result |= {'status': 'failed', 'error': error} if error else {'status': 'done', **found}
-    write(directory / RESULT, json.dumps(result, indent=2) + '\n')
+        metrics, error = {}, f'metrics.jsonl has no {missing}'
+    result |= {'status': 'failed', 'error': error} if error else {'status': 'done', **metrics}
+    write_file(directory / RESULT, json.dumps(result, indent=2) + '\n')
     return result
 
 
 def read_result(stage: Stage) -> dict[str, Any]:
-    """What `run_stage` returned; empty for a stage that has not ended."""
+    """Reads what `run_stage` returned; empty for a stage that has not ended."""
     try:
         return json.loads((stage.directory / RESULT).read_text())
     except (FileNotFoundError, ValueError):
@@ -86,12 +87,12 @@ def read_result(stage: Stage) -> dict[str, Any]:
 
 
 def is_done(stage: Stage) -> bool:
-    """Whether there is nothing left to run."""
+    """Returns whether the stage has ended without an error."""
     return read_result(stage).get('status') == 'done'
 
 
 def has_begun(stage: Stage) -> bool:
-    """Whether there is work of its config that another config would lose."""
+    """Returns whether the stage has a checkpoint or a result, which another config would lose."""
     checkpoints = stage.directory / 'checkpoints'
     saved = checkpoints.exists() and any(p.name.isdecimal() for p in checkpoints.iterdir())
     return saved or is_done(stage)
@@ -100,14 +101,14 @@ def has_begun(stage: Stage) -> bool:
 def refuse_changed(stage: Stage) -> None:
     """Raises a UserError if the stage has begun with a config that makes it another run."""
     try:
-        before = json.loads((stage.directory / ASKED).read_text())
+        before = from_json((stage.directory / CONFIG).read_text())
     except (FileNotFoundError, ValueError):
         return
     changed = [
-        told
-        for field, told in _differences(before, json.loads(to_json(stage.config)))
-        # Its pretraining is always the one beside it, wherever the directory has moved.
-        if field != 'init_from' and not any(fnmatchcase(field, may) for may in MAY_CHANGE)
+        line
+        for field, line in changed_fields(before, stage.config).items()
+        # Its pretraining is always in the directory beside it, even after a move.
+        if field != 'init_from' and not may_change(field)
     ]
     if changed and has_begun(stage):
         raise UserError(
@@ -116,21 +117,11 @@ def refuse_changed(stage: Stage) -> None:
         )
 
 
-def _differences(before: Any, now: Any, field: str = '') -> Iterator[tuple[str, str]]:
-    """(field, 'field was old, now new') for each that differs between two trees of JSON."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key), now.get(key), f'{field}.{key}'.lstrip('.'))
-    elif before != now:
-        old, new = ('unset' if value is None else repr(value) for value in (before, now))
-        yield field, f'{field} was {old}, now {new}'
-
-
 def read_metrics(path: Path, stage: str) -> dict[str, float]:
-    """The last `eval/top1` of a run (of pretraining: `loss`), and its median images a second.
+    """Reads the last `eval/top1` of a run (for pretraining: `loss`) and its median images a second.
 
     Raises:
-      KeyError, OSError: it is not there.
+      KeyError, OSError: there is no such value or file.
     """
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     name = 'loss' if stage == 'pretrain' else 'eval/top1'
@@ -142,28 +133,32 @@ def read_metrics(path: Path, stage: str) -> dict[str, float]:
     return {name.removeprefix('eval/'): values[-1], **speed}
 
 
-def write(path: Path, text: str) -> None:
-    """Replaces a file in one go: a reader, or a kill, finds the old one or the new one."""
+def write_file(path: Path, text: str) -> None:
+    """Replaces a file atomically: a reader, or a kill, leaves the old content or the new one."""
     fresh = path.with_name(f'.{os.getpid()}.{path.name}')
     fresh.write_text(text)
     fresh.replace(path)
 
 
-def _last_words(log: Path, since: int, exit_status: int) -> str:
-    """Why a process says it ended: its error, or its last line."""
+def _read_error(log: Path, start: int, exit_status: int) -> str:
+    """Returns the reason why a process ended: its error message, or its last line of output.
+
+    Args:
+      start: where the output of this start begins in the log, in bytes.
+    """
     with log.open('rb') as file:
-        file.seek(since)
+        file.seek(start)
         lines = [line for line in file.read().decode(errors='replace').splitlines() if line.strip()]
-    said = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')] or lines
+    errors = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')]
     killed = [f'killed by {signal.Signals(-exit_status).name}'] if exit_status < 0 else []
-    return ': '.join([*killed, *said[-1:]]) or 'it said nothing'
+    return ': '.join([*killed, *(errors or lines)[-1:]]) or 'no output'
 
 
 def _run_child(directory: Path, log: Path) -> int:
-    """The exit status of the stage's process; when this one is told to stop, so is that."""
+    """Runs the stage's process, and stops it when this one is stopped; returns its exit status."""
     command = [sys.executable, '-m', 'mae_jax.ablation.stage', str(directory)]
     with log.open('ab') as file:
-        # A session of its own: the terminal's Ctrl-C comes here alone, and goes on as one SIGTERM.
+        # In a new session it does not get the terminal's Ctrl-C, only the one SIGTERM below.
         child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -175,14 +170,16 @@ def _run_child(directory: Path, log: Path) -> int:
         return child.wait()
     finally:
         if child.poll() is None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who kills may do so twice; it saves
+            # Whoever stops this process may send a second signal while the child still saves.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             child.terminate()
             child.wait()
 
 
 def _child(directory: str) -> None:
+    """Runs the config of a stage in its directory; the whole of the stage's process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    config = from_json((Path(directory) / ASKED).read_text())
+    config = from_json((Path(directory) / CONFIG).read_text())
     set_xla_flags(config.deterministic)
     from mae_jax.experiment.run import run
     from mae_jax.runtime.compilation_cache import keep_compiled
@@ -198,7 +195,7 @@ def _child(directory: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however that was."""
+    """Ends this process when the one that started it has ended, in whatever way."""
     os.read(0, 1)  # returns when the other end of the pipe is closed
     os._exit(EXIT_PREEMPTED)
 

@@ -1,4 +1,4 @@
-"""Trains rows of an ablation, probes and fine-tunes each, and puts a table beside the paper's.
+"""Trains rows of an ablation, probes and fine-tunes each, and tabulates them beside the paper's.
 
     mae-jax ablate --suite=configs/ablation_suite.py:small --out=runs/ablations \\
         --set dataset.path=/path/to/images
@@ -6,11 +6,11 @@
         --set dataset.path=/path/to/images --rows target_pixel target_pca --seeds 1 2
 
 Writes <out>/table.md, plot.png (with matplotlib) and results.json; every run has a work directory,
-<out>/<run>/seed<k>/{pretrain,linprobe,finetune}, with what it said in log.txt. The same command
-goes on where it was stopped. A stage that fails is reported, and the others go on.
+<out>/<run>/seed<k>/{pretrain,linprobe,finetune}, with its output in log.txt. The same command
+continues where it was stopped. A stage that fails is reported, and the others go on.
 
-Exit status: 0 all done; 1 a stage failed, or a mistake that the message says how to mend; 75 or 130
-stopped (SIGTERM, Ctrl-C), and what was running has saved.
+Exit status: 0 all done; 1 a stage failed, or a mistake, with the remedy in the message; 75 or 130
+stopped (SIGTERM, Ctrl-C) after the running stage has saved.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from mae_jax.errors import EXIT_PREEMPTED, UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
+    """Adds the options of the command."""
     parser.add_argument(
         '--suite',
         default='configs/ablation_suite.py',
         help='a file with a get_suite, :its argument; unset: configs/ablation_suite.py',
     )
-    parser.add_argument('--out', required=True, type=Path, help='where runs and table live')
+    parser.add_argument('--out', required=True, type=Path, help='directory of runs and table')
     parser.add_argument('--rows', nargs='+', default=(), help="unset: the suite's")
     parser.add_argument('--seeds', nargs='+', default=(), type=_seed, help="unset: the suite's")
     parser.add_argument(
@@ -41,18 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs the command."""
-    from mae_jax.ablation.suite import ablate, make_plan
+    """Runs what is not done yet of a suite.
 
-    plan = make_plan(arguments.suite, arguments.set)
-    told = '\nstopped: run the same command to go on.'
+    Raises:
+      UserError: a mistake in the arguments, or stages failed.
+    """
+    from mae_jax.ablation.run import run_suite
+    from mae_jax.ablation.suite import load_suite
+
+    suite = load_suite(arguments.suite, arguments.set)
+    message = '\nstopped: run the same command to go on.'
     try:
-        failed = ablate(plan, arguments.out, arguments.rows, arguments.seeds)
+        failed = run_suite(suite, arguments.out, arguments.rows, arguments.seeds)
     except KeyboardInterrupt:
-        print(told)
+        print(message)
         raise
     except SystemExit:  # SIGTERM
-        print(told)
+        print(message)
         sys.exit(EXIT_PREEMPTED)
     except OSError as error:
         raise UserError(
@@ -61,12 +66,13 @@ def run(arguments: argparse.Namespace) -> None:
         ) from error
     if failed:
         raise UserError(
-            f'{failed} stage(s) failed, as {arguments.out / "table.md"} says: mend what their logs '
-            'say, and run the same command to try them again.'
+            f'{failed} stage(s) failed, listed in {arguments.out / "table.md"}: see their logs for '
+            'the cause, and run the same command to try them again.'
         )
 
 
 def _seed(text: str) -> int:
+    """Converts the text of one seed."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text!r} is no seed: give numbers from 0 on')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a seed: give numbers from 0 on')
     return int(text)

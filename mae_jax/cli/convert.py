@@ -1,4 +1,4 @@
-"""Converts weights between formats, number by number the same.
+"""Converts weights between formats without changing a number.
 
     mae-jax convert mae_pretrain_vit_base.pth mae.safetensors    official -> ours
     mae-jax convert downloads/vit-mae-base mae.safetensors       a Hugging Face directory -> ours
@@ -6,18 +6,18 @@
     mae-jax convert runs/vit_base vit_base.safetensors           a run -> one file
     mae-jax convert runs/vit_base vit_base.pth                   a run -> official names
 
-Read are runs and their checkpoints, our own file, and the ViTs of the official MAE (encoder, with
+Reads runs and their checkpoints, our own file, and the ViTs of the official MAE (encoder, with
 decoder, fine-tuned), Hugging Face (ViTMAE, ViT), timm, DeiT, MoCo v3, DINO, vision_transformer and
-big_vision (these two with the exact GELU in place of its approximation). What is written is read
-again and compared; where timm and transformers are installed, a batch goes through their model and
-ours. The official mae_visualize_* were trained on --target pixel.
+big_vision (these two with the exact GELU in place of its approximation). The result is read again
+and compared; where timm and transformers are installed, a batch goes through their model and ours.
+The official mae_visualize_* were trained on --target pixel.
 """
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
+    """Adds the options of the command."""
     parser.add_argument('source', metavar='SRC', help='a run, a checkpoint, a file, a directory')
     parser.add_argument('destination', metavar='DST', help='the file or directory to write')
     parser.add_argument(
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs the command."""
+    """Converts one file or directory."""
     from mae_jax.interop.convert import convert
     from mae_jax.interop.facts import FIELDS
 

@@ -1,28 +1,31 @@
-"""Writes a data set once more, as shards of images no larger than training needs.
+"""Writes a data set again, as shards of images no larger than training needs.
 
     mae-jax prepare /data/imagenet /data/imagenet256               a folder of images
     mae-jax prepare imagenet2012 /data/imagenet256 --data_dir=/data/tfds
     python main.py --config=... --config.dataset.name=prepared \\
         --config.dataset.path=/data/imagenet256
 
-A photograph whose short side is longer than --short_side is reduced to it and stored as JPEG; one
-that is not, as it is, byte for byte. Data of more than 8 bits and .npy files are reduced in their
-own dtype and stored without loss. Labels, class names and order stay; a folder's training images
-that are kept out for evaluation are so for good. What this costs in pixels, as a run would see
-them, is printed and kept in DST/dataset.json with what there is.
+A photograph whose short side is longer than --short_side is resized to it and stored as JPEG; a
+smaller one is stored unchanged, byte for byte. Data of more than 8 bits and .npy files are resized
+in their own dtype and stored without loss. Labels, class names and order stay the same; the images
+that a folder's training split holds out for evaluation are fixed for good. The difference in pixels
+that a run would see is printed, and stored in DST/dataset.json with a description of the shards.
 
-Stopped in any way, the same command goes on, and ends with the same bytes.
+However it was stopped, the same command continues, and ends with the same bytes.
 
-Exit status: 0 done; 1 a mistake that the message says how to mend; 143 or 130 stopped (SIGTERM,
+Exit status: 0 done; 1 a mistake, with the remedy in the message; 143 or 130 stopped (SIGTERM,
 Ctrl-C).
 """
 
 import argparse
 import sys
 
+GLOBAL_OPTIONS = ('command', 'verbose')
+"""Arguments that `main.py` adds for every command."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
+    """Adds the options of the command."""
     parser.add_argument('source', metavar='SRC', help='a folder of images, or a TFDS name')
     parser.add_argument('destination', metavar='DST', help='the directory to write')
     parser.add_argument('--data_dir', help='of TFDS; unset: ~/tensorflow_datasets')
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=('train', 'validation'),
         metavar='NAME',
-        help='unset: train validation, whatever evaluation is called there',
+        help="unset: train validation, or the source's own name of the latter",
     )
     parser.add_argument('--short_side', type=int, default=256, help='pixels; unset: 256')
     parser.add_argument('--quality', type=int, default=95, help='of JPEG; unset: 95')
@@ -49,23 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--on_error',
         choices=('raise', 'skip'),
         default='raise',
-        help='skip: leave out images that cannot be read, and say how many; unset: raise',
+        help='skip: leave out images that cannot be read, and print how many; unset: raise',
     )
     parser.add_argument(
-        '--overwrite', action='store_true', help='replace what was prepared otherwise in DST'
+        '--overwrite', action='store_true', help='replace shards in DST made with other options'
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs the command."""
+    """Prepares one data set."""
     from mae_jax.data.prepare.prepare import prepare
 
-    given = {key: value for key, value in vars(arguments).items() if key not in NOT_OURS}
+    options = {key: value for key, value in vars(arguments).items() if key not in GLOBAL_OPTIONS}
     try:
-        prepare(**given)
+        prepare(**options)
     except (KeyboardInterrupt, SystemExit):
         print('\nstopped: run the same command to go on.', file=sys.stderr)
         raise
-
-
-NOT_OURS = ('command', 'verbose')

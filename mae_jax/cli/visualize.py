@@ -1,4 +1,4 @@
-"""Draws what a trained model makes of images, a row for each.
+"""Draws reconstructions, attention or features of a trained model, a row for each image.
 
     mae-jax visualize runs/folder a.jpg b.jpg                                  reconstructions
     mae-jax visualize runs/folder *.jpg --mask_ratio .5 .75 .9 --out=ratios.png
@@ -6,7 +6,7 @@
     mae-jax visualize runs/folder *.jpg --show=pca --out=pca.png
 
 Reconstructions need a checkpoint with decoder; attention of the cls token and the principal
-components of patch features need an encoder alone.
+components of patch features need only an encoder.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from mae_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
+    """Adds the options of the command."""
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='a run, one of its checkpoints, a converted file'
     )
@@ -39,15 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs the command."""
+    """Draws one picture.
+
+    Raises:
+      UserError: an option has no effect on what is shown, or a file cannot be read or written.
+    """
     from mae_jax.inference.visualize import visualize
 
-    of_masks = {name: getattr(arguments, name) for name in ('mask_ratio', 'strategy', 'seed')}
-    of_features = {'block': arguments.block}
-    unused = of_features if arguments.show == 'reconstruction' else of_masks
+    mask_options = {name: getattr(arguments, name) for name in ('mask_ratio', 'strategy', 'seed')}
+    feature_options = {'block': arguments.block}
+    unused = feature_options if arguments.show == 'reconstruction' else mask_options
     for name, value in unused.items():
         if value is not None:
-            raise UserError(f'--{name} has no part in --show={arguments.show}: leave it out.')
+            raise UserError(f'--{name} has no effect with --show={arguments.show}: leave it out.')
     visualize(
         arguments.checkpoint,
         arguments.images,

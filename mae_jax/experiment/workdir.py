@@ -1,73 +1,23 @@
 """Holds a work directory for one run at a time, and always the same run."""
 
 import contextlib
-import fnmatch
-import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from mae_jax.checkpoints.find import steps
-from mae_jax.config.saved import as_tuples, load_config, to_json
+from mae_jax.config.changes import changed_fields, may_change
+from mae_jax.config.saved import load_config, to_json
 from mae_jax.errors import UserError
 from mae_jax.files.lock import claim
 from mae_jax.runtime.processes import on_first
 
 SHARED_WITHIN_S = 60
 """Seconds for which network file systems may remember that a file did not exist."""
-
-MAY_CHANGE = (
-    # How a run is computed, watched and stored. All other fields define the run itself.
-    'deterministic',
-    'step_timeout_s',
-    'optimizer.skip_nonfinite',  # until one is skipped the run is the same
-    'model.remat',
-    'model.scan',
-    'model.attention',
-    'dataset.path',  # the data set's identity is checked against the checkpoint
-    'dataset.threads',
-    'dataset.workers',
-    'dataset.prefetch',
-    'dataset.timeout_s',
-    'dataset.max_bad_share',
-    'dataset.eval_split',
-    'dataset.eval_crop_share',
-    'optimizer.accumulate',
-    'mesh.*',
-    'log_every_steps',
-    'eval_*',
-    'image_every_steps',
-    'checkpoint_every_steps',
-    'keep_*',
-    'probe_at_end',
-    'online_probe.*',
-    'per_class',
-    'loggers',
-    'profile_steps',
-)
-
-ADDED = {
-    'model.encoder_mask_tokens': False,
-    'target.loss_on': 'hidden',
-    'target.components': 96,
-    'target.sample': 4096,
-    'target.tokenizer': None,
-    'target.codes': 8192,
-    'step_timeout_s': 1800.0,
-    'optimizer.skip_nonfinite': 0,
-    'model.attention': 'plain',
-    'dataset.repeats': 1,
-    'dataset.resize': 'host',
-    'dataset.canvas': 384,
-    'loggers': ('tensorboard',),
-    'profile_steps': None,
-}
-"""Fields that the configs of earlier versions lack, with the values that those runs had."""
 
 
 @contextlib.contextmanager
@@ -77,7 +27,7 @@ def hold(workdir: str | os.PathLike, config: ConfigDict) -> Iterator[list[str]]:
     Process 0 does it for all, since each other would see the directory held.
 
     Yields:
-      One line for each field that differs from the last start, where it may (`MAY_CHANGE`).
+      One line for each field that differs from the last start, where it may (`config/changes.py`).
 
     Raises:
       UserError: another process holds the directory, it belongs to another run, or cannot be
@@ -106,20 +56,12 @@ def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
     """Compares a config with that of the directory's last start.
 
     Returns:
-      One line for each field that differs, where it may (`MAY_CHANGE`).
+      One line for each field that differs, where it may (`config/changes.py`).
 
     Raises:
       UserError: a field differs that makes another run; or config.json cannot be read.
     """
-    old, new = flatten(load_config(workdir).to_dict()), flatten(json.loads(to_json(config)))
-    old = {field: value for field, value in ADDED.items() if field in new} | old
-    unset = object()
-    changes = {}
-    for field in sorted(old.keys() | new.keys()):
-        values = old.get(field, unset), new.get(field, unset)
-        if values[0] != values[1] and field != 'mode':  # trained or evaluated, it is the same run
-            before, now = ('unset' if x in (unset, None) else repr(x) for x in values)
-            changes[field] = f'{field} was {before}, now {now}'
+    changes = changed_fields(load_config(workdir), config)
     refused = [line for field, line in changes.items() if not may_change(field)]
     if refused:
         raise UserError(
@@ -127,11 +69,6 @@ def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
             '--workdir, or give the fields their old values.'
         )
     return list(changes.values())
-
-
-def may_change(field: str) -> bool:
-    """Returns whether a field, by its dotted name, may differ between starts of a run."""
-    return any(fnmatch.fnmatchcase(field, pattern) for pattern in MAY_CHANGE)
 
 
 def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
@@ -162,14 +99,3 @@ def check_shared(workdir: str | os.PathLike) -> None:
                 'a --workdir on storage that all machines of the run share.'
             )
         time.sleep(1)
-
-
-def flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Returns dotted name -> value of nested dictionaries; sequences become tuples."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f'{prefix}{key}.')
-        else:
-            flat[prefix + key] = as_tuples(value)
-    return flat

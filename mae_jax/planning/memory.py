@@ -1,4 +1,4 @@
-"""Bytes of one device while it trains, from shapes alone: nothing is allocated or compiled."""
+"""Estimates the memory of one training device from shapes; nothing is allocated or compiled."""
 
 import dataclasses
 import math
@@ -15,65 +15,79 @@ from mae_jax.training.task import Batch, Task
 
 
 class Memory(NamedTuple):
-    """Bytes of one device while it computes a step."""
+    """Holds the bytes of one device while it computes a step, by what they are used for."""
 
     parameters: int
     optimizer_state: int
-    """With the average of the parameters, where one is kept, and running statistics."""
+    """Includes the running average of the parameters, if there is one, and model state."""
     gradients: int
     batch: int
-    """As loaded, and as prepared."""
+    """The batch as it was loaded, and as `task.prepare` returns it."""
     weight_copies: int
-    """Kept for the backward pass: weights in bfloat16, gathered from other devices or stacked."""
+    """Weights kept for the backward pass: cast to bfloat16, gathered from devices, or stacked."""
     activations: int
-    """Kept for the backward pass, of one micro-batch: an estimate, see `Kept`."""
+    """Kept for the backward pass of one micro-batch: an estimate, see `Residuals`."""
 
     @property
     def total(self) -> int:
+        """Returns the sum, as if all of it were held at the same time."""
         return sum(self)
 
 
 def count_memory(
     task: Task, state: TrainState, batch: Batch, mesh: Mesh | AbstractMesh, accumulate: int = 1
 ) -> Memory:
-    """Bytes of one device, from the shapes of a global batch; all is as if held at once."""
-    device = share(batch, mesh.size), share(prepared(task, batch), mesh.size)
+    """Counts the bytes of one device.
+
+    Args:
+      state: shapes with shardings, as `abstract_state` returns them.
+      batch: shapes of a global batch, as it is loaded.
+      accumulate: number of micro-batches of a step.
+    """
+    loaded, prepared = slice_batch(batch, mesh.size), prepare_batch(task, batch)
+    slices = mesh.size * accumulate
     scan, fsdp = task.model.scan, mesh.shape['fsdp']
-    kept = kept_bytes(task, batch, mesh.size * accumulate)
+    residuals = count_residuals(task, batch, slices)
     if scan:  # every device stacks its own shards
-        copies = kept.weight_copies // fsdp
-    else:  # what is not all its own it gathers, and keeps: XLA does not gather it twice
-        copies = kept.weight_copies + (kept.weights if fsdp > 1 else 0)
-    # A copy more for their sum over micro-batches, and one as they come out of a loop over blocks.
+        copies = residuals.weight_copies // fsdp
+    else:  # gathered weights are kept whole: XLA does not gather them again
+        copies = residuals.weight_copies + (residuals.weights if fsdp > 1 else 0)
+    # One more copy for the sum over micro-batches, and one as the output of a loop over blocks.
     gradients = 1 + (accumulate > 1) + scan
     trained, _ = split_params(state.params, task.is_trained)
     return Memory(
-        parameters=device_bytes(state.params),
-        optimizer_state=device_bytes((state.opt_state, state.model_state, state.ema)),
-        gradients=gradients * device_bytes(trained),
-        batch=device_bytes(device),
+        parameters=count_bytes(state.params),
+        optimizer_state=count_bytes((state.opt_state, state.model_state, state.ema)),
+        gradients=gradients * count_bytes(trained),
+        batch=count_bytes((loaded, slice_batch(prepared, mesh.size))),
         weight_copies=copies,
-        activations=kept.activations + recomputed_bytes(task, batch, mesh.size * accumulate),
+        activations=residuals.activations + count_recomputed(task, batch, slices),
     )
 
 
-class Kept(NamedTuple):
-    """Bytes that autodiff keeps for the backward pass, before XLA fuses anything."""
+class Residuals(NamedTuple):
+    """Holds the bytes that autodiff keeps for the backward pass, before XLA fuses operations."""
 
     activations: int
-    """What depends on images."""
+    """Arrays that depend on images."""
     weight_copies: int
-    """Made of weights alone: cast to another dtype, stacked for a scan."""
+    """Arrays computed from weights alone: cast to another dtype, or stacked for a scan."""
     weights: int
-    """Weights as they are: no bytes of their own on a device that has the whole of them."""
+    """The weights themselves, which take no extra memory on a device that holds all of them."""
 
 
-def kept_bytes(task: Task, batch: Batch, parts: int) -> Kept:
-    """What is kept of one of so many parts of a batch: the residuals of `jax.vjp` of the loss."""
+def count_residuals(task: Task, batch: Batch, slices: int) -> Residuals:
+    """Counts the residuals of `jax.vjp` of the loss.
+
+    Args:
+      batch: shapes of a global batch.
+      slices: number of equal slices of the batch, one for each device and micro-batch; the
+        residuals are those of a single slice.
+    """
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, model_state = jax.eval_shape(task.init, key)
     trained, frozen = split_params(params, task.is_trained)
-    rows = share(prepared(task, batch), parts)
+    rows = slice_batch(prepare_batch(task, batch), slices)
 
     def residuals(rows, trained, frozen, model_state, key):
         def loss(trained):
@@ -82,18 +96,23 @@ def kept_bytes(task: Task, batch: Batch, parts: int) -> Kept:
         return jax.tree.leaves(jax.vjp(loss, trained)[1])
 
     jaxpr = jax.make_jaxpr(residuals)(rows, trained, frozen, model_state, key).jaxpr
-    given = {*jaxpr.invars, *jaxpr.constvars}
+    inputs = {*jaxpr.invars, *jaxpr.constvars}
     of_images = set(jaxpr.invars[: len(rows)])
     for equation in jaxpr.eqns:
         if not of_images.isdisjoint(_variables(equation.invars)):
             of_images.update(equation.outvars)
     kept = _variables(jaxpr.outvars)
-    sets = kept & of_images - given, kept - of_images - given, kept & given - of_images
-    return Kept(*(sum(v.aval.size * v.aval.dtype.itemsize for v in found) for found in sets))
+    computed = kept - inputs
+    groups = computed & of_images, computed - of_images, kept & inputs - of_images
+    return Residuals(*(sum(v.aval.size * v.aval.dtype.itemsize for v in group) for group in groups))
 
 
-def recomputed_bytes(task: Task, batch: Batch, parts: int) -> int:
-    """What the backward pass holds of the block it computes again, at most."""
+def count_recomputed(task: Task, batch: Batch, slices: int) -> int:
+    """Counts the bytes that the backward pass holds of the one block that it computes again.
+
+    With `remat` a block's residuals exist only while its own gradient is computed; the largest
+    block decides. They are the difference between models of two blocks and of one, without `remat`.
+    """
     if task.model.remat == 'none':
         return 0
     options = dict(remat='none', scan=False)
@@ -101,28 +120,28 @@ def recomputed_bytes(task: Task, batch: Batch, parts: int) -> int:
         options['frozen_blocks'] = 0
     ones = {name: 1 for name in ('depth', 'decoder_depth') if getattr(task.model, name, 0)}
 
-    def kept(sizes: Mapping[str, int]) -> int:
+    def activations(sizes: Mapping[str, int]) -> int:
         model = task.model.clone(**options | sizes)
-        return kept_bytes(dataclasses.replace(task, model=model), batch, parts).activations
+        return count_residuals(dataclasses.replace(task, model=model), batch, slices).activations
 
-    return max(kept(ones | {name: 2}) for name in ones) - kept(ones)
+    return max(activations(ones | {name: 2}) for name in ones) - activations(ones)
 
 
-def share(batch: Batch, parts: int) -> Batch:
-    """Shapes of one of so many equal parts of a batch."""
+def slice_batch(batch: Batch, slices: int) -> Batch:
+    """Returns the shapes of one of `slices` equal slices of a batch."""
     return {
-        name: jax.ShapeDtypeStruct((rows.shape[0] // parts, *rows.shape[1:]), rows.dtype)
+        name: jax.ShapeDtypeStruct((rows.shape[0] // slices, *rows.shape[1:]), rows.dtype)
         for name, rows in batch.items()
     }
 
 
-def prepared(task: Task, batch: Batch) -> Batch:
-    """Shapes of the batch that the loss is given."""
+def prepare_batch(task: Task, batch: Batch) -> Batch:
+    """Returns the shapes of a batch as `task.prepare` passes it to the loss."""
     return jax.eval_shape(task.prepare, batch, jax.eval_shape(lambda: jax.random.key(0)))
 
 
-def device_bytes(tree: Any) -> int:
-    """Bytes of one device's shards; of the whole where an array has no sharding."""
+def count_bytes(tree: Any) -> int:
+    """Counts the bytes of one device's shards; of the whole array where it has no sharding."""
 
     def shape(array: jax.ShapeDtypeStruct) -> tuple[int, ...]:
         return array.sharding.shard_shape(array.shape) if array.sharding else array.shape

@@ -1,6 +1,7 @@
-"""What a run needs of a machine that is not here: memory, operations, days.
+"""Plans a run: its parameters, memory, operations, and how long it takes on a chip.
 
-All comes from shapes: nothing is allocated or compiled, and of data only their number is read.
+All numbers come from shapes: nothing is allocated or compiled, and of the data only the number of
+examples and classes is read.
 """
 
 from types import SimpleNamespace
@@ -30,27 +31,27 @@ from mae_jax.training.task import Batch, Task
 GIB = 2**30
 IMAGENET_CLASSES = 1000
 FILL = 0.9
-"""Share of a device's memory that a run may plan with: the rest is XLA's and the system's."""
+"""Share of a device's memory that a run can use; XLA and the system need the rest."""
 MIN_ROWS = 8
-"""Images of a micro-batch that a device should have at least, not to wait for its memory."""
+"""Fewest images of a micro-batch on one device that keep it busy, not waiting for its memory."""
 
 
 class Data(NamedTuple):
-    """What a plan has to know of the training data."""
+    """Describes the training data, as far as a plan depends on it."""
 
     examples: int
     num_classes: int
     problem: str = ''
-    """Why the data set could not be read, where it could not."""
+    """Why the data set could not be read; empty if it could."""
 
 
 class Plan(NamedTuple):
-    """What a run needs, whatever the chips."""
+    """Describes what a run needs, independent of the chips."""
 
     parameters: dict[str, int]
-    """'encoder', 'decoder' or 'head', ...: how many each has."""
+    """'encoder', 'decoder' or 'head', ... -> number of its parameters."""
     trained: int
-    """How many of them learn."""
+    """Number of parameters that are trained."""
     mesh: AbstractMesh
     batch_size: int
     accumulate: int
@@ -58,18 +59,18 @@ class Plan(NamedTuple):
     length: Length
     memory: Memory
     product_flops: float
-    """Floating-point operations of a step in matrix products: what MFU counts."""
+    """Floating-point operations of a step in matrix products, as MFU counts them."""
     xla_flops: float
-    """All of them, by XLA, what is computed again and the optimiser included."""
+    """All floating-point operations by XLA's count, with rematerialisation and the optimiser."""
 
     @property
     def rows(self) -> int:
-        """Images that a device holds of a micro-batch."""
+        """Returns the number of images of a micro-batch on one device."""
         return self.batch_size // (self.mesh.size * self.accumulate)
 
 
 class Speed(NamedTuple):
-    """How fast a plan is on a chip."""
+    """Holds how fast a plan runs on a chip."""
 
     step_seconds: float
     images_per_second: float
@@ -77,7 +78,10 @@ class Speed(NamedTuple):
 
 
 def find_data(config: ml_collections.ConfigDict, examples: int | None = None) -> Data:
-    """The size of a config's training data: as given, else as found, else ImageNet's."""
+    """Returns the size of a config's training data.
+
+    `examples` decides if it is given, else the data set; if that cannot be read, ImageNet's size.
+    """
     classes = config.get('num_classes')
     if examples is not None and ('num_classes' not in config or classes):
         return Data(examples, classes or 0)
@@ -89,10 +93,10 @@ def find_data(config: ml_collections.ConfigDict, examples: int | None = None) ->
 
 
 def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Plan:
-    """Plans the run of a config on so many devices.
+    """Plans the run of a config on a number of devices.
 
     Raises:
-      UserError: a field does not work, on so many devices or at all.
+      UserError: a field does not work, at all or on that number of devices.
     """
     if data.examples < 1 or devices < 1:
         raise UserError(f'{data.examples} examples on {devices} devices: give at least 1 of each.')
@@ -107,8 +111,8 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
     state = abstract_state(task, tx, mesh, ema_decay=task.ema_decay)
     batch, accumulate = loaded_batch(config, task), task.micro_batches(config)
     return Plan(
-        parameters={name: count(tree) for name, tree in state.params.items()},
-        trained=count(split_params(state.params, task.is_trained)[0]),
+        parameters={name: count_elements(tree) for name, tree in state.params.items()},
+        trained=count_elements(split_params(state.params, task.is_trained)[0]),
         mesh=mesh,
         batch_size=config.batch_size,
         accumulate=accumulate,
@@ -121,7 +125,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
 
 
 def loaded_batch(config: ml_collections.ConfigDict, task: Task) -> Batch:
-    """Shapes of a global batch as the loader gives it: 8-bit images, or cached features."""
+    """Returns the shapes of a global batch as it is loaded: 8-bit images, or cached features."""
     dataset, rows = config.dataset, config.batch_size
     shapes = {'label': jax.ShapeDtypeStruct((rows,), jnp.int32)}
     if task.caches_features:
@@ -140,10 +144,11 @@ def count_xla_flops(
     state: TrainState,
     batch: Batch,
 ) -> float:
-    """XLA's count for a step, of the program before it is optimised, which is not compiled.
+    """Returns XLA's count of a step's operations, of the program before it is optimised.
 
-    It counts a loop's body once, so that there must be none: micro-batches are taken together and
-    blocks apart. Other backends count compiled programs alone, hence the CPU's.
+    XLA counts the body of a loop once, so the program must have none: one micro-batch is the whole
+    batch, and blocks are not scanned. It runs on the CPU backend, since others count only compiled
+    programs.
     """
     task = task.without_loops()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
@@ -153,32 +158,32 @@ def count_xla_flops(
 
 
 def check_mfu(mfu: float) -> None:
-    """Raises a UserError unless `mfu` is a share."""
+    """Raises a UserError unless `mfu` is above 0 and at most 1."""
     if not 0 < mfu <= 1:
         raise UserError(f'--mfu {mfu} must be above 0 and at most 1: a share of the peak.')
 
 
 def estimate_speed(plan: Plan, chip: Chip, mfu: float) -> Speed:
-    """At a share `mfu` of the chips' bf16 peak, as the console and metrics.jsonl count it."""
+    """Returns the speed at a share `mfu` of the chips' bf16 peak, as metrics.jsonl counts it."""
     seconds = plan.product_flops / (plan.mesh.size * chip.flops * mfu)
     days = plan.length.num_steps * seconds / 86400
     return Speed(seconds, plan.batch_size / seconds, days)
 
 
 def fits(plan: Plan, chip: Chip) -> bool:
-    """Whether the chip has memory enough."""
+    """Returns whether the chip has enough memory."""
     return plan.memory.total <= FILL * chip.memory * GIB
 
 
 def find_change(plan: Plan, chip: Chip) -> tuple[int, int, float] | None:
-    """The least `mesh.fsdp`, then the least `optimizer.accumulate`, by which it would about fit.
+    """Finds the smallest `mesh.fsdp`, then `optimizer.accumulate`, with which a plan about fits.
 
     Returns:
-      The two and the bytes of a device; None where no such change is enough.
+      (`mesh.fsdp`, `optimizer.accumulate`, bytes of a device); None if no such change is enough.
     """
-    memory, now, images = plan.memory, plan.mesh.shape['fsdp'], plan.rows * plan.accumulate
+    memory, current, images = plan.memory, plan.mesh.shape['fsdp'], plan.rows * plan.accumulate
     most = max(images // MIN_ROWS, plan.accumulate)
-    for fsdp in range(now, plan.mesh.size + 1, now):
+    for fsdp in range(current, plan.mesh.size + 1, current):
         for accumulate in range(plan.accumulate, most + 1):
             if plan.mesh.size % fsdp or images % accumulate:
                 continue
@@ -188,12 +193,12 @@ def find_change(plan: Plan, chip: Chip) -> tuple[int, int, float] | None:
             if fsdp > 1 and not copies:
                 copies = memory.parameters  # gathered
             activations = memory.activations * plan.accumulate / accumulate
-            needed = state * now / fsdp + copies + memory.batch + activations
+            needed = state * current / fsdp + copies + memory.batch + activations
             if needed <= FILL * chip.memory * GIB:
                 return fsdp, accumulate, needed
     return None
 
 
-def count(tree: Any) -> int:
-    """Numbers in all arrays of a tree."""
+def count_elements(tree: Any) -> int:
+    """Returns the number of elements in all arrays of a tree."""
     return sum(array.size for array in jax.tree.leaves(tree))

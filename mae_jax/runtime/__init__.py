@@ -1,0 +1,16 @@
+"""The process of a run and the machine it is on.
+
+    processes.py          several processes: joining them, messages from one, ending together
+    preemption.py         SIGTERM, Ctrl-C and the cloud's notices, as a request to save and stop
+    watchdog.py           ends a process that hangs
+    profile.py            a profiler trace of some steps
+    chips.py              peak speed and memory of accelerators
+    xla_flags.py          the flags of XLA that a run sets
+    compilation_cache.py  compiled programs, kept for the next start
+    large_pages.py        memory pages of 2 MiB for training on a CPU
+    library_noise.py      messages of libraries that the command line leaves out
+
+It may import `files`, `registry`, `keys` and `errors`, and knows nothing of models, data and
+configs. The process is changed (flags, signal handlers, log filters) when a function is called,
+never on import. Start reading with `processes.py`.
+"""

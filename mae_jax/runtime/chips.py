@@ -1,4 +1,4 @@
-"""What accelerators can do: the peak that MFU is a share of, and the memory a run must fit into."""
+"""Lists accelerators with their peak speed, which MFU is a share of, and their memory."""
 
 from typing import NamedTuple
 
@@ -6,16 +6,16 @@ from mae_jax.errors import UserError
 
 
 class Chip(NamedTuple):
-    """A kind of device, as JAX counts devices; figures of the vendors' data sheets."""
+    """Describes one device as JAX counts devices, with the figures of the vendor's data sheet."""
 
     name: str
-    """What people call it."""
+    """Its common name, as `mae-jax plan --chip` takes it."""
     device_kinds: tuple[str, ...]
-    """What JAX's `device_kind` starts with."""
+    """Beginnings of JAX's `device_kind`."""
     flops: float
-    """Dense bfloat16 products, FLOP/s."""
+    """Peak of dense bfloat16 matrix products, FLOP/s."""
     memory: float
-    """GiB, of which the system keeps a few percent."""
+    """GiB, a few percent of which the system reserves."""
 
 
 CHIPS = (
@@ -38,7 +38,11 @@ CHIPS = (
 
 
 def named_chip(name: str) -> Chip:
-    """The chip that people call so, in any case; a UserError where there is none."""
+    """Returns the chip with a common name, in upper or lower case.
+
+    Raises:
+      UserError: no chip has that name.
+    """
     for chip in CHIPS:
         if chip.name == name.lower():
             return chip
@@ -48,9 +52,9 @@ def named_chip(name: str) -> Chip:
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """FLOP/s of bf16 matrix products a device of this kind can reach; None where not known.
+    """Returns the peak bfloat16 FLOP/s of a device kind; None for one that is not in the table.
 
-    The longest name of the table that `device_kind` starts with counts ('NVIDIA H100 80GB HBM3').
+    The longest matching beginning decides: 'NVIDIA H100 80GB HBM3' before 'NVIDIA H100'.
     """
     peaks = {kind: chip.flops for chip in CHIPS for kind in chip.device_kinds}
     kinds = [kind for kind in peaks if device_kind.startswith(kind)]

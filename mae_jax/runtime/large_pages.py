@@ -1,7 +1,8 @@
-"""Memory in pages of 2 MiB for training on a CPU, where glibc has to be told before it starts.
+"""Gives a training process on a CPU memory in pages of 2 MiB.
 
-XLA takes the temporary memory of every step from the system anew, and the kernel clears it page by
-page: in pages of 4 KiB that is a fifth of a step of ViT-B (docs/performance.md).
+XLA allocates the temporary memory of every step anew, and the kernel clears it page by page: with
+pages of 4 KiB that takes a fifth of a step of ViT-B (docs/performance.md). glibc reads the setting
+when a process starts, hence the restart.
 """
 
 import contextlib
@@ -17,17 +18,17 @@ SETTING = Path('/sys/kernel/mm/transparent_hugepage/enabled')
 
 
 def start_with_large_pages() -> None:
-    """Starts this very command again, in its own place, where that gives it large pages.
+    """Replaces this process by the same command with large pages, where they have to be asked for.
 
-    To be called first of all, by a program's main module. Nothing happens where JAX has an
-    accelerator, on other systems than Linux with glibc, where the kernel gives such pages to all or
-    to none, within a debugger or a notebook, and where GLIBC_TUNABLES is set, even to nothing.
+    Call it before anything else, from a program's main module. It does nothing where JAX has an
+    accelerator, on systems other than Linux with glibc, where the kernel gives large pages to every
+    process or to none, in a debugger or a notebook, and where GLIBC_TUNABLES is set, even if empty.
     """
     if VARIABLE in os.environ or sys.gettrace() or 'IPython' in sys.modules:
         return
     if not uses_cpu() or platform.libc_ver()[0] != 'glibc':
         return
-    with contextlib.suppress(OSError):  # it only takes longer then
+    with contextlib.suppress(OSError):  # large pages are only faster
         if '[madvise]' in SETTING.read_text():
             variables = os.environ | {VARIABLE: TUNABLE}
             os.execve(sys.executable, sys.orig_argv, variables)

@@ -8,15 +8,15 @@ from typing import Any
 
 
 def silence_libraries() -> None:
-    """Filters what libraries log by the way; for the command line alone, never on import.
+    """Filters what libraries log about their own work; for the command line, never on import.
 
-    Orbax logs through absl's one logger, and a failed write leaves unawaited coroutines and threads
-    of TensorStore behind, which report late. Whatever fails there also raises an error, which is
-    what the user reads.
+    Orbax logs through absl's only logger, and a failed write leaves unawaited coroutines and
+    threads of TensorStore behind, which report late. Every such failure also raises an error, and
+    that is what the user reads.
     """
     warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
     logging.getLogger('absl').addFilter(_is_not_from_orbax)
-    for name in ('xla_bridge', 'distributed'):  # backends that are absent, services that start
+    for name in ('xla_bridge', 'distributed'):  # absent backends, starting services
         logging.getLogger(f'jax._src.{name}').setLevel(logging.WARNING)
     before = sys.unraisablehook
 

@@ -1,4 +1,4 @@
-"""What asks a run to save and stop: SIGTERM, Ctrl-C, and a notice of the cloud it runs in."""
+"""Turns SIGTERM, Ctrl-C and preemption notices of a cloud into a request to save and stop."""
 
 import contextlib
 import http.client
@@ -13,69 +13,72 @@ from jax.experimental import multihost_utils
 
 METADATA = 'http://{host}/computeMetadata/v1/instance/{key}'
 NOTICES = {'maintenance-event': 'TERMINATE_ON_HOST_MAINTENANCE', 'preempted': 'TRUE'}
-"""What Compute Engine's metadata server says of a machine that it is about to take away."""
+"""Key -> value that Compute Engine's metadata server gives before it preempts the machine."""
 POLL_S = 5.0
+"""Seconds between two requests to the metadata server, and the timeout of one."""
 
 
 @contextlib.contextmanager
 def stop_requests(first_step: int = 0) -> Iterator[Callable[[int], bool]]:
-    """Within it SIGTERM and Ctrl-C ask the loop to save and stop; a second Ctrl-C stops at once.
+    """Handles SIGTERM and Ctrl-C as a request to save and stop; a second Ctrl-C stops at once.
 
-    Yields a function of the step that tells whether to stop after it; the loop must ask at every
-    step, from `first_step` + 1 on. Of several processes all are told the same, whichever was asked.
+    Yields a function of the step that returns whether to stop after it. The loop must call it at
+    every step, from `first_step` + 1 on. With several processes it returns the same in all of them,
+    whichever got the signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False  # Python delivers signals to the main thread alone
         return
-    asked = threading.Event()
-    shared = jax.process_count() > 1
+    requested = threading.Event()
+    several = jax.process_count() > 1
 
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set() and number == signal.SIGINT:
+    def request(number: int, frame: object) -> None:
+        if requested.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.set()
-        if shared:
+        requested.set()
+        if several:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def stopping(step: int) -> bool:
-        # JAX counts from 0, and never stops at a step below the one that it has settled on.
+        # JAX counts from 0, and never stops before the step that the processes have agreed on.
         return multihost_utils.reached_preemption_sync_point(step - first_step)
 
-    # Of several processes SIGTERM belongs to JAX, whose preemption service finds the step at which
-    # all can stop.
-    numbers = (signal.SIGINT,) if shared else (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, ask) for number in numbers}
+    # With several processes JAX handles SIGTERM: its preemption service agrees on the step at which
+    # all of them stop.
+    numbers = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, request) for number in numbers}
     try:
         with _notices() if _in_cloud() else contextlib.nullcontext():
-            yield stopping if shared else lambda step: asked.is_set()
+            yield stopping if several else lambda step: requested.is_set()
     finally:
-        if shared:
-            before[signal.SIGTERM] = signal.SIG_DFL  # nothing is left to be saved
+        if several:
+            before[signal.SIGTERM] = signal.SIG_DFL  # nothing is left to save
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _in_cloud() -> bool:
-    """GCE_METADATA_IP is what JAX too takes for the metadata server's address."""
+    """Returns whether a metadata server can be expected; JAX reads GCE_METADATA_IP as well."""
     return jax.default_backend() == 'tpu' or 'GCE_METADATA_IP' in os.environ
 
 
 @contextlib.contextmanager
 def _notices() -> Iterator[None]:
-    """Within it a new notice of the metadata server is a SIGTERM to this process.
+    """Sends this process a SIGTERM when the metadata server gives a new notice.
 
-    One that stands already does not count: a run that it stopped would be stopped for ever.
+    A notice that was given before the start does not count: the run that it stopped could never be
+    started again.
     """
     host = os.environ.get('GCE_METADATA_IP', 'metadata.google.internal')
     closing = threading.Event()
 
-    def standing() -> set[str]:
+    def given() -> set[str]:
         return {key for key, value in NOTICES.items() if _read(host, key) == value}
 
     def watch() -> None:
-        before = standing()
+        before = given()
         while not closing.wait(POLL_S):
-            if standing() - before:
+            if given() - before:
                 print('this machine is about to be taken away: saving', flush=True)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
@@ -88,7 +91,7 @@ def _notices() -> Iterator[None]:
 
 
 def _read(host: str, key: str) -> str | None:
-    """One value of the metadata server; None where there is none, or no server."""
+    """Reads one value of the metadata server; None without a value or a server."""
     url = METADATA.format(host=host, key=key)
     request = urllib.request.Request(url, headers={'Metadata-Flavor': 'Google'})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -1,4 +1,4 @@
-"""The processes of a run: finding each other, speaking with one voice, ending together."""
+"""Connects the processes of a run, prints from one of them, and ends them together."""
 
 import contextlib
 import os
@@ -15,30 +15,31 @@ from jax.experimental import multihost_utils
 from mae_jax.errors import Diverged, Lost, Preempted, UserError, brief
 
 HEARTBEAT_S = 30
-"""A process that gave no sign of life for so long is lost; JAX then ends the others."""
+"""Seconds without a heartbeat after which a process counts as lost; JAX then ends the others."""
 START_S = 300
-"""So long the processes wait for each other at the start."""
-LAST_WORDS_S = 2
-"""Process 0, whose end ends the others, leaves them so long to say what is wrong themselves."""
+"""Seconds that the processes wait for each other at the start."""
+REPORT_S = 2
+"""Seconds that process 0, whose end ends the others, leaves them to print their own errors."""
 MESSAGE_BYTES = 4096
+"""Longest error message that process 0 passes on to the others."""
 SLURM_STEP = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID')
-LOST = ('Gloo', 'NCCL', 'oordination service', 'oordinationService', 'closed by peer')
-"""How errors of collectives, barriers and heartbeats read (first letters come in both cases)."""
+LOST_MARKS = ('Gloo', 'NCCL', 'oordination service', 'oordinationService', 'closed by peer')
+"""Texts in errors of collectives, barriers and heartbeats (some with capitals, some without)."""
 
 T = TypeVar('T')
 
 
 def start_processes(saves: bool = True) -> None:
-    """Joins the other processes of a run, where the environment says that there are some.
+    """Connects to the other processes of a run, if the environment names any.
 
-    Says in one line what it found; `find_processes` tells where it looks. Where the run `saves`,
-    SIGTERM is left to JAX from here on, see `training/preemption.py`.
+    Prints one line about them; `find_processes` describes what is read. If the run `saves`
+    checkpoints, JAX handles SIGTERM from this call on, see `runtime/preemption.py`.
 
     Raises:
       UserError: the environment contradicts itself.
-      Lost: the others did not come in time.
+      Lost: the others did not connect in time.
     """
-    told, arguments = find_processes(os.environ)
+    summary, arguments = find_processes(os.environ)
     if arguments is not None:
         jax.config.update('jax_enable_preemption_service', saves)
         try:
@@ -48,30 +49,30 @@ def start_processes(saves: bool = True) -> None:
                 initialization_timeout=START_S,
             )
         except (OSError, ValueError) as error:
-            raise UserError(f'{told}, but the processes cannot be counted: {error}.') from error
+            raise UserError(f'{summary}, but the processes cannot be counted: {error}.') from error
         except RuntimeError as error:
             raise Lost(
-                f'{told}, but the processes did not find each other ({brief(error)}): see that '
+                f'{summary}, but the processes could not connect ({brief(error)}): check that '
                 'all were started, and can reach the coordinator.'
             ) from error
-        told = f'{jax.process_count()} processes: {told}'
-    if told:
-        say(told)
+        summary = f'{jax.process_count()} processes: {summary}'
+    if summary:
+        say(summary)
 
 
 def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] | None]:
-    """What the environment says of other processes.
+    """Reads from the environment which other processes belong to the run.
 
-    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID come first; the last
-    may be left to Kubernetes, which numbers the pods of an Indexed Job. Cloud TPU and Slurm tell
-    JAX by themselves.
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID have priority; the
+    last may be left to Kubernetes, which numbers the pods of an Indexed Job. JAX itself reads the
+    environments of Cloud TPU and Slurm.
 
     Returns:
-      What was found, for the user, '' where it is nothing; and the arguments of
-      `jax.distributed.initialize`, None where there is one process alone.
+      A sentence for the user, '' if there is nothing to report; and the arguments of
+      `jax.distributed.initialize`, None for a single process.
 
     Raises:
-      UserError: a variable is missing or no number.
+      UserError: a variable is missing or not a valid number.
     """
     if address := environment.get('JAX_COORDINATOR_ADDRESS'):
         index = 'JAX_PROCESS_ID'
@@ -86,10 +87,10 @@ def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] 
                 f'JAX_COORDINATOR_ADDRESS={address} must be host:port, with JAX_NUM_PROCESSES '
                 'beside it, and JAX_PROCESS_ID one of 0, 1, ... below that.'
             ) from error
-        where = 'Kubernetes' if 'KUBERNETES_SERVICE_HOST' in environment else 'the environment'
+        origin = 'Kubernetes' if 'KUBERNETES_SERVICE_HOST' in environment else 'the environment'
         arguments = dict(coordinator_address=address, num_processes=count, process_id=number)
-        arguments['cluster_detection_method'] = 'deactivate'  # Slurm's would share out the GPUs
-        return f'{where} names {address} as coordinator', arguments
+        arguments['cluster_detection_method'] = 'deactivate'  # Slurm's would divide the GPUs
+        return f'{origin} names {address} as coordinator', arguments
     if _on_tpu(environment):
         return 'found by Cloud TPU', {}
     if int(environment.get('SLURM_NTASKS', '1')) > 1:
@@ -100,8 +101,8 @@ def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] 
 
 
 def _on_tpu(environment: Mapping[str, str]) -> bool:
-    """Whether TPUs will be used, and something tells which others belong to them."""
-    used = 'TPU_ML_PLATFORM' in environment  # set by JAX as it is imported where there are chips
+    """Returns whether TPUs will be used whose other hosts JAX can find out."""
+    used = 'TPU_ML_PLATFORM' in environment  # set by JAX on import if the machine has TPU chips
     used &= 'tpu' in environment.get('JAX_PLATFORMS', 'tpu')
     alone = 'TPU_SKIP_MDS_QUERY' in environment
     listed = any(n in environment for n in ('TPU_WORKER_HOSTNAMES', 'TPU_PROCESS_ADDRESSES'))
@@ -109,16 +110,16 @@ def _on_tpu(environment: Mapping[str, str]) -> bool:
 
 
 def say(message: str) -> None:
-    """One line to the user, from one process."""
+    """Prints one line for the user, in process 0 alone."""
     if jax.process_index() == 0:
         print(message, flush=True)
 
 
 def on_first(function: Callable[[], T]) -> T | None:
-    """What process 0 makes of `function`; None in the others.
+    """Calls `function` in process 0 and returns its result there; returns None in the others.
 
-    Every process of the run must call it. A UserError in process 0 is raised in all, so that none
-    waits for it.
+    Every process of the run must call it. A UserError in process 0 is raised in all of them, which
+    keeps the others from waiting for it.
     """
     if jax.process_count() == 1:
         return function()
@@ -139,34 +140,34 @@ def on_first(function: Callable[[], T]) -> T | None:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another process of this run is gone, or cannot be reached."""
+    """Returns whether an error means that another process of this run is gone or unreachable."""
     if jax.process_count() == 1:
         return False
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    return any(mark in str(link) for link in chain for mark in LOST)
+    return any(mark in str(link) for link in chain for mark in LOST_MARKS)
 
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Around a run: of several processes none is left waiting for one that failed.
+    """Wraps a run: when one of several processes fails, none of the others keeps waiting for it.
 
     Raises:
-      Lost: another process of the run is no longer there, or a device failed.
+      Lost: another process of the run is gone, or a device failed.
       UserError: a device has too little memory.
     """
     try:
         yield
     except (Preempted, Diverged):
         if jax.process_count() > 1:
-            with contextlib.suppress(RuntimeError):  # another is gone: this one has its reason
-                jax.distributed.shutdown()  # all come here, at the same step; none leaves early
+            with contextlib.suppress(RuntimeError):  # another is gone; the reason stays
+                jax.distributed.shutdown()  # all get to this line, at the same step
         raise
     except UserError:
         if jax.process_count() > 1 and jax.process_index() == 0:
-            time.sleep(LAST_WORDS_S)
+            time.sleep(REPORT_S)
         raise
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and not is_lost(error):
@@ -176,8 +177,8 @@ def ending_together() -> Iterator[None]:
         if is_lost(error):
             raise Lost(
                 f'process {jax.process_index()} of {jax.process_count()} lost another '
-                f'({brief(error)}); its own output says why. Saved steps are intact: run the '
-                'same command to go on.'
+                f'({brief(error)}); its own output has the reason. Saved steps are intact: run '
+                'the same command to go on.'
             ) from error
         traceback.print_exc()
         sys.stderr.flush()
@@ -185,12 +186,13 @@ def ending_together() -> Iterator[None]:
 
 
 def _device_failure(error: jax.errors.JaxRuntimeError) -> UserError:
+    """Makes the error for the user out of one of a device: too little memory, or a failure."""
     if 'RESOURCE_EXHAUSTED' in str(error):
         return UserError(
             f'a device has too little memory ({brief(error)}): set optimizer.accumulate, '
-            'mesh.fsdp or model.remat=block; mae-jax plan tells what fits.'
+            'mesh.fsdp or model.remat=block; mae-jax plan estimates what fits.'
         )
-    traceback.print_exception(error)  # it may be a fault of the program after all
+    traceback.print_exception(error)  # it may be a fault of the program itself
     return Lost(
         f'a device, or what runs it, failed ({brief(error)}). Saved steps are intact: run the '
         'same command to go on.'

@@ -18,8 +18,8 @@ def profiled_steps(
     """Yields a function to call with (step, state) before every step.
 
     It starts the profiler before the first of `steps`, (from, to), and stops it when the last of
-    them has finished on the devices; a run that ends in between keeps what there is. The trace lies
-    in `folder`, under plugins/profile/.
+    them has finished on the devices; a run that ends earlier keeps the trace of its steps. The
+    trace is in `folder`, under plugins/profile/.
 
     Raises:
       UserError: `steps` is not a range of steps.

@@ -1,4 +1,4 @@
-"""Ends a run in which nothing happens any more, so that it is started again, not paid for."""
+"""Ends a process that hangs, so that a scheduler can start the run again."""
 
 import contextlib
 import faulthandler
@@ -14,10 +14,11 @@ from mae_jax.errors import EXIT_LOST
 
 @contextlib.contextmanager
 def watchdog(timeout_s: float) -> Iterator[Callable[[], None]]:
-    """Ends the process with EXIT_LOST where what it yields is not called for `timeout_s` seconds.
+    """Yields a function; if it is not called for `timeout_s` seconds, the process ends.
 
-    A collective that another process never joins, or a device that hangs, cannot be interrupted
-    from Python: ending the process is all that is left. The others then lose it, and end too.
+    The exit status is EXIT_LOST. A collective that another process never joins, or a device that
+    hangs, cannot be interrupted from Python, hence the end of the process. The other processes of
+    the run then lose it, and end too.
     """
     alive, done = threading.Event(), threading.Event()
 
@@ -27,11 +28,11 @@ def watchdog(timeout_s: float) -> Iterator[Callable[[], None]]:
             if done.is_set():
                 return
         try:
-            tell()
+            report()
         finally:
             os._exit(EXIT_LOST)
 
-    def tell() -> None:
+    def report() -> None:
         print(
             f'process {jax.process_index()} of {jax.process_count()}: nothing happened for '
             f'{timeout_s:g} s (config.step_timeout_s): a device or another process hangs. Saved '

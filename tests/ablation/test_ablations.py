@@ -78,11 +78,11 @@ def read(config, field: str):
 
 
 def flat(tree: dict, prefix: str = '') -> dict:
-    found = {}
+    fields = {}
     for name, value in tree.items():
         nested = isinstance(value, dict)
-        found |= flat(value, f'{prefix}{name}.') if nested else {prefix + name: value}
-    return found
+        fields |= flat(value, f'{prefix}{name}.') if nested else {prefix + name: value}
+    return fields
 
 
 def test_the_papers_figures_stand_beside_its_rows():
@@ -128,13 +128,6 @@ def test_rows_are_fine_tuned_and_probed_as_the_papers_vit_large(stage, large):
     assert {'model.variant', 'image_size'} < differing
 
 
-def darkest(images):
-    """A tokenizer: where in its patch of 8 x 8 the darkest pixel is."""
-    b, h, w, _ = images.shape
-    patches = images.mean(-1).reshape(b, h // 8, 8, w // 8, 8).transpose(0, 1, 3, 2, 4)
-    return patches.reshape(b, h // 8, w // 8, 64).argmin(-1)
-
-
 SMALL = ablation_suite.get_suite('small')
 QUICK = ('decoder_depth_0', 'encoder_with_mask_tokens', 'target_pca', 'mask_grid_75', 'loss_all')
 
@@ -147,7 +140,7 @@ def test_every_row_builds_a_task_at_small_size(name):
     changes = {**SMALL.pretrain, **ablations.ROWS[name].changes, **SMALL.changes.get(name, {})}
     config.update_from_flattened_dict(changes)
     config.model.depth = 1
-    config.target.tokenizer = 'test_ablations:darkest'
+    config.target.tokenizer = 'helpers.ablation_suites:darkest'
     check_fields(config)
     task = make_task(config, None)  # traces the model
     make_augment(config)

@@ -9,6 +9,8 @@ import pytest
 from helpers.commands import ROOT
 from PIL import Image
 
+from mae_jax.cli.main import COMMANDS, main
+
 
 def shell(*arguments):
     """Exit status, standard output, standard error."""
@@ -23,21 +25,34 @@ def shell(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.fixture
+def in_process(monkeypatch, capsys):
+    """Like `shell`, in this process: in_process(*arguments)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # restored afterwards
+        monkeypatch.setattr(sys, 'argv', ['mae-jax', *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return exit_.value.code, *capsys.readouterr()
+
+    return run
+
+
 @pytest.mark.slow
 def test_a_run_is_exported_and_looked_at(pretrained, tmp_path):
     model, image, out = tmp_path / 'model.safetensors', tmp_path / 'a.png', tmp_path / 'grid.png'
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(image)
-    status, told, complaints = shell('convert', pretrained[0], model)
-    assert (status, complaints) == (0, '') and 'is written' in told
-    status, told, complaints = shell('visualize', model, image, '--out', out)
-    assert (status, complaints) == (0, '') and str(out) in told
+    status, output, errors = shell('convert', pretrained[0], model)
+    assert (status, errors) == (0, '') and 'is written' in output
+    status, output, errors = shell('visualize', model, image, '--out', out)
+    assert (status, errors) == (0, '') and str(out) in output
     assert Image.open(out).size[0] > 4 * 160
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ('arguments', 'told'),
+    ('arguments', 'message'),
     [
         ((), 'command'),
         (('fly',), "'fly'"),
@@ -46,8 +61,31 @@ def test_a_run_is_exported_and_looked_at(pretrained, tmp_path):
         (('convert', 'x.pth', 'y.safetensors'), 'x.pth does not exist'),
     ],
 )
-def test_a_mistake_is_one_sentence_on_standard_error(arguments, told):
-    status, output, complaints = shell(*arguments)
+def test_a_mistake_is_one_sentence_on_standard_error(in_process, arguments, message):
+    status, output, errors = in_process(*arguments)
     assert status == 1 and output == ''
-    assert told in complaints and 'Traceback' not in complaints
-    assert complaints.splitlines()[-1].startswith('error: ')
+    assert message in errors and 'Traceback' not in errors
+    assert errors.splitlines()[-1].startswith('error: ')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arguments', [('fly',), ('convert', 'x.pth', 'y.safetensors')])
+def test_a_mistake_ends_the_process_with_its_status(arguments):
+    status, output, errors = shell(*arguments)
+    assert status == 1 and output == '' and 'Traceback' not in errors
+    assert errors.splitlines()[-1].startswith('error: ')
+
+
+def test_help_and_wrong_flags_do_not_import_jax():
+    code = (
+        'import contextlib, sys\n'
+        'from mae_jax.cli.main import COMMANDS, parse_arguments\n'
+        'for flag in ("--help", "--no_such_flag"):\n'
+        '    for command in COMMANDS:\n'
+        '        with contextlib.suppress(SystemExit):\n'
+        '            parse_arguments([command, flag])\n'
+        'assert "jax" not in sys.modules\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('usage: mae-jax') == len(COMMANDS)

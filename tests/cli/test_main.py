@@ -43,7 +43,7 @@ def test_a_run_trains_writes_everything_and_says_so_when_it_is_run_again(command
 
 
 @pytest.mark.parametrize(
-    ('argument', 'told'),
+    ('argument', 'message'),
     [
         pytest.param('--config.modle.width=3', "'modle'", marks=pytest.mark.slow),
         ('--config.model.widht=3', "field: 'widht'. Did you mean 'width' instead of 'widht'?"),
@@ -54,10 +54,10 @@ def test_a_run_trains_writes_everything_and_says_so_when_it_is_run_again(command
         ('--config.batch_size=0', 'batch_size=0'),
     ],
 )
-def test_a_mistake_is_one_sentence_without_a_traceback(command, tmp_path, argument, told):
+def test_a_mistake_is_one_sentence_without_a_traceback(command, tmp_path, argument, message):
     status, output = command(*TINY, argument, f'--workdir={tmp_path}')
     assert status == EXIT_USER_ERROR
-    assert told in output
+    assert message in output
     assert 'Traceback' not in output
     assert output.startswith('error: ') and len(output.strip().splitlines()) == 1
 

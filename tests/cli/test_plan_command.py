@@ -7,16 +7,16 @@ import sys
 import pytest
 from helpers.commands import ROOT
 
-from mae_jax.__main__ import parse_arguments
 from mae_jax.cli import plan
+from mae_jax.cli.main import parse_arguments
 from mae_jax.errors import UserError
 
 SMALL = ('model.width=64', 'model.depth=1', 'model.decoder_width=64', 'model.decoder_depth=1')
 
 
 @pytest.fixture
-def told(monkeypatch, capsys):
-    """Runs the command in the directory that holds configs/; gives what it printed."""
+def printed(monkeypatch, capsys):
+    """Runs the command in the directory that holds configs/, and returns its output."""
     monkeypatch.chdir(ROOT)
 
     def run(*arguments: str) -> str:
@@ -27,8 +27,8 @@ def told(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_chips_are_rows_and_what_does_not_fit_is_warned_of(told):
-    text = told(
+def test_chips_are_rows_and_what_does_not_fit_is_warned_of(printed):
+    text = printed(
         *('--config=configs/vit_base.py', '--devices=8', '--mfu=0.5', '--examples=128116'),
         *('--chip', 'v5e', 'H200', '--set', *SMALL, 'model.heads=4', 'num_epochs=400'),
     )
@@ -38,7 +38,7 @@ def test_chips_are_rows_and_what_does_not_fit_is_warned_of(told):
     seconds = [float(rows[chip][3]) for chip in ('v5e', 'h200')]
     assert seconds[0] / seconds[1] == pytest.approx(989 / 197, rel=1e-3)
     assert 'warning' not in text and 'at 50% of the peak' in text
-    many = told(
+    many = printed(
         *('--config=configs/vit_base.py', '--devices=8', '--chip', 'v5e', '--set'),
         *(*SMALL, 'model.heads=4', 'batch_size=65536'),
     )
@@ -49,7 +49,7 @@ def test_chips_are_rows_and_what_does_not_fit_is_warned_of(told):
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'told_to_user'),
+    ('arguments', 'message'),
     [
         (('--config=configs/none.py',), '--config=configs/none.py is no Python file'),
         (('--config=configs/ablation_suite.py',), 'has no get_config'),
@@ -62,10 +62,10 @@ def test_chips_are_rows_and_what_does_not_fit_is_warned_of(told):
         (('--config=configs/finetune.py',), 'model.variant'),
     ],
 )
-def test_a_mistake_is_one_sentence(told, arguments, told_to_user):
+def test_a_mistake_is_one_sentence(printed, arguments, message):
     with pytest.raises(UserError) as error:
-        told(*arguments, '--devices=8', '--examples=1000')
-    assert told_to_user in str(error.value) and '\n' not in str(error.value)
+        printed(*arguments, '--devices=8', '--examples=1000')
+    assert message in str(error.value) and '\n' not in str(error.value)
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ import pytest
 from helpers.commands import ROOT
 from PIL import Image
 
-from mae_jax.__main__ import parse_arguments
 from mae_jax.cli import prepare
+from mae_jax.cli.main import parse_arguments
 from mae_jax.data.sources.make import make_source
 from mae_jax.errors import UserError
 
@@ -82,10 +82,10 @@ def whole(photos, tmp_path_factory):
     """What is written where nobody stops it."""
     out = tmp_path_factory.mktemp('whole')
     process = start(photos, out)
-    told, complaints = process.communicate(timeout=300)
-    assert process.returncode == 0, complaints
-    assert 'train: 48 images in 12 shards' in told and 'pixel difference, of 48 images' in told
-    assert 'images/s' in complaints  # the progress bar
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert 'train: 48 images in 12 shards' in output and 'pixel difference, of 48 images' in output
+    assert 'images/s' in errors  # the progress bar
     return files(out)
 
 
@@ -97,13 +97,13 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(photos, whole, tmp_path)
     process.kill()
     process.wait()
     assert gone(workers)
-    there = len(list(out.glob('train-*.array_record')))
-    assert 1 <= there < 12
+    shards = len(list(out.glob('train-*.array_record')))
+    assert 1 <= shards < 12
     with pytest.raises(UserError, match='incomplete'):
         make_source('prepared', 'train', path=str(out))
     process = start(photos, out)
-    _, complaints = process.communicate(timeout=300)
-    assert process.returncode == 0, complaints
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     assert files(out) == whole
 
 
@@ -117,22 +117,22 @@ def test_stopped_it_leaves_nothing_behind(photos, tmp_path, number, group, statu
     process = start(photos, out)
     workers = begun(process, out)
     (os.killpg if group else os.kill)(process.pid, number)
-    _, complaints = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == status
-    assert complaints.endswith('stopped: run the same command to go on.\n')
-    assert 'Traceback' not in complaints
+    assert errors.endswith('stopped: run the same command to go on.\n')
+    assert 'Traceback' not in errors
     assert gone(workers)
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_said(photos, tmp_path):
+def test_a_worker_that_dies_is_reported(photos, tmp_path):
     out = tmp_path / 'out'
     process = start(photos, out)
     workers = begun(process, out)
     os.kill(workers[-1], signal.SIGKILL)
-    _, complaints = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and gone(workers)
-    assert 'A worker process ended with exit status -9' in complaints.splitlines()[-1]
+    assert 'A worker process ended with exit status -9' in errors.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -142,8 +142,8 @@ def test_the_directory_is_held(photos, tmp_path):
     try:
         begun(process, out)
         second = start(photos, out)
-        _, complaints = second.communicate(timeout=60)
-        assert second.returncode == 1 and f'another process ({process.pid})' in complaints
+        _, errors = second.communicate(timeout=60)
+        assert second.returncode == 1 and f'another process ({process.pid})' in errors
     finally:
         process.kill()
         process.communicate()
@@ -156,9 +156,9 @@ def test_options_reach_the_work(photos, tmp_path, capsys):
         *('--channels=1', '--shard_examples=1', '--workers=1', '--on_error=skip'),
     ]
     prepare.run(parse_arguments(arguments))
-    told = capsys.readouterr().out
-    assert "'short_side': 16, 'quality': 50, 'channels': 1" in told
-    assert 'val: 2 images in 2 shards' in told
+    output = capsys.readouterr().out
+    assert "'short_side': 16, 'quality': 50, 'channels': 1" in output
+    assert 'val: 2 images in 2 shards' in output
     with pytest.raises(UserError, match='--short_side was 16, now 256'):
         prepare.run(parse_arguments([*arguments, '--short_side=256']))
     prepare.run(parse_arguments([*arguments, '--short_side=256', '--overwrite']))

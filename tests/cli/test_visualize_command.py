@@ -147,13 +147,13 @@ def test_without_a_decoder_there_is_no_reconstruction(workdir, classifier, photo
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'told'),
+    ('arguments', 'message'),
     [
-        (['{photo}', '--out={there}'], 'exists and is kept.*--overwrite'),
+        (['{photo}', '--out={existing}'], 'exists and is kept.*--overwrite'),
         (['{photo}', '--out={folder}'], 'is a directory'),
         (['{photo}', '--out={folder}/grid.tga'], 'must end in .png'),
         (['{photo}', '--out={folder}/grid'], 'must end in .png'),
-        (['{photo}', '--out={there}/grid.png'], 'cannot be written'),
+        (['{photo}', '--out={existing}/grid.png'], 'cannot be written'),
         (['{folder}/missing.png', '--out={out}'], 'missing.png cannot be read'),
         (['{photo}', '{text}', '--out={out}'], 'text.jpg cannot be read as an image'),
         (['{photo}', '--mask_ratio=0', '--out={out}'], 'mask.ratio=0.0 hides none'),
@@ -163,20 +163,22 @@ def test_without_a_decoder_there_is_no_reconstruction(workdir, classifier, photo
         (['{photo}', '--show=attention', '--block=2', '--out={out}'], 'block'),
     ],
 )
-def test_a_mistake_is_told_and_nothing_is_written(arguments, told, workdir, photographs, tmp_path):
+def test_a_mistake_is_reported_and_nothing_is_written(
+    arguments, message, workdir, photographs, tmp_path
+):
     names = {
         'photo': photographs[0],
         'folder': tmp_path,
         'out': tmp_path / 'grid.png',
         'text': tmp_path / 'text.jpg',
-        'there': tmp_path / 'there.png',
+        'existing': tmp_path / 'existing.png',
     }
     names['text'].write_text('no picture')
-    names['there'].write_bytes(b'kept')
-    with pytest.raises(UserError, match=told):
+    names['existing'].write_bytes(b'kept')
+    with pytest.raises(UserError, match=message):
         draw(workdir, *(argument.format(**names) for argument in arguments))
-    assert names['there'].read_bytes() == b'kept'
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['text.jpg', 'there.png']
+    assert names['existing'].read_bytes() == b'kept'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['existing.png', 'text.jpg']
 
 
 def test_overwriting_is_done_when_asked_for(workdir, photographs, tmp_path):
@@ -187,18 +189,18 @@ def test_overwriting_is_done_when_asked_for(workdir, photographs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'told'),
+    ('arguments', 'message'),
     [
-        (('--show', 'pca', '--seed', 1), '--seed has no part in --show=pca'),
-        (('--show', 'attention', '--mask_ratio', 0.5), '--mask_ratio has no part'),
-        (('--block', 0), '--block has no part in --show=reconstruction'),
+        (('--show', 'pca', '--seed', 1), '--seed has no effect with --show=pca'),
+        (('--show', 'attention', '--mask_ratio', 0.5), '--mask_ratio has no effect'),
+        (('--block', 0), '--block has no effect with --show=reconstruction'),
         (('--seed', 2**70), '--seed'),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(
-    workdir, photographs, tmp_path, arguments, told
+    workdir, photographs, tmp_path, arguments, message
 ):
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         draw(workdir, *photographs, '--out', tmp_path / 'x.png', *arguments)
 
 

@@ -1,4 +1,4 @@
-"""Plans, beside what one counts by hand from the papers of ViT and of MAE."""
+"""Plans agree with what one counts by hand from the papers of ViT and of MAE."""
 
 from typing import NamedTuple
 
@@ -175,18 +175,18 @@ def test_what_is_to_change_makes_it_fit(plain):
     assert changed.memory.total == pytest.approx(needed, rel=0.05)
 
 
-def test_the_number_of_examples_is_given_found_or_imagenets(tmp_path):
+def test_the_number_of_examples_is_given_or_read_or_imagenets(tmp_path):
     assert find_data(vit_base.get_config(), 7) == Data(7, 0)
     config = vit_base.get_config()
     config.dataset.name = 'digits'
     assert find_data(config) == Data(1437, 10)
     config.dataset.name, config.dataset.path = 'folder', str(tmp_path / 'none')
-    found = find_data(config)
-    assert found.examples == 1_281_167 and str(tmp_path / 'none') in found.problem
+    data = find_data(config)
+    assert data.examples == 1_281_167 and str(tmp_path / 'none') in data.problem
 
 
 @pytest.mark.parametrize(
-    ('changes', 'devices', 'told'),
+    ('changes', 'devices', 'message'),
     [
         ({'mesh.fsdp': 3}, 8, 'mesh.fsdp=3 does not divide the 8 devices'),
         ({'batch_size': 12}, 8, 'choose a multiple of 8'),
@@ -196,8 +196,8 @@ def test_the_number_of_examples_is_given_found_or_imagenets(tmp_path):
         ({'task': 'knn'}, 8, 'nothing to plan'),
     ],
 )
-def test_a_mistake_is_one_sentence(changes, devices, told):
-    with pytest.raises(UserError, match=told):
+def test_a_mistake_is_one_sentence(changes, devices, message):
+    with pytest.raises(UserError, match=message):
         make_plan(small(**changes), devices, DATA)
 
 

@@ -1,4 +1,4 @@
-"""Chips by the names that people and JAX call them."""
+"""Chips are looked up by their common names and by JAX's device kinds."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from mae_jax.errors import UserError
 from mae_jax.runtime.chips import CHIPS, named_chip, peak_flops
 
 
-def test_every_chip_is_found_by_its_own_names():
+def test_every_chip_has_names_of_its_own():
     for chip in CHIPS:
         assert named_chip(chip.name.upper()) == chip
         assert [peak_flops(kind) for kind in chip.device_kinds] == [chip.flops] * len(
@@ -22,6 +22,6 @@ def test_figures_are_those_of_the_data_sheets(name, flops, memory):
     assert named_chip(name)[2:] == (flops, memory)
 
 
-def test_a_chip_that_is_not_known_is_told():
+def test_an_unknown_chip_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="'v99'.*v5p.*h100"):
         named_chip('v99')

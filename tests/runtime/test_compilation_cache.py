@@ -1,4 +1,4 @@
-"""A program that was compiled once is found by the next process."""
+"""A program that was compiled once is loaded by the next process."""
 
 import os
 import subprocess
@@ -12,16 +12,16 @@ from mae_jax.runtime.compilation_cache import keep_compiled
 
 PROGRAM = """
 import jax
-from mae_jax.compilation_cache import keep_compiled
+from mae_jax.runtime.compilation_cache import keep_compiled
 keep_compiled()
 print(jax.jit(lambda x: x * 3 + 1)(2.0))
 """
 
 
 def run(home, **variables):
-    """The program in a process whose caches are below `home`."""
-    ours = ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE')
-    environment = {k: v for k, v in os.environ.items() if k not in ours}
+    """Runs the program in a process whose caches are below `home`; returns if it was cached."""
+    cache = ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE')
+    environment = {k: v for k, v in os.environ.items() if k not in cache}
     environment |= {
         'XDG_CACHE_HOME': str(home),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',

@@ -11,7 +11,7 @@ from mae_jax.runtime.large_pages import SETTING
 
 PROGRAM = """
 import json, os, sys
-from mae_jax.large_pages import start_with_large_pages
+from mae_jax.runtime.large_pages import start_with_large_pages
 print('started', flush=True)
 start_with_large_pages()
 print(json.dumps([os.environ.get('GLIBC_TUNABLES'), os.getpid(), sys.argv, sys.flags.optimize]))
@@ -23,7 +23,7 @@ needs_madvise = pytest.mark.skipif(
 
 
 def start(tmp_path, **variables):
-    """How often the program was started, its process, and what it found."""
+    """Returns how often the program was started, and the tunables it saw."""
     program = tmp_path / 'program.py'
     program.write_text(PROGRAM)
     environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
@@ -33,9 +33,9 @@ def start(tmp_path, **variables):
         stdout=subprocess.PIPE,
         text=True,
     )
-    *started, found = process.communicate()[0].splitlines()
+    *started, report = process.communicate()[0].splitlines()
     assert process.returncode == 0
-    tunables, pid, argv, optimize = json.loads(found)
+    tunables, pid, argv, optimize = json.loads(report)
     assert (pid, argv[1:], optimize) == (process.pid, ['--config=x', 'two words'], 1)
     return len(started), tunables
 
@@ -47,5 +47,5 @@ def test_on_a_cpu_the_command_starts_once_more_in_its_place(tmp_path):
 
 @needs_madvise
 @pytest.mark.parametrize('variables', [{'JAX_PLATFORMS': 'cuda,cpu'}, {'GLIBC_TUNABLES': ''}])
-def test_elsewhere_and_where_the_user_has_decided_it_does_not(tmp_path, variables):
+def test_with_a_gpu_or_a_setting_of_the_user_it_does_not(tmp_path, variables):
     assert start(tmp_path, **variables) == (1, variables.get('GLIBC_TUNABLES'))

@@ -28,16 +28,16 @@ def test_a_second_ctrl_c_stops_at_once():
 
 
 def test_another_thread_than_the_first_cannot_be_asked():
-    found = []
+    answers = []
 
     def run():
         with stop_requests() as stopping:
-            found.append(stopping(1))
+            answers.append(stopping(1))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert found == [False]
+    assert answers == [False]
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_live_migration_and_a_missing_server_ask_for_nothing(metadata, monkeyp
         assert not stopping(1)
 
 
-def test_a_notice_that_stands_already_stops_nothing_until_there_is_another(metadata):
+def test_a_notice_from_before_the_start_stops_nothing_until_another_comes(metadata):
     answers, asked = metadata
     answers['maintenance-event'] = 'TERMINATE_ON_HOST_MAINTENANCE'
     with stop_requests() as stopping:

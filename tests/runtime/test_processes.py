@@ -21,7 +21,7 @@ EXPLICIT |= dict(cluster_detection_method='deactivate')
 
 
 @pytest.mark.parametrize(
-    ('environment', 'told', 'arguments'),
+    ('environment', 'summary', 'arguments'),
     [
         ({}, '', None),
         (COORDINATOR, 'the environment names 10.0.0.1:1234 as coordinator', EXPLICIT),
@@ -39,8 +39,8 @@ EXPLICIT |= dict(cluster_detection_method='deactivate')
         ({'TPU_ML_PLATFORM': 'JAX', 'TPU_SKIP_MDS_QUERY': '1'}, '', None),  # chips of one machine
     ],
 )
-def test_where_other_processes_are_found(environment, told, arguments):
-    assert find_processes(environment) == (told, arguments)
+def test_where_other_processes_are_found(environment, summary, arguments):
+    assert find_processes(environment) == (summary, arguments)
 
 
 def test_kubernetes_numbers_the_pods_of_an_indexed_job():
@@ -50,10 +50,10 @@ def test_kubernetes_numbers_the_pods_of_an_indexed_job():
     assert find_processes(environment)[1]['process_id'] == 2
 
 
-def test_a_slurm_job_whose_steps_were_not_started_by_srun_is_one_process_and_says_so():
+def test_a_slurm_job_whose_steps_were_not_started_by_srun_is_one_process_with_a_hint():
     environment = {k: v for k, v in SLURM.items() if k != 'SLURM_STEP_NODELIST'}
-    told, arguments = find_processes(environment)
-    assert arguments is None and 'srun did not start' in told
+    summary, arguments = find_processes(environment)
+    assert arguments is None and 'srun did not start' in summary
 
 
 @pytest.mark.parametrize(
@@ -86,24 +86,24 @@ BARRIER = (
 
 
 @pytest.mark.parametrize(
-    ('told', 'lost'),
+    ('message', 'lost'),
     [(GLOO, True), (BARRIER, True), ('RESOURCE_EXHAUSTED: out of memory', False)],
 )
-def test_an_error_of_collectives_or_barriers_is_that_of_another_process(monkeypatch, told, lost):
+def test_an_error_of_collectives_or_barriers_is_that_of_another_process(monkeypatch, message, lost):
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     wrapped = UserError('The checkpoint could not be written.')
-    wrapped.__cause__ = ValueError(told)
-    assert is_lost(ValueError(told)) == is_lost(wrapped) == lost
+    wrapped.__cause__ = ValueError(message)
+    assert is_lost(ValueError(message)) == is_lost(wrapped) == lost
 
 
 @pytest.mark.parametrize(
-    ('told', 'kind', 'says'),
+    ('message', 'kind', 'remedy'),
     [
         ('INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS', Lost, 'run the same command to go on'),
         ('RESOURCE_EXHAUSTED: Out of memory allocating 8GB', UserError, 'optimizer.accumulate'),
     ],
 )
-def test_a_device_that_fails_is_told_from_one_that_is_too_small(told, kind, says):
-    with pytest.raises(UserError, match=says) as raised, ending_together():
-        raise jax.errors.JaxRuntimeError(told)
+def test_a_device_that_fails_is_distinguished_from_one_that_is_too_small(message, kind, remedy):
+    with pytest.raises(UserError, match=remedy) as raised, ending_together():
+        raise jax.errors.JaxRuntimeError(message)
     assert type(raised.value) is kind

@@ -7,7 +7,7 @@ from mae_jax.runtime.watchdog import watchdog
 
 SCRIPT = """
 import sys, time
-from mae_jax.training.watchdog import watchdog
+from mae_jax.runtime.watchdog import watchdog
 with watchdog(2.0) as alive:
     for _ in range(15):
         time.sleep(0.2)
@@ -17,7 +17,7 @@ with watchdog(2.0) as alive:
 """
 
 
-def test_a_process_in_which_nothing_happens_is_ended_and_says_why_and_where():
+def test_a_process_in_which_nothing_happens_is_ended_with_the_reason_and_the_place():
     done = subprocess.run([sys.executable, '-c', SCRIPT], capture_output=True, text=True)
     assert done.stdout == 'alive for three seconds\n'
     assert done.returncode == EXIT_LOST

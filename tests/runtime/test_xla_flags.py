@@ -14,9 +14,9 @@ DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 @pytest.fixture
 def environment(monkeypatch):
-    """What XLA reads, as on a machine with a GPU where the user has set nothing."""
+    """The environment of a machine with a GPU where the user has set nothing."""
     monkeypatch.setenv('JAX_PLATFORMS', 'cuda,cpu')
-    monkeypatch.setenv('XLA_FLAGS', '')  # put back afterwards, whatever a test leaves there
+    monkeypatch.setenv('XLA_FLAGS', '')  # restored afterwards, whatever a test sets
     del os.environ['XLA_FLAGS']
     return os.environ
 
@@ -54,7 +54,7 @@ def test_nothing_is_set_where_no_gpu_is_used(environment, platforms):
 
 
 @pytest.mark.parametrize('plugin, flags', [('xla_cuda13', LATENCY), ('xla_other', None)])
-def test_without_jax_platforms_the_installed_plugin_tells(
+def test_without_jax_platforms_the_installed_plugin_decides(
     environment, monkeypatch, tmp_path, plugin, flags
 ):
     (tmp_path / 'jax_plugins' / plugin).mkdir(parents=True)
@@ -67,7 +67,7 @@ def test_without_jax_platforms_the_installed_plugin_tells(
 def test_the_installed_xla_knows_every_flag_and_jax_is_not_started_to_set_them():
     program = (
         'import os, sys\n'
-        'from mae_jax.xla_flags import set_xla_flags\n'
+        'from mae_jax.runtime.xla_flags import set_xla_flags\n'
         'set_xla_flags(deterministic=True)\n'
         'assert "jax" not in sys.modules\n'
         'print(os.environ["XLA_FLAGS"])\n'
