@@ -178,14 +178,17 @@ def test_a_function_that_a_foreign_config_names_is_not_imported(
     assert (tmp_path / 'ran').exists()
 
 
-def test_a_data_set_whose_code_would_be_fetched_is_not_inherited(work_directory, tmp_path):
+@pytest.mark.parametrize(
+    'name', ['somebody:their_data', 'os.path:join', 'trap_of_a_config:function']
+)
+def test_a_data_set_whose_code_would_be_run_is_not_inherited(name, work_directory, tmp_path):
     path = work_directory / 'config.json'
     config = json.loads(path.read_text())
-    config['dataset']['name'] = 'somebody:their_data'
+    config['dataset']['name'] = name
     path.write_text(json.dumps(config))
     ours = commands.make_tiny_config()
     ours.init_from, ours.dataset.name = str(work_directory), None
-    with pytest.raises(UserError, match='somebody:their_data.*dataset.name'):
+    with pytest.raises(UserError, match=f'{name}.*dataset.name'):
         inherit(ours, str(tmp_path / 'new'))
 
 

@@ -82,14 +82,14 @@ def make_source(
 
 
 def _find_factory(name: str) -> Callable[..., Source]:
-    if name in SOURCES or _is_own_factory(name):
+    if name in SOURCES or is_own_factory(name):
         return SOURCES.get(name)
     from mae_jax.data.sources.tfds import tfds_source  # takes a second to import
 
     return functools.partial(tfds_source, name)
 
 
-def _is_own_factory(name: str) -> bool:
+def is_own_factory(name: str) -> bool:
     """Returns whether a name with a colon is 'module:function' rather than a name of TFDS."""
     module, _, function = name.partition(':')
     if not all(word.isidentifier() for word in (*module.split('.'), function)):

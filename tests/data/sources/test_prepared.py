@@ -1,3 +1,5 @@
+"""Reading prepared data sets: the examples of the source, and errors for damaged files."""
+
 import json
 import pickle
 import struct
@@ -19,7 +21,7 @@ from mae_jax.errors import UserError
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory):
-    """(a folder of 2 x 10 training and 2 x 2 other images, what was prepared of it)."""
+    """Returns a folder of 20 training and 4 validation images, and the data set made from it."""
     root = tmp_path_factory.mktemp('photos')
     for split, count in (('train', 10), ('val', 2)):
         for label, name in enumerate(('cat', 'größe')):
@@ -34,7 +36,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture
 def out(shared, tmp_path):
-    """A copy that a test may break."""
+    """Returns a copy of the prepared data set whose files may be changed."""
     for file in shared[1].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
@@ -57,7 +59,7 @@ def test_order_labels_names_and_bytes_are_those_of_the_folder(shared):
             assert ours[i]['image'] == theirs[i]['image']  # none is larger than 256
             assert ours[i]['label'] == theirs[i]['label']
             assert ours[i]['name'] == f'{split}/{theirs.files[i]}'
-    for split in ('val', 'test'):  # they find each other
+    for split in ('val', 'test'):  # they stand for validation
         assert len(make_source('prepared', split, path=str(out))) == 4
     with pytest.raises(IndexError):
         ours[len(ours)]
@@ -78,7 +80,7 @@ def test_batches_are_those_of_the_folder_where_nothing_was_reduced(shared):
 @pytest.mark.slow
 def test_worker_processes_read_the_same(shared):
     source = make_source('prepared', 'train', path=str(shared[1]))
-    source[0]  # a reader is open
+    source[0]  # opens a shard, which is not pickled
     options = {'batch_size': 5, 'rows': range(5), 'seed': 3, 'image_size': (16, 16)}
     loader = make_loader(source, **options)
     with make_loader(source, **options, workers=2).iterate(0, 4) as batches:
@@ -96,7 +98,7 @@ def test_threads_and_copies_read_the_same(shared):
     assert copy.identity == source.identity and copy[7] == expected[7]
 
 
-def test_the_record_is_what_the_documentation_says(shared):
+def test_a_record_has_the_documented_bytes(shared):
     source = make_source('prepared', 'train', path=str(shared[1]))
     name = 'train/größe/1.jpg'.encode()
     image = source[11]['image']
@@ -107,13 +109,13 @@ def test_the_record_is_what_the_documentation_says(shared):
             unpack(broken)
 
 
-def test_identity_tells_what_was_prepared_apart(shared, tmp_path):
+def test_identity_differs_between_splits_and_options_and_not_between_paths(shared, tmp_path):
     root, out = shared
     identities = {PreparedSource(out, split).identity for split in ('train', 'validation')}
     for i, options in enumerate(({'short_side': 33}, {'quality': 90})):
-        there = str(tmp_path / str(i))
-        prepare(str(root), there, **options, workers=1, log=lambda text: None)
-        identities.add(PreparedSource(there, 'train').identity)
+        folder = str(tmp_path / str(i))
+        prepare(str(root), folder, **options, workers=1, log=lambda text: None)
+        identities.add(PreparedSource(folder, 'train').identity)
     assert len(identities) == 4
     moved = out.rename(out.with_name('moved'))
     try:
@@ -122,28 +124,28 @@ def test_identity_tells_what_was_prepared_apart(shared, tmp_path):
         moved.rename(out)
 
 
-def test_identity_tells_the_names_of_the_classes_apart(out):
+def test_identity_depends_on_the_names_of_the_classes(out):
     before = PreparedSource(out, 'train').identity
-    edit(out, lie('splits', 'train', 'class_names', 1, value='dog'))
+    edit(out, change_of('splits', 'train', 'class_names', 1, value='dog'))
     assert PreparedSource(out, 'train').identity != before
 
 
-def test_what_was_not_prepared_names_the_command(tmp_path):
+def test_a_directory_that_was_not_prepared_is_refused_with_the_command(tmp_path):
     with pytest.raises(UserError, match='mae-jax prepare SRC'):
         make_source('prepared', 'train', path=str(tmp_path))
     with pytest.raises(UserError, match=r'needs dataset\.path'):
         make_source('prepared', 'train')
 
 
-def test_a_split_that_is_not_there_is_said(shared):
+def test_the_error_of_a_missing_split_lists_the_existing_ones(shared):
     with pytest.raises(UserError, match="no split 'extra'; it has train, validation"):
         make_source('prepared', 'extra', path=str(shared[1]))
 
 
 def test_other_channels_than_those_prepared_are_refused(shared):
     assert len(PreparedSource(shared[1], 'train', channels=3)) == 20
-    told = r'dataset\.channels=1, but .* was prepared with 3.*--channels=1'
-    with pytest.raises(UserError, match=told):
+    message = r'dataset\.channels=1, but .* was prepared with 3.*--channels=1'
+    with pytest.raises(UserError, match=message):
         PreparedSource(shared[1], 'train', channels=1)
 
 
@@ -175,7 +177,7 @@ def test_a_damaged_record_is_a_bad_image_and_the_others_are_read(out):
     assert source[4]['name'] == 'train/cat/4.jpg'
 
 
-def test_another_shard_under_the_name_is_damaged(out):
+def test_a_shard_with_other_content_is_damaged(out):
     shard = out / 'train-00002-of-00003.array_record'
     size = shard.stat().st_size
     shard.write_bytes(bytes(size))
@@ -195,7 +197,9 @@ def test_another_shard_under_the_name_is_damaged(out):
         source[19]
 
 
-def lie(*keys, value):
+def change_of(*keys, value):
+    """Returns a function that sets an entry of a nested dictionary or list."""
+
     def change(content):
         for key in keys[:-1]:
             content = content[key]
@@ -207,41 +211,41 @@ def lie(*keys, value):
 @pytest.mark.parametrize(
     'change',
     [
-        lie('format', value=2),
-        lie('splits', value=[]),
-        lie('splits', '../../etc/passwd', value={}),
+        change_of('format', value=2),
+        change_of('splits', value=[]),
+        change_of('splits', '../../etc/passwd', value={}),
         lambda content: content['splits'].update({'../x': content['splits']['train']}),
-        lie('splits', 'train', 'source_examples', value=1 << 60),
-        lie('splits', 'train', 'source_examples', value=10**30),
-        lie('splits', 'train', 'shard_examples', value=0),
-        lie('splits', 'train', 'shard_examples', value='8'),
-        lie('splits', 'train', 'shards', value=[None] * 100_000),
-        lie('splits', 'train', 'shards', 0, 'examples', value=9),
-        lie('splits', 'train', 'shards', 0, 'examples', value=-1),
-        lie('splits', 'train', 'shards', 0, 'examples', value=8.0),
-        lie('splits', 'train', 'shards', 0, 'file', value='/etc/passwd'),
-        lie('splits', 'train', 'shards', 0, value='/etc/passwd'),
-        lie('splits', 'train', 'shards', 0, 'train_difference', value=float('nan')),
-        lie('splits', 'train', 'class_names', value=[1, 2]),
-        lie('splits', 'train', 'class_names', value=3),
-        lie('splits', 'train', 'identity', value=None),
+        change_of('splits', 'train', 'source_examples', value=1 << 60),
+        change_of('splits', 'train', 'source_examples', value=10**30),
+        change_of('splits', 'train', 'shard_examples', value=0),
+        change_of('splits', 'train', 'shard_examples', value='8'),
+        change_of('splits', 'train', 'shards', value=[None] * 100_000),
+        change_of('splits', 'train', 'shards', 0, 'examples', value=9),
+        change_of('splits', 'train', 'shards', 0, 'examples', value=-1),
+        change_of('splits', 'train', 'shards', 0, 'examples', value=8.0),
+        change_of('splits', 'train', 'shards', 0, 'file', value='/etc/passwd'),
+        change_of('splits', 'train', 'shards', 0, value='/etc/passwd'),
+        change_of('splits', 'train', 'shards', 0, 'train_difference', value=float('nan')),
+        change_of('splits', 'train', 'class_names', value=[1, 2]),
+        change_of('splits', 'train', 'class_names', value=3),
+        change_of('splits', 'train', 'identity', value=None),
     ],
 )
-def test_a_dataset_json_that_lies_is_damaged(out, change):
+def test_a_dataset_json_with_invalid_entries_is_damaged(out, change):
     edit(out, change)
     with pytest.raises(UserError, match=r'dataset\.json is damaged'):
         make_source('prepared', 'train', path=str(out))
 
 
 @pytest.mark.parametrize('text', ['', '[]', 'null', '{}', '[' * 100_000])
-def test_a_dataset_json_that_is_none_is_damaged(out, text):
+def test_a_dataset_json_without_content_is_damaged(out, text):
     (out / 'dataset.json').write_text(text)
     with pytest.raises(UserError, match=r'dataset\.json is damaged'):
         make_source('prepared', 'train', path=str(out))
 
 
-def test_a_count_of_records_that_is_wrong_is_found(out):
-    edit(out, lie('splits', 'train', 'shards', 0, 'examples', value=7))
+def test_a_wrong_number_of_records_is_an_error(out):
+    edit(out, change_of('splits', 'train', 'shards', 0, 'examples', value=7))
     source = make_source('prepared', 'train', path=str(out))
     with pytest.raises(UserError, match='has 8 records, not 7'):
         source[0]

@@ -1,3 +1,5 @@
+"""Digits, arrays, folders and synthetic images as sources."""
+
 import pickle
 
 import numpy as np
@@ -73,7 +75,7 @@ def test_class_folders_give_labels_in_sorted_order(tmp_path):
     assert [train[i]['label'] for i in range(4)] == [0, 0, 1, 1]
     assert (train.num_classes, train.class_names) == (2, ['cat', 'dog'])
     assert train[0]['image'] == (tmp_path / 'train/cat/a.PNG').read_bytes()
-    for split in ('validation', 'val', 'test'):  # they find each other
+    for split in ('validation', 'val', 'test'):  # they stand for each other
         assert len(make_source('folder', split, path=str(tmp_path))) == 2
 
 
@@ -92,7 +94,7 @@ def test_a_flat_folder_has_no_labels_and_holds_some_images_out(tmp_path):
 
 
 @pytest.mark.parametrize('count', [2, 3, 5])
-def test_even_a_tiny_flat_folder_has_both_splits(tmp_path, count):
+def test_a_tiny_flat_folder_has_both_splits(tmp_path, count):
     write(tmp_path, *(f'{i}.jpg' for i in range(count)))
     splits = [make_source('folder', s, path=str(tmp_path)) for s in ('train', 'validation')]
     assert len(splits[0]) == count - 1
@@ -107,7 +109,7 @@ def test_classes_without_an_evaluation_split_keep_their_labels(tmp_path):
     assert train.class_names == held_out.class_names == ['a', 'b']
 
 
-def test_identity_is_stable_and_tells_data_sets_apart(tmp_path):
+def test_identity_is_stable_and_differs_between_data_sets(tmp_path):
     write(tmp_path / 'one', 'train/a/1.jpg', 'train/a/2.jpg', 'val/a/3.jpg')
     write(tmp_path / 'moved', 'train/a/1.jpg', 'train/a/2.jpg', 'val/a/3.jpg')
     write(tmp_path / 'other', 'train/a/1.jpg', 'train/a/2x.jpg', 'val/a/3.jpg')
@@ -122,7 +124,7 @@ def test_identity_is_stable_and_tells_data_sets_apart(tmp_path):
     assert a.identity != b.identity
 
 
-def test_synthetic_images_are_made_from_the_index():
+def test_synthetic_images_depend_on_the_index_alone():
     source = make_source('synthetic', 'train', image_size=(20, 40), channels=5)
     assert len(source) == 1_281_167
     record = source[1_281_166]
@@ -162,7 +164,7 @@ def test_class_folders_that_differ_are_shown(tmp_path):
         (['only.jpg'], 'train', 'one image only'),
     ],
 )
-def test_a_folder_that_is_not_as_it_should_be_is_explained(tmp_path, files, split, message):
+def test_a_folder_that_cannot_be_used_is_explained(tmp_path, files, split, message):
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b'x')
@@ -170,7 +172,7 @@ def test_a_folder_that_is_not_as_it_should_be_is_explained(tmp_path, files, spli
         make_source('folder', split, path=str(tmp_path))
 
 
-def test_a_path_that_is_unset_or_not_there_is_said():
+def test_a_path_that_is_unset_or_missing_is_refused():
     with pytest.raises(UserError, match=r'needs dataset\.path'):
         make_source('folder', 'train')
     with pytest.raises(UserError, match='not a folder'):

@@ -1,3 +1,5 @@
+"""Data sets of TFDS, read without TensorFlow and without running their code."""
+
 import json
 import shutil
 import sys
@@ -14,7 +16,7 @@ from mae_jax.errors import UserError
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-    """A data set of TFDS, written as ArrayRecord without TensorFlow."""
+    """Returns the data directory of a data set that was written as ArrayRecord."""
     root = tmp_path_factory.mktemp('tfds')
     TinyPhotos(data_dir=root, file_format='array_record').download_and_prepare()
     return root
@@ -27,11 +29,17 @@ def test_a_prepared_data_set_is_read_without_tensorflow(prepared):
     assert {r['image'] for r in records} == {picture(i) for i in range(8)}  # still encoded
     assert sorted(r['label'] for r in records) == [0] * 4 + [1] * 4
     assert (source.num_classes, source.class_names) == (2, ['cat', 'dog'])
-    assert len(make_source('tiny_photos', 'validation', path=str(prepared))) == 3  # finds test
+    assert len(make_source('tiny_photos', 'validation', path=str(prepared))) == 3  # its test split
     assert len(make_source('tiny_photos', 'train[:50%]', path=str(prepared))) == 4
     assert 'tensorflow' not in sys.modules
 
 
+def test_a_version_may_follow_the_name(prepared):
+    source = make_source('tiny_photos:1.0.0', 'train', path=str(prepared))
+    assert source.identity == make_source('tiny_photos', 'train', path=str(prepared)).identity
+
+
+@pytest.mark.slow
 def test_worker_processes_read_the_same(prepared):
     source = make_source('tiny_photos', 'train', path=str(prepared))
     options = {'batch_size': 4, 'rows': range(4), 'seed': 0, 'image_size': (8, 8)}
@@ -43,36 +51,35 @@ def test_worker_processes_read_the_same(prepared):
 
 
 def test_a_data_set_without_random_access_names_the_remedy(prepared, tmp_path):
-    there = prepared / 'tiny_photos' / '1.0.0'
-    here = tmp_path / 'tiny_photos' / '1.0.0'
-    here.mkdir(parents=True)
-    for file in there.iterdir():
+    folder = tmp_path / 'tiny_photos' / '1.0.0'
+    folder.mkdir(parents=True)
+    for file in (prepared / 'tiny_photos' / '1.0.0').iterdir():
         name = file.name.replace('array_record', 'tfrecord')
-        (here / name).write_bytes(file.read_bytes())
-    info = json.loads((here / 'dataset_info.json').read_text())
+        (folder / name).write_bytes(file.read_bytes())
+    info = json.loads((folder / 'dataset_info.json').read_text())
     info['fileFormat'] = 'tfrecord'
     for split in info['splits']:
         split['filepathTemplate'] = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
-    (here / 'dataset_info.json').write_text(json.dumps(info))
+    (folder / 'dataset_info.json').write_text(json.dumps(info))
     with pytest.raises(UserError, match='tfrecord.*file_format=array_record'):
         make_source('tiny_photos', 'train', path=str(tmp_path))
 
 
-def test_a_missing_data_set_says_how_to_prepare_it(tmp_path):
+def test_the_error_of_a_missing_data_set_names_the_remedy(tmp_path):
     with pytest.raises(UserError, match=r'tfds build mnist --file_format=array_record'):
         make_source('mnist', 'train', path=str(tmp_path))
     with pytest.raises(UserError, match="'imagenett'.*knows no such data set"):
         make_source('imagenett', 'train', path=str(tmp_path))
 
 
-def test_an_unknown_split_shows_those_there_are(prepared):
+def test_the_error_of_an_unknown_split_lists_the_existing_ones(prepared):
     with pytest.raises(UserError, match=r"no split 'tran'; it has train, test|test, train"):
         make_source('tiny_photos', 'tran', path=str(prepared))
 
 
 @pytest.fixture
 def copied(prepared, tmp_path):
-    """A copy whose files may be changed: (what dataset.path is, the folder of the files)."""
+    """Returns a copy whose files may be changed: (its data directory, the folder of its files)."""
     shutil.copytree(prepared, tmp_path / 'copy')
     return tmp_path / 'copy', tmp_path / 'copy/tiny_photos/1.0.0'
 
@@ -93,13 +100,13 @@ def test_a_module_that_the_features_name_is_not_imported(field, copied, tmp_path
     assert tfds.features.FeatureConnector.cls_from_name.__name__ == 'cls_from_name'
 
 
-@pytest.mark.parametrize('where', ['../../elsewhere', '/elsewhere', 'below'])
-def test_the_files_of_a_data_set_lie_in_its_folder(where, copied):
+@pytest.mark.parametrize('folder_of_files', ['../../elsewhere', '/elsewhere', 'below'])
+def test_files_outside_of_the_folder_of_a_data_set_are_refused(folder_of_files, copied):
     root, folder = copied
     info = json.loads((folder / 'dataset_info.json').read_text())
     for split in info['splits']:
         template = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
-        split['filepathTemplate'] = f'{where}/{template}'
+        split['filepathTemplate'] = f'{folder_of_files}/{template}'
     (folder / 'dataset_info.json').write_text(json.dumps(info))
     with pytest.raises(UserError, match='which is not in'):
         make_source('tiny_photos', 'train', path=str(root))
