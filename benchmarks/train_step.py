@@ -37,7 +37,7 @@ from measure import (
 
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
-from mae_jax.models.transformer import ATTENDS
+from mae_jax.models.transformer import ATTENTION
 from mae_jax.models.vit import VARIANTS, architecture
 from mae_jax.pretext.masking import MaskingRule
 from mae_jax.pretext.targets import make_target
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         '--peers', nargs='*', choices=torch_peers.PEERS, help='default: all that are installed'
     )
     parser.add_argument('--remat', default='none', choices=['none', 'block', 'dots'])
-    parser.add_argument('--attention', default='plain', choices=ATTENDS, help='of mae_jax')
+    parser.add_argument('--attention', default='plain', choices=ATTENTION, help='of mae_jax')
     args = parser.parse_args(argv)
 
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # the peers need memory too
@@ -244,7 +244,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     make = make_task if args.task == 'pretrain' else make_finetuning
     contenders = []
     for dtype in args.dtypes:
-        task = make(args.variant, args.image_size, dtype, remat=args.remat, attend=args.attention)
+        task = make(
+            args.variant, args.image_size, dtype, remat=args.remat, attention=args.attention
+        )
         recipe = make_recipe(task, args.variant)
         batch = make_batch(task, args.batch_size * jax.device_count())
         contenders.append(ours(task, batch, recipe, steps))

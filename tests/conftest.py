@@ -25,6 +25,7 @@ os.environ.setdefault(
     '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
 )
 
+import helpers.check_signatures  # noqa: F401  first: what is imported before is not checked
 from helpers.commands import make_tiny_config, start
 from helpers.tiny_runs import AVERAGED, classifying, pretraining
 from helpers.tiny_runs import start as state_of

@@ -81,7 +81,7 @@ def _encoder(config: ConfigDict) -> dict[str, Any]:
     if model.dtype not in ('float32', 'bfloat16'):
         raise UserError(f"model.dtype='{model.dtype}': choose 'float32' or 'bfloat16'.")
     options = dict(dtype=jnp.dtype(model.dtype), remat=model.remat, scan=model.scan)
-    options['attend'] = model.get('attention', 'plain')  # not in the configs of earlier versions
+    options['attention'] = model.get('attention', 'plain')  # not in the configs of earlier versions
     return make_architecture(model) | options
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from clu.metrics import Collection
 from jax.sharding import Mesh
 
-from mae_jax.evaluation.features import Passes
+from mae_jax.evaluation.encode import Passes
 from mae_jax.training.sharding import put_batch, replicated
 from mae_jax.training.state import TrainState, evaluation_params
 from mae_jax.training.task import Task

@@ -1,11 +1,11 @@
-"""A config -> its task: what is learned, and by which model."""
+"""An encoder as a function from images to features, never trained."""
 
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
+from jaxtyping import Array, Float32
 
 from mae_jax.config.model import image_size, make_architecture, make_encoder, statistics
 from mae_jax.errors import UserError
@@ -18,7 +18,12 @@ from mae_jax.training.task import Batch
 
 @dataclasses.dataclass(frozen=True)
 class FrozenEncoder:
-    """Images -> one vector each. Mean, std and scale are those of `normalize`."""
+    """Computes one vector for each image.
+
+    Attributes:
+      mean, std, scale: as of `normalize`.
+      pool: 'mean' of the patch tokens, or the 'cls' token.
+    """
 
     encoder: Encoder
     mean: tuple[float, ...]
@@ -30,11 +35,15 @@ class FrozenEncoder:
         if self.pool not in POOLS:
             raise UserError(f"pool='{self.pool}' is unknown: choose {' or '.join(POOLS)}.")
 
-    def features(self, params: Any, batch: Batch) -> jax.Array:
-        """Mean patch token or cls token after the final norm, float32 [B,D].
+    def features(self, params: Any, batch: Batch) -> Float32[Array, 'B D']:
+        """Computes the mean patch token or the cls token, after the final norm.
 
-        `params` holds the encoder's under 'encoder'. One that was fine-tuned with mean pooling has
-        no final norm: its tokens are taken as they are.
+        An encoder that was fine-tuned with mean pooling has no final norm; its tokens are pooled
+        without one.
+
+        Args:
+          params: those of the encoder under 'encoder'.
+          batch: 'image', as loaded.
         """
         images = normalize(batch['image'], scale=self.scale, mean=self.mean, std=self.std)
         tokens = self.encoder.apply(
@@ -44,6 +53,10 @@ class FrozenEncoder:
 
 
 def make_frozen_encoder(config: ml_collections.ConfigDict, pool: str = 'mean') -> FrozenEncoder:
-    """The encoder of a config, for features alone."""
+    """Makes the encoder of a config.
+
+    Raises:
+      UserError: the patch size does not divide the image, or another field does not work.
+    """
     grid_size(image_size(config), make_architecture(config.model)['patch_size'])
     return FrozenEncoder(make_encoder(config), pool=pool, **statistics(config))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mae_jax.config.data import eval_batch_size, eval_passes
 from mae_jax.data.sources.arrays import FeatureSource
-from mae_jax.evaluation.features import Encode, make_encode
+from mae_jax.evaluation.encode import Encode, make_encode
 from mae_jax.experiment.setup import Setup
 from mae_jax.training.state import TrainState
 

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from mae_jax.config.data import check_classes, make_sources
 from mae_jax.config.model import image_size
 from mae_jax.errors import UserError
-from mae_jax.evaluation.features import make_encode
+from mae_jax.evaluation.encode import make_encode
 from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
-from mae_jax.evaluation.probe import accuracies, describe
+from mae_jax.evaluation.probe import accuracies, accuracy_title
 from mae_jax.experiment.cached_features import encode_split
 from mae_jax.experiment.starting_weights import load_weights
 from mae_jax.files.lock import claim
@@ -85,5 +85,5 @@ def evaluate_knn(config: ConfigDict, workdir: str) -> dict[str, float]:
         file.write(json.dumps(results) + '\n')
     say(f'{config.init_from}, step {step}, {len(sources[1]):,} held-out images')
     for name, value in values.items():
-        say(f'  {describe(name):<40} {value:.4f}')
+        say(f'  {accuracy_title(name):<40} {value:.4f}')
     return values

@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from mae_jax.config.model import image_size, make_architecture
-from mae_jax.evaluation.probe import describe
+from mae_jax.evaluation.probe import accuracy_title
 from mae_jax.experiment.setup import Setup
 from mae_jax.models.vit import architecture
 from mae_jax.runtime.processes import say
@@ -194,7 +194,7 @@ def _results(
         tables.append(_grid(('', 'value', 'step'), rows))
     if accuracies:
         names = accuracies[0]
-        rows = [(describe(n), *(f'{values[n]:.4f}' for values in accuracies)) for n in names]
+        rows = [(accuracy_title(n), *(f'{values[n]:.4f}' for values in accuracies)) for n in names]
         header = ('accuracy of the frozen encoder', 'untrained', 'pretrained')
         tables.append(_grid(header, rows))
     return tables

@@ -7,7 +7,7 @@ import jax
 
 from mae_jax.config.data import check_classes, eval_batch_size, eval_passes
 from mae_jax.errors import UserError
-from mae_jax.evaluation.features import Encode, Passes, make_encode
+from mae_jax.evaluation.encode import Encode, Passes, make_encode
 from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
 from mae_jax.evaluation.probe import accuracies
 from mae_jax.experiment.cached_features import encode_split

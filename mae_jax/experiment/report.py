@@ -10,7 +10,7 @@ from etils import epath
 
 from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.evaluation.exact import count_examples
-from mae_jax.evaluation.probe import describe
+from mae_jax.evaluation.probe import accuracy_title
 from mae_jax.experiment.hooks import make_evaluation
 from mae_jax.experiment.model_card import write_model_card
 from mae_jax.experiment.online_probe import encoder_accuracies
@@ -91,5 +91,5 @@ def compare_with_untrained(setup: Setup, state: TrainState) -> list[dict[str, fl
     untrained, trained = (encoder_accuracies(setup, s.params) for s in (start, state))
     say('accuracy of the frozen encoder             untrained  pretrained')
     for name, value in trained.items():
-        say(f'  {describe(name):<40} {untrained[name]:9.3f}  {value:10.3f}')
+        say(f'  {accuracy_title(name):<40} {untrained[name]:9.3f}  {value:10.3f}')
     return [untrained, trained]

@@ -1,8 +1,4 @@
-"""What a trained model makes of images, as one picture: `mae-jax visualize`.
-
-Images are float32 [B,H,W,C], normalised. What is to be drawn is title -> uint8 [B,H,W,3], a column
-of `mae_jax.pictures.grid` each.
-"""
+"""What a trained model computes from image files, as one picture: `mae-jax visualize`."""
 
 import dataclasses
 import os
@@ -10,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 from PIL import Image
 
 from mae_jax.config.model import image_size, statistics
@@ -23,12 +20,16 @@ from mae_jax.interop.trained import read_config
 from mae_jax.models.mae import MAE
 from mae_jax.pretext.masking import STRATEGIES
 from mae_jax.tasks.preprocess import normalize
+from mae_jax.visualization.attention import attention_columns
 from mae_jax.visualization.drawing import grid, to_pixels
-from mae_jax.visualization.features import FEATURES
+from mae_jax.visualization.pca import pca_columns
 from mae_jax.visualization.reconstruction import sweep_columns
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 JPEG_SIDE = 65_500
+"""Largest side of a JPEG in pixels."""
+FEATURES = {'attention': attention_columns, 'pca': pca_columns}
+"""What can be shown of an encoder alone: (encoder, params, images, block) -> columns."""
 
 
 def visualize(
@@ -50,15 +51,16 @@ def visualize(
       images: image files; they are resized and cropped as for evaluation.
       out: the file to write, PNG or JPEG; PNG keeps every pixel.
       show: 'reconstruction', 'attention' of the cls token, or 'pca' of the patch features.
-      mask_ratios: shares to hide; of several, what one hides at random the next larger one hides
-        too. None given: the one of the model's config.
-      strategy: of masking: 'random', 'block' or 'grid'; None is that of the config.
+      mask_ratios: shares to hide, with random masking each including what a smaller one hides;
+        none: the ratio of the model's config.
+      strategy: of masking: 'random', 'block', 'grid' or 'module:function'; None is that of the
+        config.
       seed: of the masks.
-      block: whose attention or features: 0 the first, -1 the last.
+      block: the block whose attention or features are shown: 0 the first, -1 the last.
       overwrite: whether `out` may exist.
 
     Raises:
-      UserError: something that does not work, by name; nothing is written then.
+      UserError: an argument does not work; the message names it, and nothing is written.
     """
     check_out(out, overwrite)
     if absolute(out) in [absolute(image) for image in images]:
@@ -82,15 +84,15 @@ def visualize(
             STRATEGIES.get(strategy)
             model = model.clone(masking=dataclasses.replace(model.masking, strategy=strategy))
         ratios = mask_ratios or (model.masking.ratio,)
-        drawn = sweep_columns(model, params, inputs, ratios, seed=seed, **undo)
+        columns = sweep_columns(model, params, inputs, ratios, seed=seed, **undo)
     elif show in FEATURES:
         encoder, params = load_encoder(checkpoint)
-        drawn = {'original': to_pixels(inputs, **undo)}
-        drawn |= FEATURES[show](encoder, params, inputs, block)
+        columns = {'original': to_pixels(inputs, **undo)}
+        columns |= FEATURES[show](encoder, params, inputs, block)
     else:
         shows = ' | '.join(('reconstruction', *FEATURES))
         raise UserError(f'show={show!r} is unknown: choose {shows}.')
-    picture = grid(drawn)
+    picture = grid(columns)
     if max(picture.shape) > JPEG_SIDE and absolute(out).suffix.lower() != '.png':
         raise UserError(
             f'A JPEG has at most {JPEG_SIDE:,} pixels a side, and this picture has '
@@ -101,7 +103,7 @@ def visualize(
 
 
 def check_out(out: str | os.PathLike, overwrite: bool) -> None:
-    """Refuses, before anything is computed, a file that should not be written in the end."""
+    """Raises a UserError, before anything is computed, for a file that cannot be written."""
     path = absolute(out)
     if path.is_dir():
         raise UserError(f'--out={out} is a directory: choose another name.')
@@ -112,6 +114,7 @@ def check_out(out: str | os.PathLike, overwrite: bool) -> None:
 
 
 def _load_mae(checkpoint: str | os.PathLike) -> tuple[MAE, Any]:
+    """Loads a pretrained model; raises a UserError for a classifier."""
     model, params = load(checkpoint)
     if not isinstance(model, MAE):
         raise UserError(
@@ -121,15 +124,20 @@ def _load_mae(checkpoint: str | os.PathLike) -> tuple[MAE, Any]:
     return model, params
 
 
-def read_images(paths: Sequence[str | os.PathLike], **options: Any) -> np.ndarray:
-    """[B,H,W,C], of the files' dtype: as evaluation sees them.
+def read_images(
+    paths: Sequence[str | os.PathLike], **options: Any
+) -> Shaped[np.ndarray, 'B H W C']:
+    """Reads image files, resized and cropped as for evaluation.
 
     Args:
       paths: of image files.
       **options: of `eval_transform`: image_size, channels, apply_exif, crop_share.
 
+    Returns:
+      Images of the files' dtype.
+
     Raises:
-      UserError: there are none, or one cannot be read as an image; the message names it.
+      UserError: no paths are given, or a file cannot be read as an image; the message names it.
     """
     if not paths:
         raise UserError('there is no image to look at: name one or more image files.')

@@ -1,7 +1,7 @@
 """The classifier: an encoder of whole images, pooling, and a linear head.
 
 It serves fine-tuning, partial fine-tuning and training from scratch (mean pooling) as well as the
-linear probe (cls token and batch norm); they differ in what is trained, which is not known here.
+linear probe (cls token and batch norm); they differ in what is trained, which the task decides.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float, Float32
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
@@ -19,21 +20,24 @@ from mae_jax.models.vit import Encoder
 POOLS = ('mean', 'cls')
 
 
-def drop_path_scale(noise: jax.Array, drop_path: float) -> jax.Array:
-    """Stochastic depth: what to multiply each branch by, from noise, float32 [B, depth, 2].
+def drop_path_scale(
+    noise: Float32[ArrayLike, 'B L 2'], drop_path: float
+) -> Float32[Array, 'B L 2']:
+    """Computes what stochastic depth multiplies each of a block's two branches by.
 
-    The drop rate rises linearly over the blocks, from 0 to `drop_path`. A dropped branch is
-    multiplied by 0, a kept one by 1 / (1 - rate), so that its expectation stays.
+    The drop rate rises linearly over the L blocks, from 0 to `drop_path`. A dropped branch is
+    multiplied by 0, a kept one by 1 / (1 - rate), which keeps its expectation.
 
     Args:
-      noise: uniform in [0, 1), [B, depth, 2]: attention, then MLP; below the rate is dropped.
+      noise: uniform in [0, 1), for attention and MLP; a branch below its rate is dropped.
+      drop_path: rate of the last block.
     """
     rates = np.linspace(0, drop_path, noise.shape[1])[:, None]
     return jnp.where(noise < rates, 0, 1 / (1 - rates)).astype(jnp.float32)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation without scale and bias, float32 [B, D] -> [B, D].
+    """Batch normalisation without scale and bias.
 
     As PyTorch's: a tenth of the running statistics is replaced by those of each batch, and the
     running variance is the unbiased one (divided by B - 1), which Flax's is not. Under `jit` over
@@ -44,7 +48,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float32[ArrayLike, 'B D'], train: bool) -> Float32[Array, 'B D']:
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[1:])
         running_var = self.variable('batch_stats', 'var', jnp.ones, x.shape[1:])
         if not train:
@@ -64,9 +68,16 @@ class BatchNorm(nn.Module):
 class Classifier(nn.Module):
     """Encoder, pooling and head; parameters are {'encoder', 'fc_norm' (mean pooling), 'head'}.
 
-    The encoder's parameters are those of `MAE`, under the same names, but for the final norm,
-    which mean pooling replaces by `fc_norm`. `batch_norm` keeps its running statistics in the
-    collection 'batch_stats'. `frozen_blocks` is the number of first blocks without backward pass.
+    The encoder's parameters are those of `MAE`, under the same names, except for the final norm,
+    which mean pooling replaces by `fc_norm`.
+
+    Attributes:
+      pool: 'mean' of the patch tokens, or the 'cls' token.
+      batch_norm: whether features are normalised over the batch, with running statistics in the
+        collection 'batch_stats'.
+      head_std: standard deviation of the head's initial kernel.
+      drop_path: stochastic depth's rate of the last block.
+      remat, scan, frozen_blocks, attention: as of `Transformer`.
     """
 
     patch_size: int
@@ -82,15 +93,15 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
     remat: str = 'none'
     scan: bool = False
-    attend: str = 'plain'
+    attention: str = 'plain'
 
     def setup(self):
         if self.pool not in POOLS:
             raise UserError(f'model.pool={self.pool!r} is unknown: use {" | ".join(POOLS)}.')
         if not 0 <= self.drop_path < 1:
             raise UserError(f'model.drop_path={self.drop_path} must be at least 0 and below 1.')
-        options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan, attend=self.attend)
-        options |= dict(frozen_blocks=self.frozen_blocks)
+        options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
+        options |= dict(frozen_blocks=self.frozen_blocks, attention=self.attention)
         self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
         if self.pool == 'mean':
             self.fc_norm = LayerNorm()
@@ -98,22 +109,23 @@ class Classifier(nn.Module):
             self.feature_norm = BatchNorm()
         self.head = Dense(self.num_classes, kernel_init=nn.initializers.normal(self.head_std))
 
-    def features(self, images: jax.Array, path_noise: jax.Array | None = None) -> jax.Array:
-        """What the head sees of an image, before any batch norm.
+    def features(
+        self,
+        images: Float[ArrayLike, 'B H W C'],
+        path_noise: Float32[ArrayLike, 'B {self.depth} 2'] | None = None,
+    ) -> Float32[Array, 'B D']:
+        """Computes the head's input, before any batch norm.
 
         Mean pooling: the mean of the patch tokens before the encoder's final norm, then `fc_norm`.
         Cls pooling: the cls token after the encoder's final norm.
 
         Args:
-          images: float [B, H, W, C], normalised.
-          path_noise: uniform in [0, 1), float32 [B, depth, 2], from which branches are dropped
-            (`drop_path_scale`); None drops nothing.
-
-        Returns:
-          float32 [B, D].
+          images: normalised.
+          path_noise: uniform in [0, 1), by which branches are dropped (`drop_path_scale`); None
+            drops nothing.
 
         Raises:
-          UserError: `pool` or another field that does not work, named.
+          UserError: `pool` or another field does not work; the message names it.
         """
         scale = None
         if path_noise is not None and self.drop_path > 0:
@@ -123,18 +135,23 @@ class Classifier(nn.Module):
             return tokens[:, 0].astype(jnp.float32)
         return self.fc_norm(tokens[:, 1:].astype(jnp.float32).mean(axis=1))
 
-    def classify(self, features: jax.Array, train: bool) -> jax.Array:
-        """Features float32 [B, D] -> logits float32 [B, num_classes].
+    def classify(
+        self, features: Float32[ArrayLike, 'B D'], train: bool
+    ) -> Float32[Array, 'B {self.num_classes}']:
+        """Computes logits from features.
 
         With `batch_norm`, `train` normalises by this batch and updates 'batch_stats', which must
-        then be mutable; otherwise the running statistics serve.
+        then be mutable; without `train` the running statistics are used.
         """
         if self.batch_norm:
             features = self.feature_norm(features, train)
         return self.head(features)
 
     def __call__(
-        self, images: jax.Array, path_noise: jax.Array | None = None, train: bool = False
-    ) -> jax.Array:
-        """Logits float32 [B, num_classes]: `classify` of `features`."""
+        self,
+        images: Float[ArrayLike, 'B H W C'],
+        path_noise: Float32[ArrayLike, 'B {self.depth} 2'] | None = None,
+        train: bool = False,
+    ) -> Float32[Array, 'B {self.num_classes}']:
+        """Computes the logits of images: `classify` of `features`."""
         return self.classify(self.features(images, path_noise), train)

@@ -1,4 +1,4 @@
-"""The dense layer: one place for how a product with a weight is computed, forward and backward."""
+"""The dense layer: how a product with a weight is computed, forward and backward."""
 
 from functools import partial
 
@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, ArrayLike, Float
 
 PRODUCT = 'dense_product'
-"""The name by which a rematerialisation policy knows what a dense layer's product gave."""
+"""Name of a dense layer's product, by which rematerialisation policies select it."""
 
 
-def _dot(a: jax.Array, b: jax.Array, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> jax.Array:
-    """Sums over these axes, in float32 whatever the operands, and rounds once to their dtype."""
+def _dot(a: Array, b: Array, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> Array:
+    """Sums over these axes in float32, whatever the operands, and rounds once to their dtype."""
     product = lax.dot_general(
         a, b, ((a_axes, b_axes), ((), ())), preferred_element_type=jnp.float32
     )
@@ -21,13 +22,13 @@ def _dot(a: jax.Array, b: jax.Array, a_axes: tuple[int, ...], b_axes: tuple[int,
 
 
 @jax.custom_vjp
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[..., D] times [D, F] -> [..., F], operands of one dtype.
+def matmul(x: Float[ArrayLike, '... D'], kernel: Float[ArrayLike, 'D F']) -> Float[Array, '... F']:
+    """Multiplies operands of one dtype.
 
-    The gradients are written out for the sake of CPUs. JAX's own rule makes the kernel's from a
+    The gradients are written out for the sake of CPUs. JAX's own rule computes the kernel's from a
     transposed copy of the incoming gradient, and XLA computes that copy anew from everything the
-    gradient came from, through all later blocks; a transposed copy of `x` has no such tail. And
-    bfloat16 products are fast there only while their sums are float32.
+    gradient came from, through all later blocks; a transposed copy of `x` has no such dependency.
+    And bfloat16 products are fast on CPUs only while their sums are float32.
     """
     return _dot(x, kernel, (x.ndim - 1,), (0,))
 
@@ -38,8 +39,8 @@ def _forward(x, kernel):
 
 def _backward(operands, gradient):
     x, kernel = operands
-    # As matrices: of several axes to sum over XLA makes one by transposing, and where `x` is a
-    # GELU it computes that again on the way, column by column.
+    # As matrices: XLA turns a sum over several axes into a transposed copy, and where `x` is a
+    # GELU it computes the GELU again for that copy, column by column.
     rows = [array.reshape(-1, array.shape[-1]) for array in (x, gradient)]
     return _dot(gradient, kernel, (x.ndim - 1,), (1,)), _dot(*rows, (0,), (0,))
 
@@ -48,9 +49,9 @@ matmul.defvjp(_forward, _backward)
 
 
 def _dot_general(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
-    """What `nn.Dense` asks for, which is always the same."""
+    """Replaces `lax.dot_general` in `nn.Dense`, which always contracts the last axis of `x`."""
     return checkpoint_name(matmul(x, kernel), PRODUCT)
 
 
 Dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dot_general=_dot_general)
-"""Xavier-uniform kernel [D, F] in float32, zero bias; computes in its `dtype`."""
+"""Linear layer: Xavier-uniform kernel [D, F] in float32, zero bias; computes in its `dtype`."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int, Shaped
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
@@ -16,18 +16,17 @@ from mae_jax.models.vit import Encoder, check_width
 
 
 class MAEOutput(NamedTuple):
-    """What a forward pass gives."""
+    """The result of a forward pass."""
 
-    loss: jax.Array
-    """float32 scalar: the mean of `errors` over the patches of the whole batch that count, the
-    hidden ones or all (`MAE.loss_on`)."""
-    prediction: jax.Array
-    """float32 [B, N, P*P*C], in the space of the target; [B, N, components] of PCA coefficients,
-    [B, N, codes] of tokens."""
-    mask: jax.Array
-    """bool [B, N], True where a patch was hidden."""
-    errors: jax.Array
-    """float32 [B, N]: of each patch, whether it counts or not (`patch_errors`)."""
+    loss: Float32[Array, '']
+    """Mean of `errors` over the patches of the whole batch that count, the hidden ones or all
+    (`Target.loss_on`)."""
+    prediction: Float32[Array, 'B N M']
+    """M values a patch, in the space of the target: V pixels, PCA coefficients, logits of codes."""
+    mask: Bool[Array, 'B N']
+    """True where a patch was hidden."""
+    errors: Float32[Array, 'B N']
+    """Of each patch, whether it counts or not (`Target.errors`)."""
 
 
 class Decoder(nn.Module):
@@ -40,27 +39,24 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
     remat: str = 'none'
     scan: bool = False
-    attend: str = 'plain'
+    attention: str = 'plain'
 
     @nn.compact
     def __call__(
         self,
-        tokens: jax.Array,
-        ids_restore: jax.Array | None,
+        tokens: Float[ArrayLike, 'B T D'],
+        ids_restore: Int[ArrayLike, 'B N'] | None,
         grid: tuple[int, int],
         prediction_size: int,
-    ) -> jax.Array:
+    ) -> Float32[Array, 'B N {prediction_size}']:
         """Predicts each patch.
 
         Args:
-          tokens: [B, 1 + K, D] of the encoder, the cls token first.
-          ids_restore: int [B, N], of `Masking`; None where the encoder gave a token for every
-            patch, in order.
+          tokens: of the encoder, the cls token first, then the K visible patches.
+          ids_restore: as of `Masking`; None where the encoder returned a token for every patch, in
+            order.
           grid: rows and columns of patches, N in all.
-          prediction_size: numbers to predict for a patch.
-
-        Returns:
-          float32 [B, N, prediction_size].
+          prediction_size: number of values to predict for a patch.
 
         Raises:
           UserError: a negative depth, or a width that the heads or 4 do not divide.
@@ -70,7 +66,7 @@ class Decoder(nn.Module):
             raise UserError(f'model.decoder_depth={self.depth} must be at least 0, a linear head.')
         tokens = Dense(self.width, dtype=self.dtype, name='embed')(tokens)
         if ids_restore is not None:
-            tokens = self._restored(tokens, ids_restore)
+            tokens = self._add_hidden(tokens, ids_restore)
         tokens += self.param('pos_embed', lambda _: jnp.asarray(sincos_2d(self.width, grid)))
         blocks = Transformer(
             self.depth,
@@ -79,15 +75,17 @@ class Decoder(nn.Module):
             self.dtype,
             self.remat,
             self.scan,
-            attend=self.attend,
+            attention=self.attention,
             name='blocks',
         )
         tokens = LayerNorm(dtype=self.dtype, name='norm')(blocks(tokens))
         head = Dense(prediction_size, dtype=self.dtype, name='head')
         return head(tokens[:, 1:]).astype(jnp.float32)
 
-    def _restored(self, tokens: jax.Array, ids_restore: jax.Array) -> jax.Array:
-        """All patches in order, a learned token for each that is hidden; [B, 1 + N, D]."""
+    def _add_hidden(
+        self, tokens: Float[Array, 'B T D'], ids_restore: Int[ArrayLike, 'B N']
+    ) -> Float[Array, 'B N+1 D']:
+        """Puts the patches in order, with a learned token for each that is hidden."""
         batch, num_patches = ids_restore.shape
         mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
         num_hidden = num_patches + 1 - tokens.shape[1]
@@ -101,7 +99,9 @@ class FittedArrays(nn.Module):
     """Arrays that are fitted to the data, not trained; NaN until then, to teach nothing."""
 
     @nn.compact
-    def __call__(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
+    def __call__(
+        self, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Float32[ArrayLike, '...']]:
         nan = nn.initializers.constant(jnp.nan)
         return {name: self.param(name, nan, shape) for name, shape in shapes.items()}
 
@@ -133,10 +133,11 @@ class MAE(nn.Module):
     dtype: Any = jnp.float32
     remat: str = 'none'
     scan: bool = False
-    attend: str = 'plain'
+    attention: str = 'plain'
 
     def setup(self):
-        options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan, attend=self.attend)
+        options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
+        options |= dict(attention=self.attention)
         self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
         self.decoder = Decoder(
             self.decoder_width, self.decoder_depth, self.decoder_heads, **options
@@ -145,15 +146,16 @@ class MAE(nn.Module):
 
     def __call__(
         self,
-        images: jax.Array,
-        noise: jax.Array | None = None,
-        target: jax.Array | None = None,
+        images: Float[ArrayLike, 'B H W C'],
+        noise: Float[ArrayLike, 'B N'] | None = None,
+        target: Shaped[ArrayLike, 'B N ...'] | None = None,
     ) -> MAEOutput:
         """Hides patches, and predicts them.
 
         Args:
-          images: float [B, H, W, C], normalised.
-          noise: float [B, N], smallest kept; None draws it from the 'mask' key of `rngs`.
+          images: normalised.
+          noise: the patches of smallest noise stay visible; None draws it from the 'mask' key of
+            `rngs`.
           target: what to predict, where it is not computed from the patches: int [B, N] for
             tokens. Without it, loss and errors are then NaN.
 
@@ -161,7 +163,7 @@ class MAE(nn.Module):
           UserError: a patch size, width, mask ratio or name that does not work, naming its field.
         """
         grid = grid_size(images.shape[1:3], self.patch_size)
-        patches = patchify(images.astype(jnp.float32), self.patch_size)
+        patches = patchify(jnp.asarray(images, jnp.float32), self.patch_size)
         batch, _, patch_dim = patches.shape
         self.target.check(patch_dim)
         if noise is None:
@@ -177,28 +179,33 @@ class MAE(nn.Module):
         loss = self.target.mean_error(errors, masking.mask)
         return MAEOutput(loss, prediction, masking.mask, errors)
 
-    def pixels(self, prediction: jax.Array, images: jax.Array) -> jax.Array:
-        """Converts a prediction to patches of normalised pixels, float32 [B, N, P*P*C].
+    def pixels(
+        self, prediction: Float[ArrayLike, 'B N M'], images: Float[ArrayLike, 'B H W C']
+    ) -> Float32[Array, 'B N V']:
+        """Converts a prediction to patches of normalised pixels.
 
-        What the target leaves out is taken from the images: of normalised pixels, each patch's
-        mean and deviation. Of PCA coefficients, what other components would add is missing.
+        What the target leaves out is taken from the images: for normalised pixels, each patch's
+        mean and deviation. For PCA coefficients, what further components would add is missing.
 
         Args:
           prediction: as of `MAEOutput`.
-          images: float [B, H, W, C], normalised: the originals.
+          images: normalised: the originals.
 
         Raises:
-          UserError: the target has no pixels, as tokens have none.
+          UserError: the target has no pixels, such as tokens.
         """
-        patches = patchify(images.astype(jnp.float32), self.patch_size)
+        patches = patchify(jnp.asarray(images, jnp.float32), self.patch_size)
         return self.target.pixels(prediction, patches, self._fitted(patches))
 
-    def _fitted(self, patches: jax.Array) -> dict[str, jax.Array]:
+    def _fitted(self, patches: Float32[Array, 'B N V']) -> dict[str, Float32[ArrayLike, '...']]:
         return self.pca(self.target.fitted_shapes(patches.shape[-1]))
 
     def _errors(
-        self, prediction: jax.Array, patches: jax.Array, given: jax.Array | None
-    ) -> jax.Array:
+        self,
+        prediction: Float32[Array, 'B N M'],
+        patches: Float32[Array, 'B N V'],
+        given: Shaped[ArrayLike, 'B N ...'] | None,
+    ) -> Float32[Array, 'B N']:
         expected = self.target.from_patches(patches, self._fitted(patches))
         expected = given if expected is None else expected
         if expected is None:

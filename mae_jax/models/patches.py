@@ -1,16 +1,16 @@
-"""Image <-> patches: the one place that knows their order.
+"""Images to patches and back: the only place that knows their order.
 
 Patches are row-major over the grid; the vector of a patch is (row in patch, column in patch,
 channel). Images are channels-last.
 """
 
-import jax
+from jaxtyping import ArrayLike, Shaped
 
 from mae_jax.errors import UserError
 
 
 def grid_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image of (height, width).
+    """Returns the rows and columns of patches in an image of (height, width).
 
     Raises:
       UserError: the patch does not divide both sides.
@@ -24,16 +24,20 @@ def grid_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def patchify(images: jax.Array, patch_size: int) -> jax.Array:
-    """[B, H, W, C] -> [B, N, P*P*C], of the same dtype."""
+def patchify(
+    images: Shaped[ArrayLike, 'B H W C'], patch_size: int
+) -> Shaped[ArrayLike, 'B N {patch_size}**2*C']:
+    """Cuts images into patches; the dtype, and NumPy or JAX, stay."""
     batch, height, width, channels = images.shape
     rows, columns = grid_size((height, width), patch_size)
     cells = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
     return cells.swapaxes(2, 3).reshape(batch, rows * columns, patch_size**2 * channels)
 
 
-def unpatchify(patches: jax.Array, patch_size: int, image_size: tuple[int, int]) -> jax.Array:
-    """[B, N, P*P*C] -> [B, H, W, C]: undoes `patchify` for images of (height, width)."""
+def unpatchify(
+    patches: Shaped[ArrayLike, 'B N V'], patch_size: int, image_size: tuple[int, int]
+) -> Shaped[ArrayLike, 'B {image_size[0]} {image_size[1]} C']:
+    """Puts patches together to images of (height, width): the inverse of `patchify`."""
     rows, columns = grid_size(image_size, patch_size)
     cells = patches.reshape(len(patches), rows, columns, patch_size, patch_size, -1)
     return cells.swapaxes(2, 3).reshape(len(patches), *image_size, -1)

@@ -1,23 +1,26 @@
-"""Sin-cos position tables, and resizing a table to another grid."""
+"""Sin-cos position tables, and resizing a table to another grid of patches."""
 
 import numpy as np
+from jaxtyping import ArrayLike, Float, Float32
 
 from mae_jax.errors import UserError
 
 
-def sincos_2d(dim: int, grid: tuple[int, int], cls_token: bool = True) -> np.ndarray:
-    """The 2-D sin-cos table: for a patch in column x and row y, [sin x, cos x, sin y, cos y].
+def sincos_2d(
+    dim: int, grid: tuple[int, int], cls_token: bool = True
+) -> Float32[np.ndarray, '1 T {dim}']:
+    """Computes the 2-D sin-cos table: [sin x, cos x, sin y, cos y] for column x and row y.
 
-    Each quarter has the frequencies 10000^(-i / (dim/4)), as the sine-cosine table of "Attention
-    Is All You Need" has for one dimension.
+    Each quarter has the frequencies 10000^(-i / (dim/4)), as the table of "Attention Is All You
+    Need" has for one dimension.
 
     Args:
       dim: width of the tokens.
-      grid: rows and columns of patches.
-      cls_token: put a row of zeros for the cls token first.
+      grid: rows and columns of patches, N in all.
+      cls_token: whether the first row is one of zeros, for the cls token.
 
     Returns:
-      float32 [1, N, dim], or [1, 1 + N, dim] with the cls token; patches are row-major.
+      A row for each of T tokens, N or 1 + N with the cls token; patches are row-major.
 
     Raises:
       UserError: 4 does not divide `dim`.
@@ -34,45 +37,44 @@ def sincos_2d(dim: int, grid: tuple[int, int], cls_token: bool = True) -> np.nda
 
 
 def resize_positions(
-    table: np.ndarray, old_grid: tuple[int, int], new_grid: tuple[int, int]
-) -> np.ndarray:
-    """A table for another resolution, resized as the original does in fine-tuning.
+    table: Float[ArrayLike, '1 T D'], old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float32[np.ndarray, '1 M D']:
+    """Resizes a position table to another resolution, as the original does for fine-tuning.
 
     That is PyTorch's bicubic interpolation (align_corners=False): Keys' kernel with a = -0.75, of
     the same width whether it enlarges or shrinks, and borders repeated. `jax.image.resize` has
     a = -0.5, widens the kernel to shrink, and leaves out what lies beyond a border.
 
     Args:
-      table: [1, 1 + N, D], the row of the cls token first, which is kept as it is.
-      old_grid: rows and columns of the N patches.
-      new_grid: rows and columns of the M patches to come.
-
-    Returns:
-      float32 [1, 1 + M, D].
+      table: the first row, the cls token's, stays as it is.
+      old_grid: rows and columns of the patches of `table`.
+      new_grid: rows and columns of the patches of the result, M = 1 + rows * columns.
 
     Raises:
-      UserError: the table is not one of `old_grid`.
+      UserError: the table does not have the shape of `old_grid`.
     """
     table = np.asarray(table, np.float32)
     if table.ndim != 3 or table.shape[:2] != (1, 1 + old_grid[0] * old_grid[1]):
         raise UserError(
-            f'A position table of shape {list(table.shape)} is none of {old_grid[0]} x '
+            f'A position table of shape {list(table.shape)} does not belong to {old_grid[0]} x '
             f'{old_grid[1]} patches and a cls token: give the grid it was trained with.'
         )
     if tuple(old_grid) == tuple(new_grid):
         return table
     cls, patches = table[:, :1], table[0, 1:].reshape(*old_grid, -1).astype(np.float64)
-    rows, columns = (_bicubic(old, new) for old, new in zip(old_grid, new_grid, strict=True))
+    rows, columns = (
+        _bicubic_weights(old, new) for old, new in zip(old_grid, new_grid, strict=True)
+    )
     patches = np.einsum('Rr,Cc,rcd->RCd', rows, columns, patches, optimize=True)
     patches = patches.reshape(1, -1, table.shape[-1]).astype(np.float32)
     return np.concatenate([cls, patches], axis=1)
 
 
-def _bicubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
-    """Weights [new, old] of bicubic interpolation along one axis, between centres of pixels."""
-    places = (np.arange(new) + 0.5) * old / new - 0.5
-    taps = np.floor(places)[:, None].astype(int) + np.arange(-1, 3)
-    x = np.abs(places[:, None] - taps)
+def _bicubic_weights(old: int, new: int, a: float = -0.75) -> Float[np.ndarray, '{new} {old}']:
+    """Computes the weights of bicubic interpolation along one axis, between pixel centres."""
+    positions = (np.arange(new) + 0.5) * old / new - 0.5
+    taps = np.floor(positions)[:, None].astype(int) + np.arange(-1, 3)
+    x = np.abs(positions[:, None] - taps)
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)
     weights = np.zeros((new, old))

@@ -2,7 +2,7 @@
 
 Pre-norm blocks with fused qkv, exact GELU and LayerNorm of eps 1e-6, initialised as the original
 MAE. Parameters are float32; `dtype` is that of activations, while LayerNorm statistics, the
-softmax and whatever feeds it are float32.
+softmax and its logits are float32.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float, Float32
 
 from mae_jax.errors import UserError, brief
 from mae_jax.models.dense import PRODUCT, Dense
@@ -23,100 +24,112 @@ REMAT_POLICIES = {
 }
 """What the backward pass computes again: nothing, whole blocks, or all but the dense products."""
 
-ATTENDS = ('plain', 'xla', 'cudnn')
-"""How attention is computed: by plain products, or by `jax.nn.dot_product_attention` so."""
+ATTENTION = ('plain', 'xla', 'cudnn')
+"""How attention is computed: by plain products, or by `jax.nn.dot_product_attention` with this
+implementation."""
 
 # The one-pass variance, E[x^2] - E[x]^2, cancels where the mean is large.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection, [B, N, D] -> [B, N, D].
+    """Multi-head self-attention with one fused projection.
 
-    `apply(..., mutable='intermediates')` gives its weights too, float32 [B, heads, N, N], if it is
-    'plain'. 'cudnn', the kernel that writes no weights to memory, takes bfloat16 on a GPU; anywhere
-    else 'plain' stands in for it, so that a model trained with it can be used.
+    `apply(..., mutable='intermediates')` returns its weights too, float32 [B, heads, T, T], if
+    `implementation` is 'plain'. 'cudnn', a kernel that writes no weights to memory, takes bfloat16
+    on a GPU; elsewhere 'plain' replaces it, so that a model trained with it can be used.
     """
 
     heads: int
     dtype: Any = jnp.float32
-    attend: str = 'plain'
+    implementation: str = 'plain'
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: Float[ArrayLike, 'B T D']) -> Float[Array, 'B T D']:
         batch, length, width = tokens.shape
         head_width = width // self.heads
         # Fused, because Xavier's bound depends on the shape: [D, 3D], not three times [D, D].
         qkv = Dense(3 * width, dtype=self.dtype, name='qkv')(tokens)
         qkv = qkv.reshape(batch, length, 3, self.heads, head_width)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        mixed = self._plain(q, k, v) if self._is_plain() else self._library(q, k, v)
+        mixed = self._plain(q, k, v) if self._is_plain() else self._fused(q, k, v)
         return Dense(width, dtype=self.dtype, name='proj')(mixed.reshape(batch, length, width))
 
     def _is_plain(self) -> bool:
-        if self.attend not in ATTENDS:
+        if self.implementation not in ATTENTION:
             raise UserError(
-                f'model.attention={self.attend!r} is unknown: use {" | ".join(ATTENDS)}.'
+                f'model.attention={self.implementation!r} is unknown: use {" | ".join(ATTENTION)}.'
             )
-        if self.attend == 'cudnn':
+        if self.implementation == 'cudnn':
             return jax.default_backend() != 'gpu' or self.dtype != jnp.bfloat16
-        return self.attend == 'plain'
+        return self.implementation == 'plain'
 
-    def _library(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def _fused(
+        self, q: Float[Array, 'B T h d'], k: Float[Array, 'B T h d'], v: Float[Array, 'B T h d']
+    ) -> Float[Array, 'B T h d']:
         try:
-            return jax.nn.dot_product_attention(q, k, v, implementation=self.attend)
+            return jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
         except (NotImplementedError, RuntimeError) as error:  # of this GPU, or for these heads
             raise UserError(
-                f'model.attention={self.attend!r} does not work here ({brief(error)}): use plain.'
+                f'model.attention={self.implementation!r} does not work on this device '
+                f'({brief(error)}): use plain.'
             ) from error
 
-    def _plain(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    def _plain(
+        self, q: Float[Array, 'B T h d'], k: Float[Array, 'B T h d'], v: Float[Array, 'B T h d']
+    ) -> Float[Array, 'B T h d']:
         # Plain products: on a CPU they are faster than `jax.nn.dot_product_attention`.
         logits = jnp.einsum(
             'bqhd,bkhd->bhqk', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
         )
         weights = jax.nn.softmax(logits, axis=-1)
-        self.sow('intermediates', 'weights', weights)  # nothing happens unless that is mutable
+        self.sow('intermediates', 'weights', weights)  # a no-op unless the collection is mutable
         return jnp.einsum('bhqk,bkhd->bqhd', weights.astype(v.dtype), v)
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x; a CPU takes erf faster than erfc."""
+def gelu(x: Float[Array, '*S']) -> Float[Array, '*S']:
+    """Multiplies x by the normal distribution function of x; erf is faster than erfc on a CPU."""
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 class Mlp(nn.Module):
-    """Two layers with the exact (erf) GELU between them, [..., D] -> [..., D]."""
+    """Two dense layers with the exact (erf) GELU between them."""
 
     hidden_width: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: Float[Array, '*S D']) -> Float[Array, '*S D']:
         hidden = Dense(self.hidden_width, dtype=self.dtype, name='fc1')(tokens)
         return Dense(tokens.shape[-1], dtype=self.dtype, name='fc2')(gelu(hidden))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, [B, N, D] -> [B, N, D].
-
-    `branch_scale`, float32 [B, 2], multiplies what attention and the MLP add to each example.
-    """
+    """Pre-norm transformer block: attention, then MLP, each added to its input."""
 
     heads: int
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
-    attend: str = 'plain'
+    attention: str = 'plain'
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        tokens: Float[ArrayLike, 'B T D'],
+        branch_scale: Float32[ArrayLike, 'B 2'] | None = None,
+    ) -> Float[Array, 'B T D']:
+        """Applies the block.
+
+        `branch_scale` multiplies what attention and the MLP add to each example.
+        """
+
         def scaled(branch, index):
             if branch_scale is None:
                 return branch
             return branch * branch_scale[:, index, None, None].astype(branch.dtype)
 
         hidden = LayerNorm(dtype=self.dtype, name='norm1')(tokens)
-        attention = Attention(self.heads, self.dtype, self.attend, name='attention')
+        attention = Attention(self.heads, self.dtype, self.attention, name='attention')
         tokens = tokens + scaled(attention(hidden), 0)
         hidden = LayerNorm(dtype=self.dtype, name='norm2')(tokens)
         mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name='mlp')
@@ -124,12 +137,17 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`depth` blocks, [B, N, D] -> [B, N, D] of `dtype`.
+    """A stack of blocks.
 
     Parameters are block_0 ... block_{depth-1}, with `scan` or without, so that a checkpoint does
-    not know of it. `remat` is one of `REMAT_POLICIES`. The first `frozen_blocks` have no backward
-    pass: the gradient of all that comes before the others is zero. `branch_scale`, float32
-    [B, depth, 2], is what each block's two branches are multiplied by; None multiplies nothing.
+    not depend on it.
+
+    Attributes:
+      remat: one of `REMAT_POLICIES`.
+      scan: whether one compiled block is run over the stacked parameters of all.
+      frozen_blocks: how many of the first blocks have no backward pass: the gradient of everything
+        before the others is zero.
+      attention: one of `ATTENTION`.
     """
 
     depth: int
@@ -139,15 +157,28 @@ class Transformer(nn.Module):
     remat: str = 'none'
     scan: bool = False
     frozen_blocks: int = 0
-    attend: str = 'plain'
+    attention: str = 'plain'
 
     @nn.compact
     def __call__(
         self,
-        tokens: jax.Array,
-        branch_scale: jax.Array | None = None,
+        tokens: Float[ArrayLike, 'B T D'],
+        branch_scale: Float32[ArrayLike, 'B {self.depth} 2'] | None = None,
         after: Sequence[int] | None = None,
-    ) -> jax.Array | list[jax.Array]:
+    ) -> Float[Array, 'B T D'] | list[Float[Array, 'B T D']]:
+        """Applies the blocks.
+
+        Args:
+          tokens: of any float dtype; the result has `dtype`.
+          branch_scale: what each block's two branches are multiplied by; None multiplies nothing.
+          after: numbers of blocks, -1 being the last.
+
+        Returns:
+          The tokens after the last block; with `after`, a list of the tokens after each of these.
+
+        Raises:
+          UserError: an unknown `remat` or `attention`, or a block that does not exist.
+        """
         if self.remat not in REMAT_POLICIES:
             names = ' | '.join(REMAT_POLICIES)
             raise UserError(f'model.remat={self.remat!r} is unknown: use {names}.')
@@ -159,31 +190,41 @@ class Transformer(nn.Module):
         run = self._loop if self.is_initializing() or not self.scan else self._scan
         tokens, start, outputs = tokens.astype(self.dtype), 0, {}
         last = self.depth - 1
-        wanted = [last] if after is None else [_block_number(i, self.depth) for i in after]
-        for stop in sorted({self.frozen_blocks, self.depth, *(i + 1 for i in wanted)}):
+        returned = [last] if after is None else [_block_number(i, self.depth) for i in after]
+        for stop in sorted({self.frozen_blocks, self.depth, *(i + 1 for i in returned)}):
             tokens = run(tokens, branch_scale, range(start, stop))
             if 0 < stop <= self.frozen_blocks:
                 tokens = jax.lax.stop_gradient(tokens)
             start, outputs[stop - 1] = stop, tokens
-        return tokens if after is None else [outputs[i] for i in wanted]
+        return tokens if after is None else [outputs[i] for i in returned]
 
-    def _loop(self, tokens: jax.Array, branch_scale: jax.Array | None, ids: range) -> jax.Array:
-        """These blocks, each compiled by itself."""
+    def _loop(
+        self,
+        tokens: Float[ArrayLike, 'B T D'],
+        branch_scale: Float32[ArrayLike, 'B L 2'] | None,
+        ids: range,
+    ) -> Float[Array, 'B T D']:
+        """Applies the blocks `ids`, each compiled by itself."""
         block = Block
         if self.remat != 'none':
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat])
         for i in ids:
             scale = None if branch_scale is None else branch_scale[:, i]
-            options = (self.heads, self.mlp_ratio, self.dtype, self.attend)
+            options = (self.heads, self.mlp_ratio, self.dtype, self.attention)
             layer = block(*options, name=f'block_{i}')
             tokens = layer(tokens, scale)
         return tokens
 
-    def _scan(self, tokens: jax.Array, branch_scale: jax.Array | None, ids: range) -> jax.Array:
-        """One compiled block, run over the stacked parameters of these."""
+    def _scan(
+        self,
+        tokens: Float[ArrayLike, 'B T D'],
+        branch_scale: Float32[ArrayLike, 'B L 2'] | None,
+        ids: range,
+    ) -> Float[Array, 'B T D']:
+        """Applies the blocks `ids`, compiled once, in a loop over their stacked parameters."""
         if not ids:
             return tokens
-        block = Block(self.heads, self.mlp_ratio, self.dtype, self.attend, parent=None)
+        block = Block(self.heads, self.mlp_ratio, self.dtype, self.attention, parent=None)
         blocks = [self.variables['params'][f'block_{i}'] for i in ids]
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         if branch_scale is not None:
@@ -200,7 +241,7 @@ class Transformer(nn.Module):
 
 
 def _block_number(index: int, depth: int) -> int:
-    """Counted from the end where negative, as in a list."""
+    """Returns the number of a block, counted from the end where negative, as in a list."""
     if not -depth <= index < depth:
         raise UserError(f'blocks={index}: the model has {depth} blocks, 0 to {depth - 1}.')
     return index % depth

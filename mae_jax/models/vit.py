@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
@@ -30,10 +31,10 @@ def architecture(
     depth: int | None = None,
     heads: int | None = None,
 ) -> dict[str, int]:
-    """{width, depth, heads, patch_size} of a variant, save for what is given.
+    """Returns {width, depth, heads, patch_size} of a variant, with the sizes given replaced.
 
     Raises:
-      UserError: unknown variant, or a width that 4 or the heads do not divide.
+      UserError: the variant is unknown, or 4 or the heads do not divide the width.
     """
     if variant not in VARIANTS:
         raise UserError(f'model.variant={variant!r} is unknown: use {" | ".join(VARIANTS)}.')
@@ -47,7 +48,7 @@ def architecture(
 
 
 def check_width(width: int, heads: int, prefix: str = '') -> None:
-    """Refuses, with a UserError, a width that 4 (for the positions) or the heads do not divide."""
+    """Raises a UserError for a width that 4 (for the positions) or the heads do not divide."""
     if heads < 1 or width % heads or width % 4:
         raise UserError(
             f'model.{prefix}width={width} with model.{prefix}heads={heads} does not work: '
@@ -56,12 +57,12 @@ def check_width(width: int, heads: int, prefix: str = '') -> None:
 
 
 def blocks_flops(depth: int, width: int, tokens: int) -> float:
-    """Floating-point operations of the matrix products of so many blocks, one image, forward."""
+    """Counts the floating-point operations of the blocks' matrix products, forward, one image."""
     return depth * (24.0 * tokens * width**2 + 4.0 * tokens**2 * width)
 
 
 def _conv_bias(fan_in: int) -> nn.initializers.Initializer:
-    """U(+-1/sqrt(fan_in)), what PyTorch's Conv2d does; the original leaves it at that."""
+    """Initialises from U(+-1/sqrt(fan_in)), as PyTorch's Conv2d does and thus the original."""
 
     def init(key, shape, dtype=jnp.float32):
         bound = fan_in**-0.5
@@ -71,9 +72,11 @@ def _conv_bias(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Encoder(nn.Module):
-    """Images to tokens, over the visible patches alone (paper, section 3, "MAE encoder").
+    """Images to tokens, computed for the visible patches alone (paper, section 3, "MAE encoder").
 
-    Without `has_norm` there is no final norm: fine-tuning with mean pooling removes it.
+    Attributes:
+      has_norm: whether there is a final norm; fine-tuning with mean pooling removes it.
+      remat, scan, frozen_blocks, attention: as of `Transformer`.
     """
 
     patch_size: int
@@ -86,34 +89,34 @@ class Encoder(nn.Module):
     scan: bool = False
     frozen_blocks: int = 0
     has_norm: bool = True
-    attend: str = 'plain'
+    attention: str = 'plain'
 
     @nn.compact
     def __call__(
         self,
-        images: jax.Array,
-        ids_keep: jax.Array | None = None,
+        images: Float[ArrayLike, 'B H W C'],
+        ids_keep: Int[ArrayLike, 'B K'] | None = None,
         final_norm: bool = True,
-        branch_scale: jax.Array | None = None,
+        branch_scale: Float32[ArrayLike, 'B {self.depth} 2'] | None = None,
         blocks: Sequence[int] | None = None,
-        mask: jax.Array | None = None,
-    ) -> jax.Array | list[jax.Array]:
+        mask: Bool[ArrayLike, 'B N'] | None = None,
+    ) -> Float[Array, 'B T D'] | list[Float[Array, 'B T D']]:
         """Encodes images.
 
         Args:
-          images: float [B, H, W, C], normalised.
-          ids_keep: int [B, K], the patches to look at; None is all N of them.
-          final_norm: False gives the tokens before the final norm, for mean pooling, which has
+          images: normalised.
+          ids_keep: the patches to encode; None encodes all N.
+          final_norm: False returns the tokens before the final norm, for mean pooling, which has
             its own.
-          branch_scale: float32 [B, depth, 2], what each block's attention and MLP branch is
-            multiplied by before it is added; None multiplies nothing.
-          blocks: give the tokens after each of these, -1 being the last, rather than after all;
+          branch_scale: what each block's attention and MLP branch is multiplied by before it is
+            added; None multiplies nothing.
+          blocks: return the tokens after each of these, -1 being the last, instead of after all;
             the final norm is applied to each.
-          mask: bool [B, N], True where a learned mask token takes a patch's place (Table 1c);
-            there is a parameter for it where `init` was given a mask.
+          mask: True where a learned mask token replaces a patch (Table 1c); it has a parameter
+            if `init` was given a mask.
 
         Returns:
-          Tokens [B, 1 + K, D] of `dtype`, the cls token first; with `blocks`, a list of them.
+          T = 1 + K tokens of `dtype`, the cls token first; with `blocks`, a list of such arrays.
 
         Raises:
           UserError: `patch_size` does not divide the image, or the heads or 4 the width, or there
@@ -145,7 +148,7 @@ class Encoder(nn.Module):
             self.remat,
             self.scan,
             self.frozen_blocks,
-            self.attend,
+            self.attention,
             name='blocks',
         )
         tokens = transformer(tokens, branch_scale, blocks)
@@ -155,35 +158,38 @@ class Encoder(nn.Module):
         return tokens
 
     def features(
-        self, images: jax.Array, output: str = 'tokens', blocks: Sequence[int] | None = None
-    ) -> jax.Array | list[jax.Array]:
-        """What a model built on this encoder starts from:
+        self,
+        images: Float[ArrayLike, 'B H W C'],
+        output: str = 'tokens',
+        blocks: Sequence[int] | None = None,
+    ) -> Float[Array, 'B ...'] | list[Float[Array, 'B ...']]:
+        """Computes the features that a model of one's own starts from.
 
             encoder.apply({'params': params}, images, method='features', output='map')
 
         Args:
-          images: float [B, H, W, C], normalised.
+          images: normalised.
           output: 'tokens' [B, 1 + N, D], the cls token first; 'cls' [B, D]; 'mean' of the patch
-            tokens [B, D]; or 'map' [B, H/P, W/P, D], the patch tokens where they lie in the image.
+            tokens [B, D]; or 'map' [B, H/P, W/P, D], the patch tokens in the order of the image.
           blocks: take it after each of these blocks, 0 the first and -1 the last.
 
         Returns:
-          An array of `dtype` (means are float32); with `blocks`, a list of one for each. All have
-          gone through the final norm where there is one.
+          An array of `dtype` (means are float32); with `blocks`, a list of one for each. The final
+          norm, if the encoder has one, is applied to all.
 
         Raises:
-          UserError: an output or a block that there is not.
+          UserError: the output or a block does not exist, or the images do not fit the parameters.
         """
         if output not in OUTPUTS:
             raise UserError(f'output={output!r} is unknown: choose {" | ".join(OUTPUTS)}.')
         grid = grid_size(images.shape[1:3], self.patch_size)
-        self._check_fit(images, grid)
+        self._check_images(images, grid)
         if isinstance(blocks, int):
             raise UserError(f'blocks={blocks} must be several, such as ({blocks},).')
         return jax.tree.map(lambda x: OUTPUTS[output](x, grid), self(images, blocks=blocks))
 
-    def _check_fit(self, images: jax.Array, grid: tuple[int, int]) -> None:
-        """Says what to do about images that the parameters are not made for."""
+    def _check_images(self, images: Float[ArrayLike, 'B H W C'], grid: tuple[int, int]) -> None:
+        """Raises a UserError for images of another size than that of the parameters."""
         if self.is_initializing() or not self.has_variable('params', 'pos_embed'):
             return
         params = self.variables['params']
@@ -208,4 +214,4 @@ OUTPUTS = {
     'mean': lambda tokens, grid: tokens[:, 1:].astype(jnp.float32).mean(axis=1),
     'map': lambda tokens, grid: tokens[:, 1:].reshape(len(tokens), *grid, -1),
 }
-"""What `Encoder.features` can give."""
+"""What `Encoder.features` can return: functions of tokens and the grid of patches."""

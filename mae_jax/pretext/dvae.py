@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
+from jaxtyping import Array, ArrayLike, Float, Float32
 
 GROUPS = 4
 REDUCTION = 2 ** (GROUPS - 1)
@@ -15,16 +16,18 @@ REDUCTION = 2 ** (GROUPS - 1)
 LOGIT_LAPLACE_EPS = 0.1
 
 
-def map_pixels(images: jax.Array) -> jax.Array:
-    """[0, 1] -> [0.1, 0.9]: the logit-Laplace distribution of the dVAE's pixels has no ends."""
+def map_pixels(images: Float[ArrayLike, '*S']) -> Float[ArrayLike, '*S']:
+    """Maps [0, 1] to [0.1, 0.9]: the logit-Laplace distribution of pixels excludes 0 and 1."""
     return (1 - 2 * LOGIT_LAPLACE_EPS) * images + LOGIT_LAPLACE_EPS
 
 
 class DVAE(nn.Module):
-    """Images to logits of codes.
+    """Images to logits of codes; the defaults are the published model's.
 
-    Fields: `codes` in the codebook; `width` of the first group, which each following one doubles;
-    `blocks` in a group. The defaults are the published model's.
+    Attributes:
+      codes: number of codes in the codebook.
+      width: of the first group, doubled by each following one.
+      blocks: number of blocks in a group.
     """
 
     codes: int = 8192
@@ -32,8 +35,10 @@ class DVAE(nn.Module):
     blocks: int = 2
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """float [B, H, W, 3] in [0, 1] -> logits, float32 [B, H/8, W/8, codes]."""
+    def __call__(
+        self, images: Float[ArrayLike, 'B H W 3']
+    ) -> Float32[Array, 'B H//8 W//8 {self.codes}']:
+        """Computes the logits of images in [0, 1]."""
         x = map_pixels(images.astype(jnp.float32))
         x = _conv(self.width, 7, 'input')(x)
         gain = 1 / (GROUPS * self.blocks) ** 2
@@ -47,16 +52,16 @@ class DVAE(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block of four convolutions, [B, H, W, _] -> [B, H, W, width].
+    """Residual block of four convolutions; the skip is a projection where widths differ.
 
-    `gain` multiplies what the convolutions add; the skip is a projection where widths differ.
+    `gain` multiplies what the convolutions add.
     """
 
     width: int
     gain: float
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float32[Array, 'B H W C']) -> Float32[Array, 'B H W {self.width}']:
         hidden = x
         for i, (width, size) in enumerate([(self.width // 4, 3)] * 3 + [(self.width, 1)]):
             hidden = _conv(width, size, f'conv_{i + 1}')(nn.relu(hidden))
@@ -66,14 +71,14 @@ class Block(nn.Module):
 
 
 def _conv(width: int, size: int, name: str) -> nn.Conv:
-    """As many pixels out as in; weights N(0, 1 / fan-in), biases 0."""
+    """Makes a convolution that keeps the size; weights N(0, 1 / fan-in), biases 0."""
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
-    precision = jax.lax.Precision.HIGHEST  # elsewhere than on a CPU, less would change codes
+    precision = jax.lax.Precision.HIGHEST  # on GPUs and TPUs, less would change codes
     return nn.Conv(width, (size, size), precision=precision, kernel_init=init, name=name)
 
 
 def parameter_shapes(dvae: DVAE) -> dict[str, tuple[int, ...]]:
-    """Name, such as 'group_1_block_1/conv_1/kernel' -> shape, of every parameter."""
+    """Returns the shape of every parameter by name, such as 'group_1_block_1/conv_1/kernel'."""
     images = jax.ShapeDtypeStruct((1, REDUCTION, REDUCTION, 3), jnp.float32)
     params = jax.eval_shape(dvae.init, jax.random.key(0), images)['params']
     return {name: x.shape for name, x in traverse_util.flatten_dict(params, sep='/').items()}

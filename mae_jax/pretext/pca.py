@@ -1,21 +1,24 @@
-"""Fitting the basis of the target `PCA` to a sample of patches."""
+"""Fitting the arrays of the target `PCA` to a sample of patches."""
 
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import ArrayLike, Float, Float32
 
 
-def fit_pca(batches: Iterable[np.ndarray], components: int) -> tuple[dict[str, np.ndarray], float]:
+def fit_pca(
+    batches: Iterable[Float[ArrayLike, 'n V']], components: int
+) -> tuple[dict[str, Float32[np.ndarray, '...']], float]:
     """Computes the mean and the largest eigenvectors of the covariance of a sample of patches.
 
     Args:
-      batches: arrays of patches, [n, P*P*C] each; summed in float64.
-      components: how many eigenvectors.
+      batches: patches; summed in float64.
+      components: number of eigenvectors.
 
     Returns:
-      The fitted arrays of `PCA`, {'mean': float32 [P*P*C], 'basis': float32 [P*P*C, components]},
-      the eigenvector of largest variance first; the largest entry of each is positive, so that the
-      sign does not depend on the solver. And the share of the variance that they explain.
+      {'mean': [V], 'basis': [V, components]}, the eigenvector of largest variance first; the
+      largest entry of each is positive, which makes the sign independent of the solver. And the
+      share of the variance that they explain.
     """
     count, total, products = 0, 0.0, 0.0
     for patches in batches:

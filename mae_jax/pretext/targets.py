@@ -8,23 +8,28 @@ function that makes it from the fields of the config group `target`.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int, Shaped
 
 from mae_jax.errors import UserError
 from mae_jax.registry import Registry, is_path
 
 LOSS_ON = ('hidden', 'all')
 
+Patches = Float32[ArrayLike, '*B V']
+Prediction = Float[ArrayLike, '*B M']
+Fitted = Mapping[str, Float32[ArrayLike, '...']]
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is predicted for each patch, and how far off a prediction is.
+    """What is predicted for each patch, and the error of a prediction.
 
-    A subclass is a frozen dataclass too, so that models are hashable and compare by value. It
+    A subclass is a frozen dataclass too, because models are compared and hashed by their fields. It
     defines `prediction_size` and `from_patches`, and whatever else differs from a regression.
 
     Attributes:
@@ -34,8 +39,8 @@ class Target:
     loss_on: str = 'hidden'
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """Makes the target from the fields of `config.target`; others are ignored."""
+    def from_fields(cls, fields: Mapping[str, Any]) -> 'Target':
+        """Makes the target from those fields of `config.target` that it has."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: fields[name] for name in names if name in fields})
 
@@ -47,50 +52,43 @@ class Target:
             )
 
     def prediction_size(self, patch_dim: int) -> int:
-        """Returns how many values are predicted for a patch of `patch_dim` values."""
+        """Returns M, how many values are predicted for a patch of `patch_dim` values."""
         raise NotImplementedError
 
     def fitted_shapes(self, patch_dim: int) -> dict[str, tuple[int, ...]]:
         """Returns name -> shape of the arrays that are fitted to the data before the first step."""
         return {}
 
-    def from_patches(self, patches: jax.Array, fitted: Mapping[str, jax.Array]) -> jax.Array | None:
-        """Computes what is to be predicted.
-
-        Args:
-          patches: float32 [B, N, P*P*C].
-          fitted: arrays of `fitted_shapes`.
+    def from_patches(self, patches: Patches, fitted: Fitted) -> Float32[ArrayLike, '*B M'] | None:
+        """Computes what is to be predicted from patches and the arrays of `fitted_shapes`.
 
         Returns:
-          [B, N, prediction_size]; None where it is not computed from patches but passed to the
+          M values a patch; None where the target is not computed from patches but passed to the
           model.
         """
         raise NotImplementedError
 
-    def errors(self, prediction: jax.Array, expected: jax.Array) -> jax.Array:
-        """Computes the mean squared error of each patch, float32 [B, N], in float32."""
+    def errors(
+        self, prediction: Prediction, expected: Shaped[ArrayLike, '*B M']
+    ) -> Float32[Array, '*B']:
+        """Computes the mean squared error of each patch, in float32."""
         expected = expected.astype(jnp.float32)
         return jnp.square(prediction.astype(jnp.float32) - expected).mean(axis=-1)
 
-    def mean_error(self, errors: jax.Array, mask: jax.Array) -> jax.Array:
-        """Averages errors [B, N] over the patches that `loss_on` names; float32 scalar.
-
-        Args:
-          errors: float32 [B, N].
-          mask: bool [B, N], True where a patch is hidden.
-        """
+    def mean_error(
+        self, errors: Float32[ArrayLike, '*B'], mask: Bool[ArrayLike, '*B']
+    ) -> Float32[Array, '']:
+        """Averages errors over the patches that `loss_on` names; `mask` is True where hidden."""
         if self.loss_on == 'all':
             return jnp.mean(errors)
         return jnp.sum(errors * mask) / jnp.sum(mask, dtype=jnp.float32)
 
-    def pixels(
-        self, prediction: jax.Array, patches: jax.Array, fitted: Mapping[str, jax.Array]
-    ) -> jax.Array:
-        """Converts a prediction to patches of pixels, float32 [B, N, P*P*C].
+    def pixels(self, prediction: Prediction, patches: Patches, fitted: Fitted) -> Patches:
+        """Converts a prediction to patches of pixels.
 
         Args:
-          prediction: float32 [B, N, prediction_size].
-          patches: float32 [B, N, P*P*C], the original ones, for what the target leaves out.
+          prediction: M values a patch.
+          patches: the original ones, for what the target leaves out.
           fitted: arrays of `fitted_shapes`.
 
         Raises:
@@ -106,12 +104,10 @@ class Pixel(Target):
     def prediction_size(self, patch_dim: int) -> int:
         return patch_dim
 
-    def from_patches(self, patches: jax.Array, fitted: Mapping[str, jax.Array]) -> jax.Array:
+    def from_patches(self, patches: Patches, fitted: Fitted) -> Patches:
         return patches
 
-    def pixels(
-        self, prediction: jax.Array, patches: jax.Array, fitted: Mapping[str, jax.Array]
-    ) -> jax.Array:
+    def pixels(self, prediction: Prediction, patches: Patches, fitted: Fitted) -> Patches:
         return prediction
 
 
@@ -127,23 +123,21 @@ class NormalizedPixel(Pixel):
                 "model.patch_size, or target.name='pixel'."
             )
 
-    def from_patches(self, patches: jax.Array, fitted: Mapping[str, jax.Array]) -> jax.Array:
+    def from_patches(self, patches: Patches, fitted: Fitted) -> Patches:
         mean, std = patch_statistics(patches)
         return (patches - mean) / std
 
-    def pixels(
-        self, prediction: jax.Array, patches: jax.Array, fitted: Mapping[str, jax.Array]
-    ) -> jax.Array:
-        """Undoes the normalisation with the original patches' mean and standard deviation."""
+    def pixels(self, prediction: Prediction, patches: Patches, fitted: Fitted) -> Patches:
+        """Undoes the normalisation by the mean and standard deviation of the original patches."""
         mean, std = patch_statistics(patches)
         return prediction * std + mean
 
 
 @dataclasses.dataclass(frozen=True)
 class PCA(Target):
-    """The coefficients of a patch on the principal components of largest variance.
+    """The coefficients of a patch for the principal components of largest variance.
 
-    `mean` [P*P*C] and `basis` [P*P*C, components] are fitted (`pca.py`), not trained.
+    The arrays `mean` [V] and `basis` [V, components] are fitted (`pca.py`), not trained.
     """
 
     components: int = 96
@@ -162,14 +156,12 @@ class PCA(Target):
     def fitted_shapes(self, patch_dim: int) -> dict[str, tuple[int, ...]]:
         return {'mean': (patch_dim,), 'basis': (patch_dim, self.components)}
 
-    def from_patches(self, patches: jax.Array, fitted: Mapping[str, jax.Array]) -> jax.Array:
+    def from_patches(self, patches: Patches, fitted: Fitted) -> Float32[Array, '*B M']:
         # Full precision, on a TPU too: these are targets, not activations.
         precision = jax.lax.Precision.HIGHEST
         return jnp.dot(patches - fitted['mean'], fitted['basis'], precision=precision)
 
-    def pixels(
-        self, prediction: jax.Array, patches: jax.Array, fitted: Mapping[str, jax.Array]
-    ) -> jax.Array:
+    def pixels(self, prediction: Prediction, patches: Patches, fitted: Fitted) -> Patches:
         """Sums the components; what further components would add is missing."""
         precision = jax.lax.Precision.HIGHEST
         return jnp.dot(prediction, fitted['basis'].T, precision=precision) + fitted['mean']
@@ -177,7 +169,7 @@ class PCA(Target):
 
 @dataclasses.dataclass(frozen=True)
 class Token(Target):
-    """The index of a patch in a tokenizer's codebook, int32 [B, N], predicted as logits."""
+    """The code of a patch in a tokenizer's codebook, predicted as logits of all codes."""
 
     codes: int = 8192
 
@@ -189,17 +181,17 @@ class Token(Target):
     def prediction_size(self, patch_dim: int) -> int:
         return self.codes
 
-    def from_patches(self, patches: jax.Array, fitted: Mapping[str, jax.Array]) -> None:
+    def from_patches(self, patches: Patches, fitted: Fitted) -> None:
         return None
 
-    def errors(self, prediction: jax.Array, expected: jax.Array) -> jax.Array:
-        """Computes the cross-entropy of each patch in nats, float32 [B, N], in float32."""
+    def errors(
+        self, prediction: Prediction, expected: Int[ArrayLike, '*B']
+    ) -> Float32[Array, '*B']:
+        """Computes the cross-entropy of each patch in nats, in float32."""
         prediction = prediction.astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(prediction, expected)
 
-    def pixels(
-        self, prediction: jax.Array, patches: jax.Array, fitted: Mapping[str, jax.Array]
-    ) -> jax.Array:
+    def pixels(self, prediction: Prediction, patches: Patches, fitted: Fitted) -> Patches:
         raise UserError("target.name='token' predicts no pixels: there is nothing to draw.")
 
 
@@ -216,12 +208,10 @@ class PredictionOnly(Target):
     def prediction_size(self, patch_dim: int) -> int:
         return self.size
 
-    def from_patches(self, patches: jax.Array, fitted: Mapping[str, jax.Array]) -> None:
+    def from_patches(self, patches: Patches, fitted: Fitted) -> None:
         return None
 
-    def pixels(
-        self, prediction: jax.Array, patches: jax.Array, fitted: Mapping[str, jax.Array]
-    ) -> jax.Array:
+    def pixels(self, prediction: Prediction, patches: Patches, fitted: Fitted) -> Patches:
         raise UserError(
             f'target.name={self.name!r} was not imported: no file decides what is imported. '
             'Register it under this name before the model is loaded (docs/extending.md).'
@@ -258,15 +248,13 @@ def make_target(fields: Mapping[str, Any], unknown_size: int | None = None) -> T
     return TARGETS.get(name)(fields)
 
 
-def patch_statistics(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+def patch_statistics(
+    patches: Float32[ArrayLike, '*B V'],
+) -> tuple[Float32[Array, '*B 1'], Float32[Array, '*B 1']]:
     """Computes mean and standard deviation of each patch over its pixels and channels.
 
-    Args:
-      patches: float32 [B, N, P*P*C], of two values or more.
-
-    Returns:
-      mean and std, both [B, N, 1]. The variance is the unbiased one, and 1e-6 is added to it
-      inside the root, as in the original: `target * std + mean` undoes the normalisation.
+    The variance is the unbiased one, of two values or more, and 1e-6 is added to it inside the
+    root, as in the original: `target * std + mean` undoes the normalisation.
     """
     mean = jnp.mean(patches, axis=-1, keepdims=True)
     std = jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True, ddof=1) + 1e-6)

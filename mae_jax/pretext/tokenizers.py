@@ -1,6 +1,6 @@
-"""What the token target is made by: images -> one of so many codes for each patch (Table 1d).
+"""Tokenizers compute the tokens that a model predicts: a code for each patch (Table 1d).
 
-A tokenizer is DALL-E's dVAE, from a file that `scripts/convert_dvae.py` wrote, or any function of
+A tokenizer is DALL-E's dVAE, from a file that `scripts/convert_dvae.py` wrote, or a function of
 the user's.
 """
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Float, Int32
 
 from mae_jax.errors import UserError
 from mae_jax.files.limits import parse_json
@@ -23,31 +24,31 @@ from mae_jax.pretext.dvae import DVAE, REDUCTION, parameter_shapes
 from mae_jax.registry import import_function
 
 HEADER = 'mae_jax_dvae'
-"""What the metadata of a dVAE's file hold under this name is JSON: {codes, width, blocks}."""
+"""Name in the metadata of a dVAE's file whose value is JSON: {codes, width, blocks}."""
 FIELDS = ('codes', 'width', 'blocks')
 LARGEST = {'codes': 1 << 20, 'width': 1 << 14, 'blocks': 64}
-"""The published dVAE has 8,192 codes, is 256 wide and has 2 blocks in a group."""
+"""Limits of a file's sizes; the published dVAE has 8,192 codes, width 256, 2 blocks a group."""
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: `shapes` is a dict
 class Tokenizer:
-    """Images -> codes, as a pure function of parameters and images."""
+    """Computes codes from images, as a pure function of parameters and images."""
 
     codes: int
-    """How many there are: an id is in [0, codes)."""
-    apply: Callable[[Any, jax.Array], jax.Array]
-    """(params, images) -> ids, int32 [B, N] in the order of `mae_jax.patches`. Images are float
-    [B, H, W, C], pixel / scale cut to [0, 1], both ends included."""
+    """Size of the codebook: ids are in [0, codes)."""
+    apply: Callable[[Any, Float[Array, 'B H W C']], Int32[Array, 'B N']]
+    """(parameters, images) -> ids in the order of `models/patches.py`. Images are pixel / scale,
+    clipped to [0, 1], both ends included."""
     shapes: Any
-    """Of the parameters, nested dicts of `jax.ShapeDtypeStruct`; {} where there are none."""
+    """Nested dicts of `jax.ShapeDtypeStruct`, of the parameters; {} where there are none."""
     load_params: Callable[[], Any]
-    """Reads the parameters: nested dicts of float32 numpy arrays."""
+    """Reads the parameters: nested dicts of float32 NumPy arrays."""
 
 
 def make_tokenizer(
     spec: str | None, *, codes: int, grid: tuple[int, int], channels: int
 ) -> Tokenizer:
-    """The tokenizer that `target.tokenizer` names.
+    """Makes the tokenizer that `target.tokenizer` names.
 
     Args:
       spec: a file of `scripts/convert_dvae.py`, whose name ends in .safetensors, or
@@ -57,12 +58,12 @@ def make_tokenizer(
       channels: of the images.
 
     Raises:
-      UserError: there is no such file or function, or it does not go with the other arguments.
+      UserError: the file or function does not exist, or does not fit the other arguments.
     """
     if spec and spec.endswith('.safetensors'):
         if channels != 3:
             raise UserError(
-                f'dataset.channels={channels} does not go with the dVAE of '
+                f'dataset.channels={channels} does not fit the dVAE of '
                 f"target.tokenizer='{spec}', which takes 3: use a function of your own, "
                 "target.tokenizer='module:function', or another target.name."
             )
@@ -76,43 +77,43 @@ def make_tokenizer(
     if spec and ':' in spec:
         return function_tokenizer(spec, codes, grid)
     raise UserError(
-        f'target.tokenizer={spec!r} does not say what makes the tokens of target.name=token: give '
+        f'target.tokenizer={spec!r} names nothing that makes the tokens of target.name=token: give '
         "a file that scripts/convert_dvae.py wrote, or 'module:function', a function of images "
         'that returns integer ids.'
     )
 
 
 def function_tokenizer(spec: str, codes: int, grid: tuple[int, int]) -> Tokenizer:
-    """A function of the user's, 'module:function'.
+    """Makes a tokenizer from a function of the user's, 'module:function'.
 
     It takes float images [B, H, W, C], pixel / scale, and returns integer ids below `codes`, [B, N]
     or [B, rows, columns]; JAX must be able to trace it.
 
     Raises:
-      UserError: there is no such module or function; and, when `apply` is traced, its result is
-        not that.
+      UserError: the module or function does not exist; and, when `apply` is traced, the function
+        returns something else.
     """
     function = import_function(spec, 'target.tokenizer')
-    told = f'target.tokenizer={spec!r}'
+    field = f'target.tokenizer={spec!r}'
     rows, columns = grid
 
-    def apply(params: Any, images: jax.Array) -> jax.Array:
+    def apply(params, images):
         batch = len(images)
         try:
             out = jax.eval_shape(function, images)
         except jax.errors.JAXTypeError as error:
             raise UserError(
-                f'{told} cannot be traced by JAX: write it in jax.numpy, without branches on '
+                f'{field} cannot be traced by JAX: write it in jax.numpy, without branches on '
                 'values.'
             ) from error
         except (TypeError, ValueError) as error:
-            raise UserError(f'{told} fails for images {list(images.shape)}: {error}') from error
+            raise UserError(f'{field} fails for images {list(images.shape)}: {error}') from error
         shapes = (batch, rows * columns), (batch, rows, columns)
         is_array = isinstance(out, jax.ShapeDtypeStruct)
         if not is_array or out.shape not in shapes or not jnp.issubdtype(out.dtype, jnp.integer):
             got = f'{out.dtype} {list(out.shape)}' if is_array else f'{type(out).__name__}'
             raise UserError(
-                f'{told} returns {got} for images {list(images.shape)}: it must return integer '
+                f'{field} returns {got} for images {list(images.shape)}: it must return integer '
                 f'ids {list(shapes[0])} or {list(shapes[1])}, one for each patch.'
             )
         return jnp.asarray(function(images), jnp.int32).reshape(shapes[0])
@@ -121,22 +122,22 @@ def function_tokenizer(spec: str, codes: int, grid: tuple[int, int]) -> Tokenize
 
 
 def dvae_tokenizer(path: str | os.PathLike, grid: tuple[int, int]) -> Tokenizer:
-    """The most likely codes of DALL-E's dVAE, one a patch.
+    """Makes a tokenizer that returns the most likely code of DALL-E's dVAE for each patch.
 
-    Images are resized to 8 pixels a patch (112 for a grid of 14 x 14) as BEiT (arXiv 2106.08254)
-    does it, by an antialiased Lanczos filter.
+    Images are resized to 8 pixels a patch (112 for a grid of 14 x 14) as in BEiT (arXiv
+    2106.08254), by an antialiased Lanczos filter.
 
     Args:
-      path: a file that `save_dvae` wrote. Its numbers are read by `load_params`.
+      path: a file that `save_dvae` wrote; `load_params` reads its tensors.
       grid: rows and columns of patches.
 
     Raises:
-      UserError: there is no such file, or it is another.
+      UserError: the file does not exist, or is not that of a dVAE.
     """
     dvae = _read_dvae(path)
     rows, columns = grid
 
-    def apply(params: Any, images: jax.Array) -> jax.Array:
+    def apply(params, images):
         batch, _, _, channels = images.shape
         shape = (batch, rows * REDUCTION, columns * REDUCTION, channels)
         images = jax.image.resize(images.astype(jnp.float32), shape, 'lanczos3', antialias=True)
@@ -152,21 +153,22 @@ def dvae_tokenizer(path: str | os.PathLike, grid: tuple[int, int]) -> Tokenizer:
 
 
 def save_dvae(path: str | os.PathLike, dvae: DVAE, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a local file of the dVAE's tensors, float32, which `check_dvae` has passed."""
+    """Writes a local file of the dVAE's tensors, float32, after `check_dvae` accepted them."""
     fields = {name: getattr(dvae, name) for name in FIELDS}
     write_safetensors(path, tensors, {HEADER: json.dumps(fields)})
 
 
 def check_dvae(path: str | os.PathLike, dvae: DVAE, tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuses, with a UserError that names `path`, tensors that are not the dVAE's."""
+    """Raises a UserError that names `path` if the tensors are not those of the dVAE."""
     expected = parameter_shapes(dvae)
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-    if wrong:
-        name = wrong[0]
+    actual = {name: tensor.shape for name, tensor in tensors.items()}
+    names = expected.keys() | actual.keys()
+    differing = sorted(name for name in names if expected.get(name) != actual.get(name))
+    if differing:
+        name = differing[0]
         raise UserError(
-            f"{path} is not DALL-E's encoder: {name} has shape {found.get(name, 'none')}, where "
-            f'the encoder has {expected.get(name, "none")}; {len(wrong)} tensors differ.'
+            f"{path} is not DALL-E's encoder: {name} has shape {actual.get(name, 'none')}, where "
+            f'the encoder has {expected.get(name, "none")}; {len(differing)} tensors differ.'
         )
 
 
@@ -176,11 +178,11 @@ def _read_dvae(path: str | os.PathLike) -> DVAE:
         fields = parse_json(metadata[HEADER])
         sizes = {name: int(fields[name]) for name in FIELDS}
         if any(not 0 < size <= LARGEST[name] for name, size in sizes.items()):
-            raise ValueError(f'{sizes} are no sizes')
+            raise ValueError(f'{sizes} are out of range')
         return DVAE(**sizes)
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise UserError(
-            f'target.tokenizer={os.fspath(path)!r} is no file of a dVAE: make one by\n'
+            f'target.tokenizer={os.fspath(path)!r} is not the file of a dVAE: make one by\n'
             '    python scripts/convert_dvae.py encoder.pkl dvae.safetensors'
         ) from error
 

@@ -103,7 +103,7 @@ class Classify(Task):
         return 1 if self.trained == 'head' else config.optimizer.accumulate
 
     def without_loops(self) -> 'Classify':
-        model = self.model.clone(scan=False, attend='plain')
+        model = self.model.clone(scan=False, attention='plain')
         return dataclasses.replace(self, model=model, head_micro_batches=1)
 
     @property

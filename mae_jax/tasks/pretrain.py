@@ -130,7 +130,7 @@ class Pretrain(Task):
         return fit_target(self, state, config.target, crops, inherited=inherited)
 
     def without_loops(self) -> 'Pretrain':
-        return dataclasses.replace(self, model=self.model.clone(scan=False, attend='plain'))
+        return dataclasses.replace(self, model=self.model.clone(scan=False, attention='plain'))
 
     def make_draw(
         self, batch: dict[str, np.ndarray], mesh: Mesh

@@ -1,73 +1,73 @@
-"""Drawing: images, masks, heat maps and titles, put together into one picture.
-
-Everything drawn is uint8 [B,H,W,3], B images of one column; `grid` sets columns side by side.
-"""
+"""Drawing: images, masks, heat maps and titles, put together into one picture."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from mae_jax.models.patches import unpatchify
 
+Pixels = UInt8[np.ndarray, 'B H W 3']
+"""Drawn images: a column of a picture, one image a row."""
+Columns = dict[str, Pixels]
+"""Columns of a picture by their titles, from left to right."""
+
 HIDDEN_GREY = 128
 MARGIN = 4
 MIN_SIDE = 160
-"""Smaller images are enlarged to at least so many pixels a side."""
+"""Smaller images are enlarged to at least this number of pixels a side."""
 FONT_SIZE = 15
 
 RAMP = ((10, 8, 40), (92, 24, 110), (200, 60, 80), (250, 150, 50), (255, 250, 190))
 """The colours of 0, 1/4, 1/2, 3/4 and 1: each lighter than the one before, in grey too."""
 
 
-def to_pixels(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Undoes `normalize`: what was n / scale * 255 before is that again, to the bit for uint8.
+def to_pixels(
+    images: Float[np.ndarray, 'B H W C'], mean: Sequence[float], std: Sequence[float]
+) -> Pixels:
+    """Undoes `normalize`: recovers pixels of 8 bits exactly.
 
     Args:
-      images: float [B,H,W,C], normalised. One channel is shown as grey, of two the first, of more
-        than three the first three.
+      images: normalised. One channel is drawn in grey, of two the first, of more than three the
+        first three.
       mean, std: one a channel.
-
-    Returns:
-      uint8 [B,H,W,3].
     """
-    shown = (images * np.asarray(std) + np.asarray(mean)) * 255.0
-    shown = np.clip(np.rint(shown), 0, 255).astype(np.uint8)
-    return shown[..., :3] if shown.shape[-1] >= 3 else shown[..., :1].repeat(3, axis=-1)
+    pixels = (images * np.asarray(std) + np.asarray(mean)) * 255.0
+    pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1].repeat(3, axis=-1)
 
 
-def hide(pixels: np.ndarray, mask: np.ndarray, patch_size: int) -> np.ndarray:
-    """uint8 [B,H,W,3] with the patches grey where `mask`, bool [B,N], is True."""
+def hide(pixels: Pixels, mask: Bool[np.ndarray, 'B N'], patch_size: int) -> Pixels:
+    """Greys the patches where the mask is True."""
     hidden = np.repeat(mask[..., None], patch_size**2, axis=-1)
     hidden = unpatchify(hidden, patch_size, pixels.shape[1:3])
     return np.where(hidden, np.uint8(HIDDEN_GREY), pixels)
 
 
-def heat(values: np.ndarray, patch_size: int) -> np.ndarray:
-    """Non-negative [B,rows,columns] as colours of `RAMP`: dark for 0, light for each map's largest.
+def heat(values: Shaped[np.ndarray, 'B rows columns'], patch_size: int) -> Pixels:
+    """Draws maps in the colours of `RAMP`, from dark for 0 to light for each map's largest value.
 
-    Returns:
-      uint8 [B,H,W,3], patch_size pixels a value.
+    Args:
+      values: non-negative.
+      patch_size: pixels a side for each value.
     """
     values = values / np.maximum(values.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
-    places = np.linspace(0, 1, len(RAMP))
-    bands = [np.interp(values, places, band) for band in np.transpose(RAMP)]
+    stops = np.linspace(0, 1, len(RAMP))
+    bands = [np.interp(values, stops, band) for band in np.transpose(RAMP)]
     return enlarge(np.rint(np.stack(bands, axis=-1)).astype(np.uint8), patch_size)
 
 
-def enlarge(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """[B,H,W,3] -> [B,factor*H,factor*W,3], nothing smoothed."""
+def enlarge(pixels: Pixels, factor: int) -> UInt8[np.ndarray, 'B {factor}*H {factor}*W 3']:
+    """Repeats each pixel `factor` times in both directions."""
     return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def grid(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """One row an image, a title above each column, white margins, small images enlarged.
+def grid(columns: Mapping[str, Pixels]) -> UInt8[np.ndarray, 'height width 3']:
+    """Draws one picture: a row for each image, a title above each column, white margins.
 
     Args:
-      columns: title -> uint8 [B,H,W,3], all of one shape.
-
-    Returns:
-      uint8 [height, width, 3].
+      columns: all of one shape; small images are enlarged.
     """
     height, width = next(iter(columns.values())).shape[1:3]
     factor = -(-MIN_SIDE // min(height, width))
@@ -76,26 +76,26 @@ def grid(columns: Mapping[str, np.ndarray]) -> np.ndarray:
         np.pad(enlarge(column, factor), margins, constant_values=255) for column in columns.values()
     ]
     rows = np.concatenate(cells, axis=2)
-    titles = _titles(list(columns), cells[0].shape[2])
+    titles = _draw_titles(list(columns), cells[0].shape[2])
     return np.concatenate([titles, *rows])
 
 
-def _titles(titles: Sequence[str], width: int) -> np.ndarray:
-    """uint8 [height, len(titles) * width, 3]: each in the middle of its column, at the bottom."""
+def _draw_titles(titles: Sequence[str], width: int) -> UInt8[np.ndarray, 'height all_columns 3']:
+    """Draws each title centred in its column of `width` pixels, at the bottom."""
     font = ImageFont.load_default(size=FONT_SIZE)
-    texts = [_wrapped(title, font, width - 6 * MARGIN) for title in titles]
+    texts = [_wrap(title, font, width - 6 * MARGIN) for title in titles]
     lines = 1 + max(text.count('\n') for text in texts)
     height = MARGIN + lines * (FONT_SIZE + MARGIN)
     strip = Image.new('RGB', (width * len(titles), height), 'white')
     draw = ImageDraw.Draw(strip)
-    for place, text in enumerate(texts):
-        middle = place * width + width // 2
+    for index, text in enumerate(texts):
+        middle = index * width + width // 2
         draw.multiline_text((middle, height), text, 'black', font, anchor='md', align='center')
     return np.asarray(strip)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """`text` with line breaks between words, so that it fits `width` pixels where words do."""
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Breaks `text` into lines of at most `width` pixels, or of one word where that is longer."""
     lines = ['']
     for word in text.split():
         longer = f'{lines[-1]} {word}'.strip()

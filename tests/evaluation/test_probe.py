@@ -1,4 +1,4 @@
-"""Accuracies of fits on features whose answer is known."""
+"""Accuracies of fits on features whose classes are separable, or are not."""
 
 import jax
 import numpy as np
@@ -6,12 +6,12 @@ import pytest
 
 from mae_jax.errors import UserError
 from mae_jax.evaluation.frozen_encoder import FrozenEncoder
-from mae_jax.evaluation.probe import _shots, accuracies
+from mae_jax.evaluation.probe import _sample_per_class, accuracies
 from mae_jax.models.vit import Encoder
 
 
 def blobs(separation: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ten Gaussian classes; with no separation their features say nothing of the label."""
+    """Ten Gaussian classes; with no separation their features are independent of the label."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(0).normal(size=(10, 32)) * separation
     labels = np.arange(count) % 10
@@ -19,38 +19,38 @@ def blobs(separation: float, count: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize('linear', ['logistic', 'ridge'])
-def test_separate_classes_are_told_apart_and_noise_is_not(linear):
-    telling = accuracies(*blobs(8, 300, 1), *blobs(8, 200, 2), linear=linear, shots=(1, 10))
+def test_separable_classes_are_classified_and_noise_is_not(linear):
+    separable = accuracies(*blobs(8, 300, 1), *blobs(8, 200, 2), linear=linear, shots=(1, 10))
     noise = accuracies(*blobs(0, 300, 1), *blobs(0, 200, 2), linear=linear, shots=(1, 10))
-    assert telling.keys() == noise.keys() == {'linear', 'knn', '1_shot', '10_shot'}
-    assert all(value > 0.99 for value in telling.values())
+    assert separable.keys() == noise.keys() == {'linear', 'knn', '1_shot', '10_shot'}
+    assert all(value > 0.99 for value in separable.values())
     assert all(value < 0.25 for value in noise.values())
 
 
 def test_nearest_neighbours_are_those_by_cosine():
     train = np.array([[1.0, 0.0], [0.0, 9.0], [0.1, 9.0]])
     test = np.array([[50.0, 1.0], [0.01, 0.1]])  # by distance, both would be nearest to the first
-    found = accuracies(train, np.array([0, 1, 1]), test, np.array([0, 1]), neighbours=1, shots=())
-    assert found['knn'] == 1
+    metrics = accuracies(train, np.array([0, 1, 1]), test, np.array([0, 1]), neighbours=1, shots=())
+    assert metrics['knn'] == 1
 
 
-def test_shots_are_so_many_of_each_class_or_all_of_a_rare_one():
+def test_shots_are_that_number_of_each_class_or_all_of_a_rare_one():
     labels = np.repeat(np.arange(10), [20] * 8 + [500, 3])
-    chosen = labels[_shots(labels, 10, np.random.default_rng(0))]
+    chosen = labels[_sample_per_class(labels, 10, np.random.default_rng(0))]
     np.testing.assert_array_equal(np.bincount(chosen), [10] * 9 + [3])
 
 
 @pytest.mark.parametrize(
-    ('options', 'told'),
+    ('options', 'message'),
     [({'linear': 'svm'}, "linear='svm'"), ({'neighbours': 31}, '31 neighbours of 30 examples')],
 )
-def test_what_cannot_be_fitted_is_refused(options, told):
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_be_fitted_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
         accuracies(*blobs(8, 30, 1), *blobs(8, 20, 2), **options)
 
 
 @pytest.mark.parametrize('pool', ['mean', 'cls'])
-def test_features_are_the_normalised_images_tokens_pooled_as_asked(pool):
+def test_features_are_the_pooled_tokens_of_the_normalised_images(pool):
     encoder = Encoder(patch_size=4, width=16, depth=1, heads=2)
     frozen = FrozenEncoder(encoder, mean=(0.5,), std=(0.25,), pool=pool)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)

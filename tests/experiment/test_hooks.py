@@ -20,8 +20,8 @@ from mae_jax.config.data import eval_batch_size, eval_passes, make_eval_batches,
 from mae_jax.data.sources.arrays import ArraySource
 from mae_jax.data.sources.digits import digits_source
 from mae_jax.errors import UserError
+from mae_jax.evaluation.encode import make_encode
 from mae_jax.evaluation.exact import make_evaluate
-from mae_jax.evaluation.features import make_encode
 from mae_jax.experiment.hooks import evaluation_hook, picture_hook
 from mae_jax.tasks import make_task
 from mae_jax.tasks.classify_metrics import PerClass

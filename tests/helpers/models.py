@@ -1,8 +1,13 @@
-"""Autoencoders made from the fields of a config, without a config."""
+"""Models made without a config."""
 
 import dataclasses
 
+import jax
+import numpy as np
+
+from helpers.photographs import PATCH, SHAPE
 from mae_jax.models.mae import MAE
+from mae_jax.models.vit import Encoder
 from mae_jax.pretext.masking import MaskingRule
 from mae_jax.pretext.targets import make_target
 
@@ -24,3 +29,16 @@ def make_mae(
 def with_ratio(model: MAE, ratio: float) -> MAE:
     """Returns the model with another mask ratio."""
     return model.clone(masking=dataclasses.replace(model.masking, ratio=ratio))
+
+
+def make_random_encoder(depth: int, **fields):
+    """Makes (encoder, random parameters); all blocks but the last are the identity."""
+    encoder = Encoder(PATCH, width=8, depth=depth, heads=2, **fields)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes['params'])
+    for i in range(depth - 1):
+        block = params['blocks'][f'block_{i}']
+        for layer in (block['attention']['proj'], block['mlp']['fc2']):
+            layer.update({name: np.zeros_like(x) for name, x in layer.items()})
+    return encoder, params

@@ -156,7 +156,7 @@ def test_without_noise_or_without_a_rate_nothing_is_dropped():
 
 @pytest.mark.parametrize('pool', ['mean', 'cls'])
 def test_the_encoder_is_the_subtree_of_a_pretrained_model(pool):
-    """The same names and shapes, but that mean pooling has no final norm there."""
+    """Names and shapes are equal, except for the final norm, which mean pooling removes."""
     _, images, variables = tiny(pool=pool)
     sizes = {name: TINY[name] for name in ('patch_size', 'width', 'depth', 'heads')}
     mae = make_mae(**sizes, decoder_width=8, decoder_depth=1, decoder_heads=2, mask_ratio=0.5)

@@ -61,10 +61,10 @@ def test_the_loss_of_pixels_and_of_normalised_pixels_is_that_of_numpy():
     patches, hidden = patches_by_hand(), hidden_by_hand()
     deviation = np.sqrt(patches.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
     normalized = (patches - patches.mean(axis=-1, keepdims=True)) / deviation
-    for target, wanted in (('pixel', patches), ('normalized_pixel', normalized)):
+    for target, expected in (('pixel', patches), ('normalized_pixel', normalized)):
         model, params = make(target=target)
         output = output_of(model, params)
-        errors = np.square(np.float64(output.prediction) - wanted).mean(axis=-1)
+        errors = np.square(np.float64(output.prediction) - expected).mean(axis=-1)
         np.testing.assert_allclose(output.errors, errors, rtol=1e-4)
         np.testing.assert_allclose(output.loss, errors[hidden].mean(), rtol=1e-5)
         model, _ = make(target=target, target_fields={'loss_on': 'all'})
@@ -82,8 +82,8 @@ def test_the_loss_of_pca_is_that_of_the_largest_coefficients():
     values, vectors = np.linalg.eigh(np.cov(flat.T))
     largest = vectors[:, np.argsort(values)[::-1][:5]]
     largest *= np.sign(np.sum(largest * params['pca']['basis'], axis=0))
-    wanted = (patches - flat.mean(axis=0)) @ largest
-    errors = np.square(np.float64(output.prediction) - wanted).mean(axis=-1)
+    expected = (patches - flat.mean(axis=0)) @ largest
+    errors = np.square(np.float64(output.prediction) - expected).mean(axis=-1)
     np.testing.assert_allclose(output.loss, errors[hidden].mean(), rtol=1e-4)
 
 
@@ -129,7 +129,7 @@ def test_no_prediction_depends_on_what_hidden_patches_show(mask_tokens):
     assert (predicted(model, params, changed(IMAGES, ~hidden)) != before).any()
 
 
-def test_an_encoder_with_mask_tokens_sees_all_places_and_leaves_the_decoder_none():
+def test_an_encoder_with_mask_tokens_sees_all_positions_and_the_decoder_has_none():
     model, params = make(encoder_mask_tokens=True)
     plain = make()[1]
     assert params['encoder'].keys() - plain['encoder'].keys() == {'mask_token'}
@@ -137,7 +137,7 @@ def test_an_encoder_with_mask_tokens_sees_all_places_and_leaves_the_decoder_none
     before = predicted(model, params, IMAGES)
     params['encoder']['mask_token'] = params['encoder']['mask_token'][..., ::-1]
     difference = np.abs(predicted(model, params, IMAGES) - before)
-    assert np.median(difference) > 1e-3  # in hidden places and, by attention, in visible ones
+    assert np.median(difference) > 1e-3  # in hidden patches and, by attention, in visible ones
 
 
 @pytest.mark.slow
@@ -145,17 +145,17 @@ def test_an_encoder_with_mask_tokens_sees_all_places_and_leaves_the_decoder_none
     ('fields', 'tolerance'),
     [(dict(scan=True, remat='block'), 1e-5), (dict(dtype=jnp.bfloat16), 0.05)],
 )
-def test_mask_tokens_go_through_scanned_and_bfloat16_blocks_alike(fields, tolerance):
+def test_mask_tokens_have_the_same_gradient_in_scanned_and_bfloat16_blocks(fields, tolerance):
     model, params = make(encoder_mask_tokens=True)
 
     def gradient(model):
         loss = lambda params: model.apply({'params': params}, IMAGES, NOISE).loss  # noqa: E731
         return jax.jit(jax.grad(loss))(params)['encoder']['mask_token']
 
-    wanted = gradient(model)
-    found = gradient(model.clone(**fields))
-    assert found.dtype == np.float32
-    assert np.abs(found - wanted).max() < tolerance * np.abs(wanted).max()
+    expected = gradient(model)
+    actual = gradient(model.clone(**fields))
+    assert actual.dtype == np.float32
+    assert np.abs(actual - expected).max() < tolerance * np.abs(expected).max()
 
 
 def test_with_nothing_hidden_mask_tokens_change_nothing():
@@ -172,7 +172,7 @@ def test_a_decoder_without_blocks_is_a_linear_head_of_each_token():
     first = np.zeros_like(hidden)
     first[:, :1] = True
     after = predicted(model, params, changed(IMAGES, first))
-    # Nothing reaches hidden patches but their place.
+    # Hidden patches depend on their position alone.
     np.testing.assert_array_equal(after[hidden], before[hidden])
     d = params['decoder']
     token = d['mask_token'][0, 0] + d['pos_embed'][0, 1:]

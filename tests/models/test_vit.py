@@ -44,7 +44,7 @@ def tiny():
 
 
 def test_an_unknown_attention_is_refused():
-    module = Transformer(1, 2, attend='flash')
+    module = Transformer(1, 2, attention='flash')
     with pytest.raises(UserError, match=r"model\.attention='flash'"):
         module.init(jax.random.key(0), jnp.zeros((1, 2, 8)))
 
@@ -52,32 +52,32 @@ def test_an_unknown_attention_is_refused():
 CUDNN = pytest.param(
     'cudnn',
     False,
-    marks=pytest.mark.skipif(jax.default_backend() != 'gpu', reason='is the plain way elsewhere'),
+    marks=pytest.mark.skipif(jax.default_backend() != 'gpu', reason='is plain attention elsewhere'),
 )
 
 
-@pytest.mark.parametrize(('attend', 'scan'), [('xla', False), ('xla', True), CUDNN])
-def test_attention_of_any_kind_gives_the_same_tokens_and_gradients(attend, scan):
+@pytest.mark.parametrize(('attention', 'scan'), [('xla', False), ('xla', True), CUDNN])
+def test_attention_of_any_kind_gives_the_same_tokens_and_gradients(attention, scan):
     """On a GPU to the precision of bfloat16, which its kernel takes."""
     encoder, images, params = tiny()
     tolerance = 1e-4
-    if attend == 'cudnn':
+    if attention == 'cudnn':
         encoder, tolerance = encoder.clone(heads=1, width=16, dtype=jnp.bfloat16), 0.1
         params = encoder.init(jax.random.key(0), images)
 
     def total(params, module):
         return jnp.sum(module.apply(params, images) ** 3)
 
-    others = encoder, encoder.clone(attend=attend, scan=scan)
-    expected, found = (
+    others = encoder, encoder.clone(attention=attention, scan=scan)
+    expected, actual = (
         jax.jit(jax.value_and_grad(total), static_argnums=1)(params, m) for m in others
     )
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True):
         np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance * np.abs(a).max())
 
 
 def test_kept_patches_are_encoded_as_if_the_image_had_no_others():
-    """Hidden patches leave no trace: any pixels may stand there."""
+    """Hidden patches have no influence, whatever their pixels."""
     encoder, images, variables = tiny()
     encode = jax.jit(encoder.apply)
     ids_keep = np.array([[5, 0, 1], [2, 3, 0]])
@@ -105,7 +105,7 @@ def test_without_the_final_norm_tokens_are_raw():
 
 
 def test_layer_norm_statistics_survive_a_large_mean():
-    """A float32 one-pass variance, E[x^2] - E[x]^2, would be off by a factor here."""
+    """A float32 one-pass variance, E[x^2] - E[x]^2, would be off by a factor."""
     encoder = Encoder(2, 12, 0, 3)
     images = jnp.zeros((1, 4, 4, 1))
     params = encoder.init(jax.random.key(0), images)['params']
@@ -117,7 +117,7 @@ def test_layer_norm_statistics_survive_a_large_mean():
 
 
 def test_work_grows_with_the_visible_patches_alone():
-    encoder = Encoder(16, 32, 1, 4)  # large patches, so that the projection shows too
+    encoder = Encoder(16, 32, 1, 4)  # large patches, whose projection is visible in the count
     images = jax.ShapeDtypeStruct((2, 128, 128, 3), jnp.float32)
     variables = jax.eval_shape(encoder.init, jax.random.key(0), images)
 

@@ -13,10 +13,10 @@ def logits(images, **sizes):
 
 def test_logits_are_those_of_the_published_module():
     golden = np.load(make_dvae.GOLDEN)['logits']
-    found = logits(make_dvae.images(1, 16, 24), **make_dvae.SMALL)
-    assert found.shape == golden.shape == (1, 2, 3, 512)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, golden, atol=1e-4)
+    actual = logits(make_dvae.images(1, 16, 24), **make_dvae.SMALL)
+    assert actual.shape == golden.shape == (1, 2, 3, 512)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, golden, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -27,9 +27,9 @@ def test_the_whole_model_agrees_with_the_published_module():
     sizes = dict(codes=8192, width=256, blocks=2)
     images = make_dvae.images(1, 112, 112)
     expected = make_dvae.published_logits(make_dvae.published(**sizes), images)
-    found = logits(images, **sizes)
-    assert found.shape == (1, 14, 14, 8192)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    actual = logits(images, **sizes)
+    assert actual.shape == (1, 14, 14, 8192)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 def test_defaults_are_the_published_sizes():

@@ -82,12 +82,12 @@ def test_each_strategy_hides_exactly_the_stated_number(strategy, grid, ratio):
 
 
 @pytest.mark.parametrize('strategy', ['random', 'grid'])
-def test_no_place_is_hidden_more_often_than_another(strategy):
+def test_no_position_is_hidden_more_often_than_another(strategy):
     share = masks(strategy, (6, 12), 0.75).mean(axis=0)
     np.testing.assert_allclose(share, 0.75, atol=5 * (0.75 * 0.25 / DRAWS) ** 0.5)
 
 
-def test_random_masks_hide_two_places_as_often_together_as_any_other_two():
+def test_random_masks_hide_any_two_positions_together_equally_often():
     hidden = masks('random', (4, 6), 0.5).reshape(DRAWS, 24).astype(float)
     together = (hidden.T @ hidden / DRAWS)[~np.eye(24, dtype=bool)]
     np.testing.assert_allclose(together, 12 / 24 * 11 / 23, atol=5 * (0.24 * 0.76 / DRAWS) ** 0.5)
@@ -114,10 +114,10 @@ def blocks_by_hand(rng, grid, num_hidden):
         height = min(max(round(math.sqrt(area * aspect)), 1), rows)
         width = min(max(round(math.sqrt(area / aspect)), 1), columns)
         top, x = rng.integers(rows - height + 1), rng.integers(columns - width + 1)
-        places = [(y, c) for y in range(top, top + height) for c in range(x, x + width)]
-        new = [place for place in places if not mask[place]]
-        for place in new[max(len(new) - left, 0) :]:  # the last is cut from its top
-            mask[place] = True
+        positions = [(y, c) for y in range(top, top + height) for c in range(x, x + width)]
+        new = [position for position in positions if not mask[position]]
+        for position in new[max(len(new) - left, 0) :]:  # the last is cut from its top
+            mask[position] = True
     return mask
 
 
@@ -125,12 +125,12 @@ def blocks_by_hand(rng, grid, num_hidden):
 def test_blocks_cover_the_image_as_those_drawn_in_loops_do(grid, ratio):
     rng, hidden = np.random.default_rng(0), round(math.prod(grid) * ratio)
     by_hand = np.array([blocks_by_hand(rng, grid, hidden) for _ in range(1500)])
-    found = masks('block', grid, ratio)
-    np.testing.assert_allclose(found.mean(axis=0), by_hand.mean(axis=0), atol=0.06)
-    assert np.ptp(found.mean(axis=0)) > 0.5  # the middle far more often than a corner
+    actual = masks('block', grid, ratio)
+    np.testing.assert_allclose(actual.mean(axis=0), by_hand.mean(axis=0), atol=0.06)
+    assert np.ptp(actual.mean(axis=0)) > 0.5  # the middle far more often than a corner
     for axis in (1, 2):  # as long borders between hidden and visible
         edges = [
-            np.abs(np.diff(m.astype(int), axis=axis)).sum(axis=(1, 2)) for m in (found, by_hand)
+            np.abs(np.diff(m.astype(int), axis=axis)).sum(axis=(1, 2)) for m in (actual, by_hand)
         ]
         np.testing.assert_allclose(edges[0].mean(), edges[1].mean(), rtol=0.05)
         np.testing.assert_allclose(edges[0].std(), edges[1].std(), rtol=0.15)
@@ -152,8 +152,8 @@ def test_blocks_are_rectangles_of_several_shapes():
 
 def test_blocks_leave_fewer_borders_than_random_masks():
     def borders(strategy):
-        found = masks(strategy, (14, 14), 0.5).astype(int)
-        return np.abs(np.diff(found, axis=1)).sum() / DRAWS
+        actual = masks(strategy, (14, 14), 0.5).astype(int)
+        return np.abs(np.diff(actual, axis=1)).sum() / DRAWS
 
     assert borders('block') < borders('random') / 4
 

@@ -23,7 +23,7 @@ from mae_jax.pretext.targets import (
 
 
 def test_normalised_pixels_have_the_unbiased_variance_with_eps_inside_the_root():
-    # Nearly flat patches of few values: there ddof and the place of eps are plain to see.
+    # Nearly flat patches of few values: their result depends on ddof and on where eps is added.
     patches = np.random.default_rng(0).normal(size=(2, 3, 4)) * np.array([[[1.0], [1e-3], [0.0]]])
     expected = np.empty_like(patches)
     for index in np.ndindex(2, 3):
@@ -50,17 +50,17 @@ def correlated_patches(count=400, size=12):
 
 def test_the_basis_is_that_of_largest_variance_whatever_the_batches():
     patches = correlated_patches()
-    found, explained = fit_pca(np.split(patches, [1, 130]), 5)
+    fitted, explained = fit_pca(np.split(patches, [1, 130]), 5)
     centred = patches.astype(np.float64) - patches.mean(axis=0, dtype=np.float64)
     _, singular, rows = np.linalg.svd(centred, full_matrices=False)
-    np.testing.assert_allclose(found['mean'], patches.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(np.abs(np.sum(found['basis'] * rows[:5].T, axis=0)), 1, atol=1e-5)
+    np.testing.assert_allclose(fitted['mean'], patches.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(np.abs(np.sum(fitted['basis'] * rows[:5].T, axis=0)), 1, atol=1e-5)
     np.testing.assert_allclose(explained, (singular[:5] ** 2).sum() / (singular**2).sum())
-    largest = np.abs(found['basis']).argmax(axis=0)
-    assert (found['basis'][largest, range(5)] > 0).all()
+    largest = np.abs(fitted['basis']).argmax(axis=0)
+    assert (fitted['basis'][largest, range(5)] > 0).all()
 
 
-def test_coefficients_decode_to_the_patch_the_better_the_more_there_are():
+def test_more_coefficients_decode_to_the_patch_more_exactly():
     patches = correlated_patches()
     errors = []
     for components in (1, 4, 8, 12):
@@ -115,8 +115,8 @@ def test_fields_that_do_not_work_are_refused_by_name(target, patch_dim, message)
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones():
-    known = r'pixel \| normalized_pixel \| pca \| token.*, or module:function'
-    with pytest.raises(UserError, match=rf"target\.name='hog'.*{known}"):
+    names = r'pixel \| normalized_pixel \| pca \| token.*, or module:function'
+    with pytest.raises(UserError, match=rf"target\.name='hog'.*{names}"):
         make_target({'name': 'hog'})
 
 
@@ -160,4 +160,4 @@ def test_a_target_of_a_loaded_model_is_not_imported(user_module):
     target = make_target({'name': name}, unknown_size=7)
     assert isinstance(target, PredictionOnly) and target.prediction_size(12) == 7
     with pytest.raises(UserError, match=f'target.name=.{name}. was not imported'):
-        target.pixels(np.zeros((1, 4, 7)), np.zeros((1, 4, 12)), {})
+        target.pixels(np.zeros((1, 4, 7), np.float32), np.zeros((1, 4, 12), np.float32), {})

@@ -24,7 +24,7 @@ def make(spec, codes=SIZES['codes'], grid=GRID, channels=3):
 
 @pytest.fixture(scope='module')
 def tensors():
-    """Of a dVAE that looks at differences alone, so that images have many codes."""
+    """Tensors of a dVAE of differences of pixels, which gives images many codes."""
     tree = make_dvae.to_tree(make_dvae.weights(**SIZES))
     flat = traverse_util.flatten_dict(tree, sep='/')
     flat = {name: x if x.ndim == 4 else 0 * x for name, x in flat.items()}
@@ -41,7 +41,9 @@ def dvae_file(tensors, tmp_path):
 
 
 @pytest.mark.parametrize('size', [(16, 24), (32, 48), (37, 50), (12, 18)])
-def test_images_are_resized_as_pillow_does_and_codes_lie_row_by_row(size, dvae_file, tensors):
+def test_images_are_resized_as_pillow_does_and_codes_are_in_row_major_order(
+    size, dvae_file, tensors
+):
     """To 8 pixels a patch, larger images and smaller ones, and cut to [0, 1]."""
     images = make_dvae.images(6, *size)
     images[:2] = np.round(images[:2])  # at such edges the filter overshoots
@@ -57,7 +59,7 @@ def test_images_are_resized_as_pillow_does_and_codes_lie_row_by_row(size, dvae_f
     ids = jax.jit(tokenizer.apply)(tokenizer.load_params(), images)
     assert ids.dtype == jnp.int32
     np.testing.assert_array_equal(ids, expected)
-    assert len(np.unique(ids)) > 5  # they do tell patches apart
+    assert len(np.unique(ids)) > 5  # codes differ between patches
 
 
 def test_a_tokenizer_can_be_a_static_argument(dvae_file):
@@ -111,7 +113,7 @@ def test_a_function_that_returns_no_ids_is_refused(body, message, user_module):
     'spec, message',
     [
         (None, r'target\.tokenizer=None.*convert_dvae\.py.*module:function'),
-        ('', 'does not say'),
+        ('', 'names nothing'),
         ('dvae.pkl', r'convert_dvae\.py'),
         ('nowhere.at.all:tokens', "No module named 'nowhere'"),
         (':tokens', 'cannot be imported'),
@@ -136,7 +138,7 @@ def test_the_dvae_takes_three_channels_and_has_its_own_number_of_codes(dvae_file
 @pytest.mark.parametrize('header', [{}, {HEADER: '{}'}, {HEADER: 'x'}, {HEADER: '[]'}])
 def test_a_file_of_something_else_is_refused(header, tensors, tmp_path):
     save_file({'x': np.zeros(3)}, tmp_path / 'other.safetensors', metadata=header)
-    with pytest.raises(UserError, match=r'no file of a dVAE.*\n.*convert_dvae\.py'):
+    with pytest.raises(UserError, match=r'is not the file of a dVAE.*\n.*convert_dvae\.py'):
         make(str(tmp_path / 'other.safetensors'))
 
 

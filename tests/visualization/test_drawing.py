@@ -13,17 +13,17 @@ def noise(*shape, seed=0):
 @pytest.mark.parametrize('height, width', [(8, 8), (8, 24), (64, 48), (224, 224)])
 def test_images_stand_row_by_row_and_column_by_column(height, width):
     columns = {'one': noise(3, height, width, 3), 'two': noise(3, height, width, 3, seed=1)}
-    shown = grid(columns)
-    assert shown.dtype == np.uint8
-    assert Image.fromarray(shown).mode == 'RGB'
-    cells = cells_of(shown, 3, 2, height, width)
+    picture = grid(columns)
+    assert picture.dtype == np.uint8
+    assert Image.fromarray(picture).mode == 'RGB'
+    cells = cells_of(picture, 3, 2, height, width)
     np.testing.assert_array_equal(cells, np.stack(list(columns.values())))
 
 
 @pytest.mark.parametrize('side, shown_side', [(8, 160), (28, 168), (64, 192), (224, 224)])
 def test_small_images_are_enlarged_until_they_can_be_seen(side, shown_side):
-    shown = grid({'': noise(1, side, side, 3)})
-    assert shown.shape[1] == shown_side + 2 * MARGIN
+    picture = grid({'': noise(1, side, side, 3)})
+    assert picture.shape[1] == shown_side + 2 * MARGIN
 
 
 def ink(titles):
@@ -58,23 +58,23 @@ def test_a_title_that_is_too_long_goes_on_below():
 def test_hidden_patches_are_grey_and_others_untouched():
     pixels = noise(1, 4, 6, 3)
     mask = np.array([[True, False, False, False, False, True]])
-    shown = hide(pixels, mask, 2)
+    picture = hide(pixels, mask, 2)
     expected = pixels.copy()
     expected[0, :2, :2] = 128
     expected[0, 2:, 4:] = 128
-    np.testing.assert_array_equal(shown, expected)
+    np.testing.assert_array_equal(picture, expected)
 
 
 def test_heat_goes_from_dark_to_light_up_to_the_largest_of_each_map():
     values = np.array([[[0, 1, 2], [3, 4, 1]], [[0, 0.1, 0.2], [0.3, 0.4, 0.1]]])
-    shown = heat(values, 3)
-    assert shown.shape == (2, 6, 9, 3) and shown.dtype == np.uint8
-    np.testing.assert_array_equal(shown[0], shown[1])
+    picture = heat(values, 3)
+    assert picture.shape == (2, 6, 9, 3) and picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture[0], picture[1])
     for (row, column), colour in zip([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)], RAMP, strict=True):
-        patch = shown[0, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+        patch = picture[0, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
         np.testing.assert_array_equal(patch, np.broadcast_to(colour, (3, 3, 3)))
     grey = np.asarray(Image.fromarray(np.uint8(RAMP)[None]).convert('L')).astype(int)
-    assert (np.diff(grey) > 30).all()  # so that it can be read in grey, and by the colour-blind
+    assert (np.diff(grey) > 30).all()  # legible in grey, and by the colour-blind
 
 
 def test_a_map_without_any_heat_is_dark():

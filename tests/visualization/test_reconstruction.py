@@ -89,10 +89,10 @@ def test_columns_show_original_masked_and_reconstructed(channels):
     assert (masked[hidden] == HIDDEN_GREY).all()
     np.testing.assert_array_equal(masked[~hidden], first_three[~hidden])
     np.testing.assert_array_equal(filled[~hidden], first_three[~hidden])
-    for shown, where in ((filled, mask), (full, np.ones_like(mask))):
+    for drawn, where in ((filled, mask), (full, np.ones_like(mask))):
         by_hand = paste_by_hand(images, prediction, where, 4, False) * std + mean
         by_hand = np.clip(by_hand * 255, 0, 255)[..., : 3 if channels >= 3 else 1]
-        assert np.abs(shown.astype(float) - by_hand).max() <= 0.5 + 1e-3
+        assert np.abs(drawn.astype(float) - by_hand).max() <= 0.5 + 1e-3
 
 
 def test_every_byte_comes_back_from_its_normalised_value():

@@ -1,4 +1,4 @@
-"""What a run does beside its steps: evaluation, pictures, and what its frozen encoder is worth."""
+"""Features of every example of a split."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float, Int
 
 from mae_jax.errors import UserError
 from mae_jax.training import sharding as mesh_lib
@@ -13,14 +14,20 @@ from mae_jax.training import sharding as mesh_lib
 Batch = dict[str, np.ndarray]
 Passes = Callable[[], Iterable[Batch]]
 """Starts a pass over evaluation batches: this process's rows of each."""
-Encode = Callable[[Any, Iterable[Batch]], tuple[np.ndarray, np.ndarray]]
-"""(parameters, batches) -> features [n,D] and labels [n] of every valid row."""
+Features = Float[np.ndarray, 'n D']
+Labels = Int[np.ndarray, ' n']
+Encode = Callable[[Any, Iterable[Batch]], tuple[Features, Labels]]
+"""(parameters, batches) -> features and labels of every valid row."""
 
 
 def make_encode(features: Callable[[Any, Batch], jax.Array], mesh: Mesh) -> Encode:
-    """Makes the function that runs `features` over a split; every process gets all of it.
+    """Makes a function that computes the features of a split; every process gets all of them.
 
-    That function raises a UserError for an image without a label.
+    The function raises a UserError for an image without a label.
+
+    Args:
+      features: (parameters, batch) -> features [B, D], such as `FrozenEncoder.features`.
+      mesh: devices over which batches are spread.
     """
 
     def rows(params, batch):
@@ -28,13 +35,13 @@ def make_encode(features: Callable[[Any, Batch], jax.Array], mesh: Mesh) -> Enco
 
     encode = jax.jit(rows, out_shardings=mesh_lib.replicated(mesh))
 
-    def run(params: Any, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
-        found = []
+    def run(params: Any, batches: Iterable[Batch]) -> tuple[Features, Labels]:
+        chunks = []
         for batch in batches:
             batch = mesh_lib.put_batch(mesh, batch)
             vectors, labels, valid = map(np.asarray, encode(params, batch))
-            found.append((vectors[valid], labels[valid]))
-        vectors, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            chunks.append((vectors[valid], labels[valid]))
+        vectors, labels = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
         if labels.min() < 0:
             raise UserError(
                 'A probe needs labels, and these images have none: a folder needs train/<class>/ '
