@@ -12,7 +12,7 @@ from ml_collections.config_dict import placeholder
 from configs import default
 from mae_jax.config.saved import load_config
 from mae_jax.errors import UserError
-from mae_jax.experiment.workdir import check_config, check_shared
+from mae_jax.experiment.workdir import check_config, check_shared, write_config
 from mae_jax.files.lock import claim
 
 
@@ -20,6 +20,14 @@ def make_config(**fields):
     config = default.get_config()
     config.update_from_flattened_dict(fields)
     return config
+
+
+def start(workdir, config, *, begun=True) -> list[str]:
+    """Compares and keeps a config as a start of a run does, and returns what differs."""
+    exists = (workdir / 'config.json').exists()
+    changes = check_config(workdir, config) if begun and exists else []
+    write_config(workdir, config)
+    return changes
 
 
 @pytest.fixture
@@ -77,9 +85,9 @@ def test_an_error_of_the_run_is_not_blamed_on_the_directory(tmp_path):
 
 def test_the_same_config_may_start_again_and_is_read_back_whole(tmp_path):
     config = make_config()
-    assert check_config(tmp_path, config) == []
+    assert start(tmp_path, config) == []
     before = (tmp_path / 'config.json').read_bytes()
-    assert check_config(tmp_path, make_config()) == []
+    assert start(tmp_path, make_config()) == []
     assert (tmp_path / 'config.json').read_bytes() == before
     step = tmp_path / 'checkpoints' / '100'
     step.mkdir(parents=True)
@@ -120,10 +128,10 @@ def test_the_same_config_may_start_again_and_is_read_back_whole(tmp_path):
     ],
 )
 def test_what_makes_a_run_itself_may_not_change(tmp_path, field, value):
-    check_config(tmp_path, make_config())
+    start(tmp_path, make_config())
     before = (tmp_path / 'config.json').read_bytes()
     with pytest.raises(UserError) as told:
-        check_config(tmp_path, make_config(**{field: value}))
+        start(tmp_path, make_config(**{field: value}))
     old = make_config()
     for name in field.split('.'):
         old = old[name]
@@ -155,22 +163,22 @@ def test_what_makes_a_run_itself_may_not_change(tmp_path, field, value):
     ],
 )
 def test_how_a_run_is_computed_may_change_and_is_said_once(tmp_path, field, value):
-    check_config(tmp_path, make_config())
-    (said,) = check_config(tmp_path, make_config(**{field: value}))
+    start(tmp_path, make_config())
+    (said,) = start(tmp_path, make_config(**{field: value}))
     assert said.startswith(f'{field} was ')
     assert said.endswith(f', now {value!r}')
-    assert check_config(tmp_path, make_config(**{field: value})) == []
+    assert start(tmp_path, make_config(**{field: value})) == []
 
 
 def test_evaluating_a_run_is_no_difference(tmp_path):
-    check_config(tmp_path, make_config())
-    assert check_config(tmp_path, make_config(mode='eval')) == []
+    start(tmp_path, make_config())
+    assert start(tmp_path, make_config(mode='eval')) == []
 
 
 def test_every_difference_is_shown_at_once(tmp_path):
-    check_config(tmp_path, make_config())
+    start(tmp_path, make_config())
     with pytest.raises(UserError) as told:
-        check_config(tmp_path, make_config(**{'seed': 7, 'model.width': 48, 'mesh.fsdp': 2}))
+        start(tmp_path, make_config(**{'seed': 7, 'model.width': 48, 'mesh.fsdp': 2}))
     assert 'seed was 0, now 7' in str(told.value)
     assert 'model.width was unset, now 48' in str(told.value)
     assert 'mesh.fsdp' not in str(told.value)
@@ -178,11 +186,11 @@ def test_every_difference_is_shown_at_once(tmp_path):
 
 def test_a_field_that_an_older_run_did_not_have_is_shown_as_unset(tmp_path):
     config = make_config()
-    check_config(tmp_path, config)
+    start(tmp_path, config)
     config.unlock()
     config.model.register_tokens = 4
     with pytest.raises(UserError, match=r'model\.register_tokens was unset, now 4'):
-        check_config(tmp_path, config)
+        start(tmp_path, config)
 
 
 def test_a_run_of_an_earlier_version_goes_on_and_may_not_take_up_what_is_new(tmp_path):
@@ -190,26 +198,26 @@ def test_a_run_of_an_earlier_version_goes_on_and_may_not_take_up_what_is_new(tmp
     for field in ('loss_on', 'components', 'sample', 'tokenizer', 'codes'):
         del config.target[field]
     del config.model['encoder_mask_tokens']
-    check_config(tmp_path, config)
+    start(tmp_path, config)
     with pytest.raises(UserError, match=r"target\.loss_on was 'hidden', now 'all'"):
-        check_config(tmp_path, make_config(**{'target.loss_on': 'all'}))
-    assert check_config(tmp_path, make_config()) == []
+        start(tmp_path, make_config(**{'target.loss_on': 'all'}))
+    assert start(tmp_path, make_config()) == []
 
 
 def test_a_config_file_cut_short_is_an_error_that_names_it(tmp_path):
-    check_config(tmp_path, make_config())
+    start(tmp_path, make_config())
     path = tmp_path / 'config.json'
     path.write_bytes(path.read_bytes()[:100])
-    for read in (lambda: load_config(tmp_path), lambda: check_config(tmp_path, make_config())):
+    for read in (lambda: load_config(tmp_path), lambda: start(tmp_path, make_config())):
         with pytest.raises(UserError, match=r'config\.json is damaged'):
             read()
 
 
 def test_a_failed_write_leaves_the_old_config(tmp_path):
-    check_config(tmp_path, make_config())
+    start(tmp_path, make_config())
     before = (tmp_path / 'config.json').read_bytes()
     with files_no_larger_than(100), pytest.raises(UserError, match=r'config\.json.*make room'):
-        check_config(tmp_path, make_config(log_every_steps=7))
+        start(tmp_path, make_config(log_every_steps=7))
     assert (tmp_path / 'config.json').read_bytes() == before
 
 
@@ -220,7 +228,7 @@ def test_a_directory_without_a_config_is_not_a_work_directory(tmp_path):
 
 def test_unset_fields_are_null_and_stay_settable(tmp_path):
     config = ml_collections.ConfigDict({'depth': placeholder(int), 'size': (1, 2)})
-    check_config(tmp_path, config)
+    start(tmp_path, config)
     assert json.loads((tmp_path / 'config.json').read_text()) == {'depth': None, 'size': [1, 2]}
     loaded = load_config(tmp_path)
     assert (loaded.depth, loaded.size) == (None, (1, 2))
@@ -229,13 +237,13 @@ def test_unset_fields_are_null_and_stay_settable(tmp_path):
 
 def test_nothing_but_the_lock_and_the_config_is_left_in_the_directory(tmp_path):
     with claim(tmp_path):
-        check_config(tmp_path, make_config())
+        start(tmp_path, make_config())
     assert sorted(os.listdir(tmp_path)) == ['.lock', 'config.json']
 
 
 def test_a_start_that_failed_before_its_first_checkpoint_binds_nobody(tmp_path):
-    check_config(tmp_path, make_config(seed=1), begun=False)
-    assert check_config(tmp_path, make_config(seed=2), begun=False) == []
+    start(tmp_path, make_config(seed=1), begun=False)
+    assert start(tmp_path, make_config(seed=2), begun=False) == []
     assert load_config(tmp_path).seed == 2
 
 
@@ -243,5 +251,5 @@ def test_a_process_that_does_not_see_what_another_wrote_says_where(tmp_path, mon
     monkeypatch.setattr('mae_jax.experiment.workdir.SHARED_WITHIN_S', 0)
     with pytest.raises(UserError, match='written by process 0 and is not seen on .*share'):
         check_shared(tmp_path / 'local')
-    check_config(tmp_path, make_config())
+    start(tmp_path, make_config())
     check_shared(tmp_path)
