@@ -1,20 +1,23 @@
-"""The real command line, as a user types it."""
+"""`main.py`, as a user starts and stops it."""
 
 import json
 import os
 import signal
+import sys
 import time
 
 import numpy as np
 import pytest
-from helpers.commands import TINY, start
+from absl import flags
+from helpers.commands import ROOT, TINY, start
 from helpers.drawings import cells_of
 from PIL import Image
 
-from mae_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
+import main
+from mae_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 
 
-def test_a_run_trains_writes_everything_and_says_so_when_it_is_run_again(command, tmp_path):
+def test_a_run_trains_and_writes_everything_and_a_finished_one_stops(command, tmp_path):
     workdir = f'--workdir={tmp_path}'
     status, output = command(*TINY, workdir)
     assert status == 0, output
@@ -42,15 +45,41 @@ def test_a_run_trains_writes_everything_and_says_so_when_it_is_run_again(command
     assert f'32 held-out images: loss {held_out:.4f}' in output
 
 
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses the command line in this process: parse(*arguments)."""
+
+    def parse(*arguments):
+        argv = ['main.py', *arguments]
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, 'argv', argv)  # ml_collections looks for overrides of fields in it
+        main.parse_flags(argv)
+
+    yield parse
+    for name in [name for name in flags.FLAGS if name.startswith('config.')]:
+        delattr(flags.FLAGS, name)  # ml_collections defines one for every override
+    flags.FLAGS.unparse_flags()
+
+
 @pytest.mark.parametrize(
     ('argument', 'message'),
     [
-        pytest.param('--config.modle.width=3', "'modle'", marks=pytest.mark.slow),
+        ('--config.modle.width=3', "'modle'"),
         ('--config.model.widht=3', "field: 'widht'. Did you mean 'width' instead of 'widht'?"),
-        pytest.param('--config.batch_size=many', 'batch_size=many', marks=pytest.mark.slow),
-        pytest.param(
-            '--config=configs/missing.py', '--config names no file', marks=pytest.mark.slow
-        ),
+        ('--config.batch_size=many', 'batch_size=many'),
+        ('--config=configs/missing.py', '--config names no file'),
+    ],
+)
+def test_a_flag_that_does_not_work_is_refused_in_one_sentence(parse, argument, message):
+    with pytest.raises(UserError) as error:
+        parse(*TINY, argument)
+    assert message in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('argument', 'message'),
+    [
+        pytest.param('--config.model.widht=3', "'widht'", marks=pytest.mark.slow),
         ('--config.batch_size=0', 'batch_size=0'),
     ],
 )
