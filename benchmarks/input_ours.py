@@ -1,7 +1,7 @@
-"""The loader of a run as one of the pipelines that `input_pipeline.py` measures.
+"""The loader of mae_jax as one of the pipelines that `input_pipeline.py` measures.
 
-mae_jax is imported where it is used, in the measuring process: after it has been decided what is
-to be there.
+mae_jax is imported inside the functions, in the measuring process, after `ours` has decided whether
+the C module may be used.
 """
 
 import functools
@@ -23,20 +23,21 @@ def ours(
     pillow_alone: bool = False,
     **loading,
 ) -> Pipeline:
-    """The loader of a run.
+    """Makes a pipeline of the loader that a run uses.
 
     Args:
-      prepared: what `mae-jax prepare` made of the images; None: the files themselves.
-      workers: with a worker process a core.
-      pillow_alone: without the C module.
+      setting: the images and their number.
+      prepared: the directory that `mae-jax prepare` wrote; None to read the image files.
+      workers: whether to use a worker process for each core.
+      pillow_alone: whether to do without the C module.
       **loading: further arguments of `make_loader`.
     """
     if pillow_alone:
-        sys.modules['mae_jax.data.images._jpeg'] = None  # as where it is not built
+        sys.modules['mae_jax.data.images._jpeg'] = None  # the import fails as if it were not built
     from mae_jax.data.loader.batches import make_loader
     from mae_jax.data.loader.order import epochs
     from mae_jax.data.sources.make import make_source
-    from mae_jax.data.transforms import views as transforms
+    from mae_jax.data.transforms import views
 
     files = make_source('folder', 'train', path=setting.path)
     source = make_source('prepared', 'train', path=prepared) if prepared else files
@@ -56,7 +57,7 @@ def ours(
         return loader.iterate(start_step=0)
 
     def pixel_difference() -> float:
-        """Of a batch of the loader, to the same boxes in the original images."""
+        """Compares a batch of the loader with the same crops of the original images."""
         rows = range(setting.compared)
         once = loading | ({'repeats': 1} if 'repeats' in loading else {})
         batch = make(batch_size=len(rows), rows=rows, flip=False, **once).batch_at(0)
@@ -65,13 +66,13 @@ def ours(
         differences = []
         for row, pixels in enumerate(images):
             index = order[row]
-            given, full = (_width_height(s[index]['image']) for s in (source, files))
+            size, full = (_width_height(s[index]['image']) for s in (source, files))
             if 'canvas' in batch:
-                share = min(1.0, CANVAS / max(given))
-                given = tuple(round(side * share) for side in given)
-            rng = np.random.default_rng((SEED, transforms.CROP_AND_FLIP, row // len(source), index))
-            box = random_box(*given, rng)
-            box = tuple(edge * full[i % 2] / given[i % 2] for i, edge in enumerate(box))
+                share = min(1.0, CANVAS / max(size))
+                size = tuple(round(side * share) for side in size)
+            rng = np.random.default_rng((SEED, views.CROP_AND_FLIP, row // len(source), index))
+            box = random_box(*size, rng)
+            box = tuple(edge * full[i % 2] / size[i % 2] for i, edge in enumerate(box))
             expected = reference(files[index]['image'], box, setting.size)
             differences.append(difference(pixels, expected))
         return float(np.mean(differences))

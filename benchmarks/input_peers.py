@@ -1,5 +1,6 @@
-"""Input pipelines of others, written against their public interfaces: the peers of
-`input_pipeline.py`. Each is imported, with its library, in a process of its own.
+"""Input pipelines of other libraries, for comparison in `input_pipeline.py`.
+
+Each uses the public interface of its library, which is imported in a process of its own.
 """
 
 import io
@@ -12,37 +13,37 @@ from PIL import Image
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 ENDLESS = 10**9  # examples
-Box = tuple[float, float, float, float]
+CropBox = tuple[float, float, float, float]
 """(left, top, width, height)"""
 
 
 class Setting(NamedTuple):
-    """What every pipeline is given."""
+    """The images and the number of cores, the same for every pipeline."""
 
     path: str
-    """Of the images, `train/<class>/*.jpg`."""
+    """The folder of the images, `train/<class>/*.jpg`."""
     size: int
     """Height and width of a crop, in pixels."""
     batch_size: int
     cores: int
     compared: int
-    """On how many images the pixel difference is measured."""
+    """The number of images on which the pixel difference is measured."""
 
 
 class Pipeline(NamedTuple):
-    """Something to be measured."""
+    """An input pipeline."""
 
     batches: Callable[[], Iterator]
-    """Shuffled, augmented batches without end; to be closed."""
+    """Starts shuffled, augmented batches without end; the caller closes the iterator."""
     difference: Callable[[], float]
-    """To `reference`, of 0 ... 255, the mean over pixels and channels."""
+    """Returns the mean absolute difference of its pixels from `reference`, in grey levels."""
 
 
-def reference(data: bytes, box: Box, size: int) -> np.ndarray:
-    """Pillow's crop, then its antialiased bicubic resize, uint8 [size,size,3].
+def reference(data: bytes, box: CropBox, size: int) -> np.ndarray:
+    """Crops, then resizes with Pillow's antialiased bicubic, to uint8 [size, size, 3].
 
-    A box whose edges lie between pixels (a reduced image's, in the original) is resized from the
-    whole, which lets a pixel or two from beyond it into its border.
+    A box with edges between pixels (that of a reduced image, scaled to the original) is resized
+    from the whole image, so that one or two pixels from outside influence its border.
     """
     left, top, width, height = box
     edges = left, top, left + width, top + height
@@ -56,15 +57,15 @@ def difference(pixels: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(np.asarray(pixels, np.float64) - expected).mean())
 
 
-def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
-    """As training draws it."""
+def random_box(width: int, height: int, rng: np.random.Generator) -> CropBox:
+    """Draws a crop as training does."""
     from mae_jax.data.transforms.crops import random_resized_crop_box
 
     return random_resized_crop_box(width, height, rng, SCALE, RATIO)
 
 
-def crops_differ(setting: Setting, crop: Callable[[bytes, Box], np.ndarray]) -> float:
-    """The mean `difference` of crop(data, box) [H,W,3] where training might draw the box."""
+def crops_differ(setting: Setting, crop: Callable[[bytes, CropBox], np.ndarray]) -> float:
+    """Returns the mean `difference` of `crop(data, box)` [H, W, 3] for random training crops."""
     from mae_jax.data.sources.make import make_source
 
     source = make_source('folder', 'train', path=setting.path)
@@ -78,7 +79,7 @@ def crops_differ(setting: Setting, crop: Callable[[bytes, Box], np.ndarray]) -> 
 
 
 def original(setting: Setting, floats: bool) -> Pipeline:
-    """He et al.'s transforms: torchvision's on Pillow images, uint8 or normalised float batches."""
+    """Makes He et al.'s pipeline: torchvision on Pillow images, uint8 or normalised floats."""
     from torchvision import transforms as T
     from torchvision.transforms import functional as F
 
@@ -87,7 +88,7 @@ def original(setting: Setting, floats: bool) -> Pipeline:
     random = [T.RandomResizedCrop(setting.size, SCALE, interpolation=bicubic)]
     transform = T.Compose([*random, T.RandomHorizontalFlip(), *last])
 
-    def crop(data: bytes, box: Box) -> np.ndarray:
+    def crop(data: bytes, box: CropBox) -> np.ndarray:
         left, top, width, height = box
         image = Image.open(io.BytesIO(data)).convert('RGB')
         image = F.resized_crop(image, top, left, height, width, [setting.size] * 2, bicubic)
@@ -98,7 +99,7 @@ def original(setting: Setting, floats: bool) -> Pipeline:
 
 
 def tensors(setting: Setting) -> Pipeline:
-    """torchvision's own decoder, and its transforms v2 on uint8 tensors."""
+    """Makes a pipeline of torchvision's decoder and its transforms v2 on uint8 tensors."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
     from torchvision.transforms import v2
@@ -110,7 +111,7 @@ def tensors(setting: Setting) -> Pipeline:
     def read(path: str) -> torch.Tensor:
         return decode_jpeg(read_file(path), ImageReadMode.RGB)
 
-    def crop(data: bytes, box: Box) -> np.ndarray:
+    def crop(data: bytes, box: CropBox) -> np.ndarray:
         left, top, width, height = box
         image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
         image = v2.functional.resized_crop(
@@ -124,7 +125,7 @@ def tensors(setting: Setting) -> Pipeline:
 
 
 def _data_loader(setting: Setting, transform: Callable, **folder) -> Iterator:
-    """torch's, over an image folder, with a worker process a core."""
+    """Yields the batches of torch's DataLoader with a worker process for each core."""
     from torch.utils.data import DataLoader, RandomSampler
     from torchvision.datasets import ImageFolder
 
@@ -134,15 +135,17 @@ def _data_loader(setting: Setting, transform: Callable, **folder) -> Iterator:
         batch_size=setting.batch_size,
         sampler=RandomSampler(dataset, num_samples=ENDLESS),
         num_workers=setting.cores,
-        multiprocessing_context='fork',  # as on Linux if this process had not been spawned
+        multiprocessing_context='fork',  # the default on Linux, unless the process was spawned
     )
 
 
 def tf_data(setting: Setting, antialias: bool = True, dct_method: str = '') -> Pipeline:
-    """tf.data, decoding the crop alone; uint8 batches.
+    """Makes a pipeline of tf.data that decodes the crop alone, to uint8 batches.
 
     Args:
-      dct_method: of the JPEG decoder; its default is the fast and less exact one.
+      setting: the images and their number.
+      antialias: of the resize.
+      dct_method: of the JPEG decoder; the default is the fast and less exact one.
     """
     import tensorflow as tf
 
@@ -174,7 +177,7 @@ def tf_data(setting: Setting, antialias: bool = True, dct_method: str = '') -> P
         dataset = dataset.shuffle(len(files)).repeat().map(load, tf.data.AUTOTUNE)
         yield from dataset.batch(setting.batch_size).prefetch(tf.data.AUTOTUNE)
 
-    def crop(data: bytes, box: Box) -> np.ndarray:
+    def crop(data: bytes, box: CropBox) -> np.ndarray:
         left, top, width, height = box
         return resize(data, [top, left, height, width]).numpy()
 

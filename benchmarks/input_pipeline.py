@@ -1,25 +1,24 @@
-"""Speed of the input pipeline from JPEG files to batches, beside those that others would use.
+"""Measures the input pipeline from JPEG files to batches, beside those of other libraries.
 
     python benchmarks/input_pipeline.py --repeats=5
 
-Prints a Markdown table. Without `--path` the images are made: 512 JPEGs of 500 x 375 pixels, whose
-noise of several octaves takes the 104 KB that photographs of that size take. Peers are measured
-where their libraries are installed (`input_peers.py`); 'original' is He et al.'s: torchvision's
-transforms on Pillow images, in torch's DataLoader, to normalised floats.
+Prints a Markdown table. Without `--path` it generates the images: JPEGs of 500 x 375 pixels whose
+noise of several octaves takes 104 KB, as photographs of that size do. Peers are measured if their
+libraries are installed (`input_peers.py`); 'original' is He et al.'s: torchvision's transforms on
+Pillow images, in torch's DataLoader, to normalised floats.
 
-Each pipeline has a process of its own at each number of cores, bound to them as it starts:
-libraries fight over threads, and count the cores when they are imported. It waits until it is its
-turn. Images/s are those of a stream that goes on: the clock starts and stops with the arrival of a
-batch, after every worker has given one, so that neither the start nor the end of workers counts,
-and reading ahead gains nothing. Batches stay on the host: what `resize='device'` leaves to the
-accelerator is not in its images/s.
+Each pipeline has a process of its own at each number of cores, bound to them when it starts,
+because libraries compete for threads and count the cores when they are imported. The processes take
+turns. Images/s are those of a running stream: the clock starts and stops when a batch arrives,
+after every worker has given one, so that neither the start nor the end of workers counts, and
+reading ahead gains nothing. Batches stay on the host: the work that `resize='device'` leaves to the
+accelerator is not included.
 """
 
 import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
-import inspect
 import multiprocessing
 import os
 import subprocess
@@ -43,21 +42,19 @@ ORIGINAL = 'original'
 class Contender(NamedTuple):
     name: str
     make: Callable[..., Pipeline]
-    """Called in a process of its own, with the `Setting` and the options."""
+    """Called in a process of its own with the `Setting` and the options."""
     options: dict = {}
     needs: str = OURS
-    """The module without which it cannot be measured."""
+    """The module that must be installed."""
 
 
 class NotMeasured(Exception):
-    """A peer that fails here, and why."""
+    """A peer that fails on this machine; the message has the reason."""
 
 
 def contenders(prepared: str) -> list[Contender]:
-    """All that can be measured here; the last ones add to each other."""
-    from mae_jax.data.loader.batches import make_loader
-
-    found = [
+    """Returns all pipelines that can be measured; each of the last ones adds an option."""
+    pipelines = [
         Contender(ORIGINAL, input_peers.original, {'floats': True}, 'torchvision'),
         Contender(f'{ORIGINAL}, uint8', input_peers.original, {'floats': False}, 'torchvision'),
         Contender('torchvision v2', input_peers.tensors, {}, 'torchvision'),
@@ -67,33 +64,26 @@ def contenders(prepared: str) -> list[Contender]:
         ', accurate DCT': {'dct_method': 'INTEGER_ACCURATE'},
         ', not antialiased': {'antialias': False},
     }.items():
-        found.append(Contender(f'tf.data{detail}', input_peers.tf_data, options, 'tensorflow'))
+        pipelines.append(Contender(f'tf.data{detail}', input_peers.tf_data, options, 'tensorflow'))
     for detail, options in {
         '': {},
         ', Pillow alone': {'pillow_alone': True},
         ', worker processes': {'workers': True},
     }.items():
-        found.append(Contender(f'mae_jax{detail}', ours, options))
-    fields = inspect.signature(make_loader).parameters
+        pipelines.append(Contender(f'mae_jax{detail}', ours, options))
     name, options = 'mae_jax', {}
-    for detail, option, there in [
-        (
-            ', prepared',
-            {'prepared': prepared},
-            importlib.util.find_spec('mae_jax.data.sources.prepared'),
-        ),
-        (', repeats=4', {'repeats': 4}, 'repeats' in fields),
-        (", resize='device'", {'resize': 'device', 'canvas': CANVAS}, 'resize' in fields),
-    ]:
-        if not there:
-            break
+    for detail, option in {
+        ', prepared': {'prepared': prepared},
+        ', repeats=4': {'repeats': 4},
+        ", resize='device'": {'resize': 'device', 'canvas': CANVAS},
+    }.items():
         name, options = name + detail, options | option
-        found.append(Contender(name, ours, options))
-    return [c for c in found if importlib.util.find_spec(c.needs)]
+        pipelines.append(Contender(name, ours, options))
+    return [c for c in pipelines if importlib.util.find_spec(c.needs)]
 
 
 def rate(pipeline: Pipeline, setting: Setting, seconds: float) -> float:
-    """Images a second, over at least so many seconds of a stream that has started."""
+    """Measures the images per second of a running stream for at least this time."""
     with contextlib.closing(pipeline.batches()) as batches:
         for _ in range(max(2, setting.cores)):
             next(batches)
@@ -107,9 +97,9 @@ def rate(pipeline: Pipeline, setting: Setting, seconds: float) -> float:
 
 
 def serve(connection, contender: Contender, setting: Setting) -> None:
-    """The life of a measuring process: a rate for each number of seconds, the difference at 0.
+    """Runs a measuring process: answers seconds by a rate, 0 by the pixel difference, until None.
 
-    What goes wrong with a peer is answered too: a library can be there and not work.
+    The failure of a peer is an answer too, because an installed library may not work.
     """
     pipeline = None
     while (seconds := connection.recv()) is not None:
@@ -125,7 +115,7 @@ def serve(connection, contender: Contender, setting: Setting) -> None:
 
 @contextlib.contextmanager
 def measuring(contender: Contender, setting: Setting) -> Iterator[Callable[[float], float]]:
-    """`serve` in a process that has so many cores; it answers to numbers of seconds."""
+    """Starts `serve` in a process bound to `setting.cores`; gives a function that asks it."""
     context = multiprocessing.get_context('spawn')
     connection, end = context.Pipe()
     process = context.Process(target=serve, args=(end, contender, setting))
@@ -147,7 +137,7 @@ def measuring(contender: Contender, setting: Setting) -> Iterator[Callable[[floa
     try:
         yield ask
     finally:
-        with contextlib.suppress(BrokenPipeError):  # it died, and has said why
+        with contextlib.suppress(BrokenPipeError):  # it died, and has printed the reason
             connection.send(None)
         process.join()
 
@@ -155,7 +145,7 @@ def measuring(contender: Contender, setting: Setting) -> Iterator[Callable[[floa
 class Measured(NamedTuple):
     name: str
     rates: np.ndarray
-    """Images a second, [number of cores, repeats]."""
+    """Images per second, [number of cores, repeats]."""
     difference: float
 
 
@@ -166,7 +156,7 @@ def measure(
     repeats: int,
     seconds: float,
 ) -> Iterator[Measured | NotMeasured]:
-    """All in turn, after one turn unmeasured; `setting.cores` is replaced by each of `cores`."""
+    """Measures all pipelines in turn for each number of `cores`, after one turn to warm up."""
     with contextlib.ExitStack() as stack:
         ready = []
         for pipeline in pipelines:
@@ -191,7 +181,7 @@ def measure(
 
 
 def table(measured: Sequence[Measured], cores: Sequence[int]) -> str:
-    """Ratios are of medians, and to the original's pipeline where it was measured."""
+    """Formats the results; ratios are of medians, over the original's pipeline if measured."""
     originals = [np.median(m.rates[0]) for m in measured if m.name == ORIGINAL]
     several = [f'{n} cores | {n} over {cores[0]}' for n in cores[1:]]
     header = [f'images/s, {cores[0]} core' + 's' * (cores[0] > 1), 'slowest - fastest', *several]
@@ -208,6 +198,7 @@ def table(measured: Sequence[Measured], cores: Sequence[int]) -> str:
 
 
 def prepare(path: Path, folder: Path) -> None:
+    """Runs `mae-jax prepare` in a process of its own."""
     command = [sys.executable, '-m', 'mae_jax', 'prepare', str(path), str(folder)]
     standard_error = 2  # the number: sys.stderr need not be a file
     subprocess.run(command, check=True, stdout=standard_error)
@@ -249,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         setting = Setting(str(images), args.image_size, args.batch_size, cores[0], args.compared)
         (*measured,) = measure(pipelines, setting, cores, args.repeats, args.seconds)
         kilobytes = np.mean([file.stat().st_size for file in images.glob('*/*/*')]) / 1e3
-    from measure import hardware, versions  # imports JAX: not in every measuring process
+    from measure import hardware, versions  # imports JAX, which measuring processes do without
 
     from mae_jax.data.images.jpeg import is_built
 
@@ -257,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = [m for m in measured if isinstance(m, Measured)]
     print(f'JPEG to batches of {args.batch_size} x {args.image_size} px\n')
     built = 'built' if is_built() else 'not built: Pillow decodes'
-    print(f'- {hardware()}\n- {versions()}, {_packages()}; data/_jpeg.c {built}')
+    print(f'- {hardware()}\n- {versions()}, {_packages()}; data/images/_jpeg.c {built}')
     print(f'- {args.examples} images of {kilobytes:.0f} KB; medians of {args.repeats} repeats')
     print(*(f'- not measured: {failure}' for failure in failures), '', sep='\n')
     print(table(measured, cores))
