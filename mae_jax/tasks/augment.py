@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from mae_jax.errors import UserError
 
 Array = jax.Array | np.ndarray
+Scalar = float | int | Float[Array, '']
 GROUP = 32
 """Rows that share one draw of `mix`: the original draws once per process, whose batch is 32."""
 
@@ -57,10 +58,10 @@ def erase(
     images: Float[Array, 'B H W C'],
     key: jax.Array,
     *,
-    probability: float,
-    min_area: float = 0.02,
-    max_area: float = 1 / 3,
-    min_aspect: float = 0.3,
+    probability: Scalar,
+    min_area: Scalar = 0.02,
+    max_area: Scalar = 1 / 3,
+    min_aspect: Scalar = 0.3,
 ) -> Float[Array, 'B H W C']:
     """Fills a random box of some images with noise (random erasing, arXiv 1708.04896).
 
@@ -96,10 +97,10 @@ def draw_erasing(
     rows: int,
     size: tuple[int, int],
     *,
-    probability: float,
-    min_area: float,
-    max_area: float,
-    min_aspect: float,
+    probability: Scalar,
+    min_area: Scalar,
+    max_area: Scalar,
+    min_aspect: Scalar,
 ) -> Box:
     """Draws a box for each of `rows` images of `size` (H, W): the first attempt that fits.
 
@@ -134,7 +135,7 @@ def fill(
 
 
 def soft_targets(
-    labels: Int[Array, ' B'], num_classes: int, smoothing: float
+    labels: Int[Array, ' B'], num_classes: int, smoothing: Scalar
 ) -> Float[Array, 'B classes']:
     """Turns labels, int [B], into targets, float32 [B,num_classes], `smoothing` spread over all.
 
@@ -149,9 +150,9 @@ def mix(
     targets: Float[Array, 'B classes'],
     key: jax.Array,
     *,
-    mixup: float,
-    cutmix: float,
-    switch_probability: float,
+    mixup: Scalar,
+    cutmix: Scalar,
+    switch_probability: Scalar,
     group: int = GROUP,
 ) -> tuple[Float[Array, 'B H W C'], Float[Array, 'B classes']]:
     """Mixes each row with the mirrored one of its group, by mixup or by CutMix.
@@ -194,9 +195,9 @@ def draw_mix(
     groups: int,
     size: tuple[int, int],
     *,
-    mixup: float,
-    cutmix: float,
-    switch_probability: float,
+    mixup: Scalar,
+    cutmix: Scalar,
+    switch_probability: Scalar,
 ) -> Mix:
     """Draws parameters for each of `groups` groups of images of `size` (H, W); an alpha is > 0."""
     switch_key, lam_key, row_key, column_key = jax.random.split(key, 4)
