@@ -62,7 +62,7 @@ def assert_same(batch, other):
 @pytest.mark.parametrize('processes', [1, 3])
 @pytest.mark.parametrize(('count', 'batch_size'), [(12, 6), (25, 6), (100, 12), (5, 12)])
 def test_every_example_comes_once_an_epoch(processes, count, batch_size):
-    num_epochs = 3
+    num_epochs = 2
     shares = np.split(np.arange(batch_size), processes)
     loaders = [numbered_loader(count, batch_size, rows) for rows in shares]
     steps = -(-num_epochs * count // batch_size)

@@ -1,5 +1,6 @@
 """Worker processes that are killed, stopped or hang, and the streams that read from them."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -8,9 +9,11 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers.images import smooth_picture
 
 from mae_jax.data.loader.batches import make_loader
 from mae_jax.data.sources.make import make_source
@@ -30,11 +33,18 @@ def alive(pid):
         return False
 
 
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
+def becomes_true(condition, seconds=20):
+    """Returns whether a condition becomes true within some seconds."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f'not so within {seconds} s'
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.05)
+    return True
+
+
+def ends(pid):
+    return becomes_true(lambda: not alive(pid))
 
 
 @pytest.mark.slow
@@ -53,17 +63,46 @@ def test_threads_and_worker_processes_give_the_same_stream(photo_folder):
             np.testing.assert_array_equal(batch['label'], other['label'])
 
 
-def test_workers_ignore_ctrl_c_and_sigterm_until_the_stream_is_closed(photo_folder):
-    with photo_loader(photo_folder(20), workers=1, threads=1).iterate(0) as batches:
+class Ended(NamedTuple):
+    """A stream of a worker process: it got signals, then read an image that was damaged."""
+
+    batches_after_signals: int
+    damaged: str
+    error: UserError
+    worker_ended: bool
+
+
+@pytest.fixture(scope='module')
+def ended(tmp_path_factory):
+    root = tmp_path_factory.mktemp('photos')
+    for i in range(20):
+        smooth_picture(i, 40, 30).save(root / f'{i}.jpg')
+    damaged = make_source('folder', 'train', path=str(root))[5]['name']
+    with photo_loader(root, workers=1, threads=1).iterate(0) as batches:
         next(batches)
         (pid,) = batches.worker_pids()
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
-        for _ in range(20):
+        count = len(list(itertools.islice(batches, 20)))
+        Path(damaged).write_bytes(b'no image')
+        with pytest.raises(UserError) as error:
+            for _ in range(100):
+                next(batches)
+        with pytest.raises(StopIteration):
             next(batches)
-    assert not alive(pid)
-    with pytest.raises(StopIteration):
-        next(batches)
+        return Ended(count, damaged, error.value, ends(pid))
+
+
+def test_a_worker_ignores_ctrl_c_and_sigterm(ended):
+    assert ended.batches_after_signals == 20
+
+
+def test_an_unreadable_image_is_named_from_a_worker_too(ended):
+    assert ended.damaged in str(ended.error) and 'on_error' in str(ended.error)
+
+
+def test_an_error_closes_the_stream_and_ends_the_worker(ended):
+    assert ended.worker_ended
 
 
 def test_a_killed_worker_ends_the_stream_and_is_named(photo_folder):
@@ -87,18 +126,7 @@ def test_a_stopped_worker_ends_the_stream_after_the_timeout(photo_folder):
         with pytest.raises(UserError, match=rf'1\.5 s.*process {pid}\) is stopped'):
             for _ in range(1000):
                 next(batches)
-        wait_until(lambda: not alive(pid))
-
-
-def test_an_unreadable_image_is_named_from_a_worker_too(photo_folder):
-    root = photo_folder(20)
-    bad = make_source('folder', 'train', path=str(root))[5]['name']
-    Path(bad).write_bytes(b'no image')
-    with (
-        photo_loader(root, workers=1, threads=1).iterate(0) as batches,
-        pytest.raises(UserError, match=f'{bad}.*on_error'),
-    ):
-        list(zip(range(4), batches, strict=False))
+        assert ends(pid)
 
 
 class Hanging:
@@ -157,10 +185,10 @@ def test_workers_end_with_a_trainer_that_is_killed(photo_folder, tmp_path):
     finally:
         trainer.kill()
         trainer.wait()
-    wait_until(lambda: not alive(pid))
+    assert ends(pid)
     # The segment that the worker was creating as it ended, a few kB and not yet registered for
     # removal, may remain.
-    wait_until(lambda: sum(path.exists() for path in segments) <= 1, seconds=60)
+    assert becomes_true(lambda: sum(path.exists() for path in segments) <= 1, seconds=60)
 
 
 def shared_memory(pid):

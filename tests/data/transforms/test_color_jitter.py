@@ -1,3 +1,5 @@
+"""Colour jitter: pixels equal those of torchvision; factors and orders are uniform."""
+
 import collections
 import itertools
 import pickle
@@ -44,7 +46,7 @@ def test_a_jittered_image_is_torchvisions_for_what_it_drew(mode, monkeypatch):
 
 
 @pytest.mark.parametrize('op', ['saturation', 'hue'])
-def test_colours_of_a_grey_image_cannot_be_changed(op):
+def test_saturation_and_hue_do_not_change_a_grey_image(op):
     image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
     ours = color_jitter.apply(image, op, 0.3)
     np.testing.assert_array_equal(np.asarray(ours), np.asarray(image))
@@ -69,12 +71,12 @@ def test_factors_are_uniform_in_their_ranges():
 
 def test_every_order_is_as_likely():
     rng = np.random.default_rng(1)
-    orders = collections.Counter(tuple(op for op, _ in JITTER.draw(rng)) for _ in range(12_000))
+    orders = collections.Counter(tuple(op for op, _ in JITTER.draw(rng)) for _ in range(6000))
     assert set(orders) == set(itertools.permutations(OPS))
-    assert max(abs(count - 500) for count in orders.values()) < 95  # 4.3 standard deviations
+    assert max(abs(count - 250) for count in orders.values()) < 67  # 4.3 standard deviations
 
 
-def test_an_operation_left_out_changes_nothing_else():
+def test_an_operation_of_strength_0_does_not_change_the_others():
     for seed in range(20):
         full = JITTER.draw(np.random.default_rng(seed))
         some = ColorJitter(contrast=0.4, hue=0.1).draw(np.random.default_rng(seed))
@@ -110,14 +112,14 @@ def test_a_recipe_that_cannot_be_read_is_explained(spec, reason):
 
 def test_images_it_is_not_defined_for_are_refused():
     rng = np.random.default_rng(0)
-    for image, what in (
+    for image, kind in (
         (np.zeros((4, 4, 3), np.uint16), r'uint16 of shape \(4, 4, 3\)'),
         (np.zeros((4, 4, 4), np.uint8), r'uint8 of shape \(4, 4, 4\)'),
         (Image.new('RGBA', (4, 4)), 'mode RGBA'),
         (Image.new('I;16', (4, 4)), 'mode I;16'),
     ):
         hint = r".*set dataset\.augment=''"
-        with pytest.raises(UserError, match='8-bit RGB and grey.*not for ' + what + hint):
+        with pytest.raises(UserError, match='8-bit RGB and grey.*not for ' + kind + hint):
             JITTER(image, rng)
 
 

@@ -1,3 +1,5 @@
+"""Training views and evaluation crops: the pixels of torchvision and Pillow, from keyed draws."""
+
 import io
 import math
 
@@ -22,7 +24,7 @@ def one_view(record, **options):
 
 
 def torchvision_box(width, height, rng, scale, ratio):
-    """RandomResizedCrop.get_params as torchvision documents it: top, left, height, width."""
+    """Draws (top, left, height, width) as torchvision's RandomResizedCrop.get_params does."""
     for _ in range(10):
         target = height * width * rng.uniform(scale[0], scale[1])
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -98,7 +100,7 @@ def test_a_transform_depends_on_seed_epoch_and_index_alone(augment, crop):
 
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('kind', [RandAugment, ColorJitter])
-def test_augmentation_comes_last_and_leaves_crop_and_flip_as_they_are(kind, channels):
+def test_augmentation_is_last_and_does_not_change_crop_and_flip(kind, channels):
     record = {'image': encode(smooth_picture(2, 60, 50), 'PNG'), 'name': 'picture'}
     augment = ColorJitter(0.4, 0.4, 0.4, 0.1)
     if kind is RandAugment:
@@ -115,7 +117,7 @@ def test_augmentation_comes_last_and_leaves_crop_and_flip_as_they_are(kind, chan
     assert (0 < changed < 12) if kind is RandAugment else changed == 12
 
 
-def test_augmentation_of_what_is_no_8_bit_picture_is_refused():
+def test_augmentation_of_other_than_8_bit_pictures_is_refused():
     for dtype, channels in ((np.uint16, 3), (np.float32, 1), (np.uint8, 4)):
         record = {'image': np.zeros((20, 20, channels), dtype), 'name': 'data'}
         for augment in (RandAugment((0,) * channels), ColorJitter(0.4)):
@@ -139,7 +141,7 @@ def test_the_kind_of_crop_is_chosen_by_name():
 
 
 def resized_to_cover(picture, size, share):
-    """The picture in the smallest size of its own proportions that covers `size` over `share`."""
+    """Resizes a picture to the smallest size of its proportions that covers `size / share`."""
     height, width = (int(side / share) for side in size)
     w, h = picture.size
     if w * height < h * width:  # too narrow: the width decides
@@ -152,15 +154,15 @@ SIZES = [(96, 96), (224, 224), (64, 96), (96, 64), (225, 225), (256, 64)]
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('width_height', [(300, 200), (200, 300), (60, 60)])
-def test_a_centre_crop_for_training_is_what_evaluation_sees(size, width_height):
+def test_a_centre_crop_for_training_is_that_of_evaluation(size, width_height):
     picture = smooth_picture(3, *width_height)
-    record = {'image': encode(picture, 'PNG'), 'name': 'picture'}
+    record = {'image': encode(picture, 'BMP'), 'name': 'picture'}
     resized = resized_to_cover(picture, size, 0.875 if max(size) <= 224 else 1)
     left, top = (round((a - b) / 2) for a, b in zip(resized.size, size[::-1], strict=True))
     expected = resized.crop((left, top, left + size[1], top + size[0]))
     evaluated = transforms.eval_transform(record, image_size=size, channels=3)
     flips = 0
-    for epoch in range(8):
+    for epoch in range(6):
         options = {'epoch': epoch, 'image_size': size, 'crop': 'center'}
         ours = train(record, flip=False, **options)
         np.testing.assert_array_equal(ours, np.asarray(expected))
@@ -168,17 +170,17 @@ def test_a_centre_crop_for_training_is_what_evaluation_sees(size, width_height):
         flipped = train(record, flip=True, **options)
         flips += (flipped != ours).any()
         assert any((flipped == way).all() for way in (ours, ours[:, ::-1]))
-    assert 0 < flips < 8
+    assert 0 < flips < 6
 
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('width_height', [(300, 200), (200, 300), (60, 60)])
 def test_a_fixed_size_crop_is_pillows_resize_then_crop_then_flip(size, width_height):
     picture = smooth_picture(4, *width_height)
-    record = {'image': encode(picture, 'PNG'), 'name': 'picture'}
+    record = {'image': encode(picture, 'BMP'), 'name': 'picture'}
     resized = resized_to_cover(picture, size, 0.875)
-    places = set()
-    for index in range(8):
+    positions = set()
+    for index in range(5):
         rng = np.random.default_rng((0, 1, 0, index))
         top = rng.integers(0, resized.height - size[0] + 1)
         left = rng.integers(0, resized.width - size[1] + 1)
@@ -188,23 +190,23 @@ def test_a_fixed_size_crop_is_pillows_resize_then_crop_then_flip(size, width_hei
         ours = train(record, index=index, image_size=size, crop='fixed')
         np.testing.assert_array_equal(ours, np.asarray(expected))
         assert ours.flags.c_contiguous
-        places.add((top, left))
-    assert len(places) > 4
+        positions.add((top, left))
+    assert len(positions) > 3
 
 
 @pytest.mark.parametrize(('width', 'height'), [(19, 16), (16, 18), (16, 16)])
-def test_every_place_of_a_fixed_size_crop_is_as_likely(width, height):
-    # 14 / .875 is 16: these are not resized, and each pixel says where it comes from.
+def test_positions_of_a_fixed_size_crop_are_uniform(width, height):
+    # 14 / .875 is 16: these images are not resized, and each pixel holds its coordinates.
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.mgrid[:height, :width]
-    record = {'image': encode(Image.fromarray(pixels), 'PNG'), 'name': 'places'}
+    record = {'image': pixels, 'name': 'coordinates'}
     counts = np.zeros((height - 13, width - 13), int)
-    for index in range(200 * counts.size):
+    for index in range(100 * counts.size):
         ours = train(record, index=index, image_size=(14, 14), crop='fixed', flip=False)
         top, left, _ = ours[0, 0]
         np.testing.assert_array_equal(ours, pixels[top : top + 14, left : left + 14])
         counts[top, left] += 1
-    assert abs(counts - 200).max() < 60  # 4.2 standard deviations; the corners are among them
+    assert abs(counts - 100).max() < 42  # 4.2 standard deviations; the corners are among them
 
 
 def test_a_fixed_size_crop_keeps_other_depths():
@@ -221,7 +223,7 @@ def test_a_fixed_size_crop_keeps_other_depths():
 @pytest.mark.parametrize('width_height', [(500, 375), (375, 500), (301, 301), (100, 900)])
 def test_evaluation_is_torchvisions_resize_and_centre_crop(size, width_height):
     picture = smooth_picture(3, *width_height)
-    record = {'image': encode(picture, 'PNG'), 'name': 'picture'}
+    record = {'image': encode(picture, 'BMP'), 'name': 'picture'}
     short = int(size / (224 / 256)) if size <= 224 else size
     w, h = width_height
     if w <= h:
