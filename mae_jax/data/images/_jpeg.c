@@ -17,7 +17,7 @@
 #include <jpeglib.h>
 
 #if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2001000
-#error "libjpeg-turbo 2.1 or newer is needed: others cannot decode a part, or upsample differently"
+#error "libjpeg-turbo 2.1 or newer is needed: others cannot decode a crop, or upsample differently"
 #endif
 
 #include "_resize.h"

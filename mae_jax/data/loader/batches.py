@@ -1,7 +1,7 @@
 """Training and evaluation batches of a source: the entry of the input pipeline.
 
-A batch is a pure function of (seed, step), and an example's pixels one of (seed, epoch, index);
-`order.py` says how. Every image gives `repeats` consecutive rows of a batch, mostly one.
+A batch is a pure function of (seed, step), and the pixels of an example are one of (seed, epoch,
+index). `order.py` defines the order. Every image gives `repeats` consecutive rows of a batch.
 """
 
 import functools
@@ -20,11 +20,11 @@ from mae_jax.data.transforms.crops import BOXES, CROPS
 from mae_jax.errors import UserError
 
 MAX_NEIGHBOURS = 100
-"""So many unreadable images in a row are not an accident: 'skip' raises too."""
+"""The most unreadable images in a row that on_error='skip' tolerates."""
 MIN_SEEN = 1000
-"""Of fewer images than this, the share of unreadable ones is taken as if there were so many."""
+"""The share of unreadable images is taken of at least this many: among the first it says little."""
 FOREVER = 2**31
-"""Steps of a stream without an end."""
+"""Number of steps of a stream without an end."""
 
 
 def make_loader(

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
+from helpers.commands import ROOT
 from helpers.images import encode
 from PIL import Image
 
@@ -150,4 +151,5 @@ def test_reading_images_imports_neither_tensorflow_nor_torch():
         'import sys, mae_jax.data.loader.batches, mae_jax.data.sources.tfds;'
         "sys.exit(any(name in sys.modules for name in ('tensorflow', 'torch')))"
     )
-    assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+    command = [sys.executable, '-c', code]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0

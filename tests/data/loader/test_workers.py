@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers.commands import ROOT
 from helpers.images import smooth_picture
 
 from mae_jax.data.loader.batches import make_loader
@@ -177,7 +178,12 @@ def test_workers_end_with_a_trainer_that_is_killed(photo_folder, tmp_path):
             app.run(main)
         """)
     )
-    trainer = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    trainer = subprocess.Popen(
+        [sys.executable, script],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         pid = int(trainer.stdout.readline())
         assert alive(pid)
