@@ -1,6 +1,5 @@
 """Order, batches, repeats, replaced images and evaluation of the loader, in threads."""
 
-import itertools
 import time
 from pathlib import Path
 
@@ -91,14 +90,6 @@ def test_the_global_batch_does_not_depend_on_the_process_count(
         for batch, *local_batches in zip(expected, *streams, strict=True):
             for share, local in zip(shares, local_batches, strict=True):
                 assert_same(local, {key: value[share] for key, value in batch.items()})
-
-
-def test_every_epoch_and_every_seed_has_an_order_of_its_own():
-    orders = {
-        tuple(epochs(20, seed)[i] for i in range(epoch * 20, epoch * 20 + 20))
-        for seed, epoch in itertools.product(range(3), range(3))
-    }
-    assert len(orders) == 9  # seed 1, epoch 0 differs from seed 0, epoch 1
 
 
 def test_a_stream_starts_at_a_late_step_at_once():

@@ -8,9 +8,7 @@ import pytest
 from helpers.images import encode, smooth_picture
 from PIL import Image
 
-from mae_jax.data.images.arrays import mirrored
-from mae_jax.data.transforms import crops
-from mae_jax.data.transforms import views as transforms
+from mae_jax.data.transforms import crops, views
 from mae_jax.data.transforms.color_jitter import ColorJitter
 from mae_jax.data.transforms.randaugment import RandAugment
 from mae_jax.errors import UserError
@@ -19,7 +17,7 @@ SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 
 
 def one_view(record, **options):
-    (pixels,) = transforms.train_views(record, **options)['image']
+    (pixels,) = views.train_views(record, **options)['image']
     return pixels
 
 
@@ -160,7 +158,7 @@ def test_a_centre_crop_for_training_is_that_of_evaluation(size, width_height):
     resized = resized_to_cover(picture, size, 0.875 if max(size) <= 224 else 1)
     left, top = (round((a - b) / 2) for a, b in zip(resized.size, size[::-1], strict=True))
     expected = resized.crop((left, top, left + size[1], top + size[0]))
-    evaluated = transforms.eval_transform(record, image_size=size, channels=3)
+    evaluated = views.eval_transform(record, image_size=size, channels=3)
     flips = 0
     for epoch in range(6):
         options = {'epoch': epoch, 'image_size': size, 'crop': 'center'}
@@ -233,7 +231,7 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(size, width_height):
     resized = picture.resize((new_w, new_h), Image.BICUBIC)
     top, left = int(round((new_h - size) / 2.0)), int(round((new_w - size) / 2.0))
     expected = resized.crop((left, top, left + size, top + size))
-    ours = transforms.eval_transform(record, image_size=(size, size), channels=3)
+    ours = views.eval_transform(record, image_size=(size, size), channels=3)
     np.testing.assert_array_equal(ours, np.asarray(expected))
 
 
@@ -244,7 +242,7 @@ def test_the_share_of_the_centre_crop_can_be_given(share, short):
     resized = picture.resize((int(301 * short / 200), short), Image.BICUBIC)
     left, top = (round((side - 96) / 2) for side in resized.size)
     expected = resized.crop((left, top, left + 96, top + 96))
-    ours = transforms.eval_transform(record, image_size=(96, 96), channels=3, crop_share=share)
+    ours = views.eval_transform(record, image_size=(96, 96), channels=3, crop_share=share)
     np.testing.assert_array_equal(ours, np.asarray(expected))
 
 
@@ -253,7 +251,7 @@ def test_a_rectangle_is_covered_without_distortion(image_size):
     # A disc in the middle stays a disc, and nothing outside the picture shows.
     y, x = np.mgrid[:200, :300]
     disc = ((y - 99.5) ** 2 + (x - 149.5) ** 2 < 50**2).astype(np.uint8) * 155 + 100
-    ours = transforms.eval_transform(
+    ours = views.eval_transform(
         {'image': disc[..., None], 'name': 'disc'}, image_size=image_size, channels=1
     )[..., 0]
     assert ours.shape == image_size
@@ -269,7 +267,7 @@ def test_other_depths_are_resized_band_by_band_in_float(dtype):
     rng = np.random.default_rng(0)
     array = (rng.random((20, 30, 5)) * 60_000 - (30_000 if dtype == np.int16 else 0)).astype(dtype)
     record = {'image': array, 'name': 'bands'}
-    ours = transforms.eval_transform(record, image_size=(225, 225), channels=5)  # no crop share
+    ours = views.eval_transform(record, image_size=(225, 225), channels=5)  # no crop share
     assert ours.dtype == dtype
     left = round((337 - 225) / 2)
     for band in range(5):
@@ -279,15 +277,3 @@ def test_other_depths_are_resized_band_by_band_in_float(dtype):
             limits = np.iinfo(dtype)
             expected = np.clip(np.round(expected), limits.min, limits.max)
         np.testing.assert_array_equal(ours[..., band], expected.astype(dtype))
-
-
-@pytest.mark.parametrize('channels', [1, 3, 13])
-@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
-def test_mirroring_exchanges_left_and_right_and_leaves_the_original(channels, dtype):
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels)).astype(dtype)
-    before = pixels.copy()
-    copy = mirrored(pixels)
-    copy[0, 0] = 99
-    np.testing.assert_array_equal(pixels, before)
-    np.testing.assert_array_equal(copy[1:], np.flip(before, axis=1)[1:])
-    assert copy.dtype == dtype and copy.flags.c_contiguous
