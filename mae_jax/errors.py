@@ -1,23 +1,23 @@
-"""What a run can say to its user, and the exit status that goes with it."""
+"""Errors with a message for the user, and the exit statuses of a command."""
 
 import os
 import re
 
 EXIT_USER_ERROR = 1
-"""A mistake that the user can mend: the message says how."""
+"""A mistake of the user's; the message explains how to correct it."""
 
 EXIT_DIVERGED = 3
-"""The loss was not finite; the last good checkpoint is kept."""
+"""The loss was not finite; the last checkpoint before is kept."""
 
 EXIT_PREEMPTED = 75
-"""The run was told to stop, saved, and goes on when the same command is run again (EX_TEMPFAIL)."""
+"""The run was asked to stop and has saved; the same command continues it (EX_TEMPFAIL)."""
 
 EXIT_LOST = 76
-"""A machine failed: another process is gone, or a step hung. The same command goes on."""
+"""A machine failed: another process ended, or a step hung. The same command continues the run."""
 
 
 class UserError(Exception):
-    """A sentence for the user: what was wrong, in which field or file, and what to do.
+    """An error that the user can correct: which field or file is wrong, and what to do about it.
 
     `main.py` and `mae-jax` print it without a traceback and exit with `exit_status`.
     """
@@ -38,13 +38,16 @@ class Preempted(UserError):
 
 
 class Lost(UserError):
-    """Another process of the run is gone, or hangs. Work up to the last checkpoint is kept."""
+    """Another process of the run ended, or hangs. Work up to the last checkpoint is kept."""
 
     exit_status = EXIT_LOST
 
 
 def brief(error: Exception) -> str:
-    """The system's own words where there are some (TensorStore ends its message with a code)."""
+    """Returns an error in one line: the system's message for its error code, if it has one.
+
+    TensorStore puts the code into the text of its message.
+    """
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code or isinstance(error, OSError) and error.errno:
         return os.strerror(int(code[1]) if code else error.errno)

@@ -1,12 +1,13 @@
-"""The published weights of DALL-E's encoder -> a file for `target.tokenizer`.
+"""Converts the published weights of DALL-E's encoder to a file for `target.tokenizer`.
 
     curl -O https://cdn.openai.com/dall-e/encoder.pkl
     python scripts/convert_dvae.py encoder.pkl dvae.safetensors
 
-They are a pickled PyTorch module, and a pickle can run any code. Here nothing in it is run: the
-classes of `ALLOWED`, and no other name, may stand in the file, and for each an inert class of our
-own is taken, which holds what was stored and does nothing. Neither torch nor dall_e is imported.
-Says which classes it met, and writes nothing unless names and shapes are those of the encoder.
+The weights are a pickled PyTorch module, and a pickle can run any code. This script runs none of
+it: the file may name only the classes of `ALLOWED`, and each of them is replaced by an inert class
+of our own, which only holds the stored state. Neither torch nor dall_e is imported. The script
+prints which classes the file names, and writes nothing unless names and shapes are those of the
+encoder.
 """
 
 import argparse
@@ -25,16 +26,16 @@ import numpy as np
 
 from mae_jax.errors import UserError
 from mae_jax.files.limits import check_expansion
-from mae_jax.files.tensors import damaged, local, replacing, writing
+from mae_jax.files.tensors import local_copy, replacing, unreadable, writing
 from mae_jax.pretext.dvae import DVAE
 from mae_jax.pretext.tokenizers import check_dvae, save_dvae
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-"""What a file of the format before PyTorch 1.6 begins with."""
+"""First object in a file of the format before PyTorch 1.6."""
 
 
 class Module:
-    """In place of a class that the file names: holds the state that it was stored with."""
+    """Replaces a class that the file names, and holds the stored state."""
 
     def __init__(self, *_: Any):
         self.state: Mapping[str, Any] = {}
@@ -44,14 +45,14 @@ class Module:
 
 
 class Storage(NamedTuple):
-    """Numbers that lie elsewhere in the file."""
+    """Reference to an array of numbers in the file."""
 
     key: str
     dtype: str
 
 
 class Tensor(NamedTuple):
-    """Which of these numbers a tensor has; the rest counts in numbers, not bytes."""
+    """A view of a storage; offset and strides count numbers, not bytes."""
 
     storage: Storage
     offset: int
@@ -82,20 +83,21 @@ ALLOWED = {
     ('torch', 'HalfStorage'): '<f2',
     ('collections', 'OrderedDict'): OrderedDict,
     ('builtins', 'set'): set,
-    ('__builtin__', 'set'): set,  # as the default protocol writes it
+    ('__builtin__', 'set'): set,  # as pickle's default protocol writes it
 }
-"""(module, name) in the file -> what is taken in its place."""
+"""(module, name) in the file -> its replacement."""
 
 
 class RestrictedUnpickler(pickle._Unpickler):
-    """Knows the names of `ALLOWED`; `met` are those that were there.
+    """Unpickles only the names of `ALLOWED`, and collects them in `names`.
 
-    In Python: the one in C makes room for as many objects as a file says that it has.
+    This is the unpickler in Python, because the one in C allocates memory for as many objects as a
+    file claims to have.
     """
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
-        self.met: set[str] = set()
+        self.names: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
@@ -103,7 +105,7 @@ class RestrictedUnpickler(pickle._Unpickler):
                 f'it would run {module}.{name}, which is never done; give the encoder.pkl that '
                 'OpenAI published'
             )
-        self.met.add(f'{module}.{name}')
+        self.names.add(f'{module}.{name}')
         return ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -111,8 +113,8 @@ class RestrictedUnpickler(pickle._Unpickler):
         if kind == 'module':  # (class, its source): how the older format names a class
             return rest[0]
         dtype, key, _, _, *view = rest
-        if any(view):  # of PyTorch before 0.4
-            raise UserError('it holds views of numbers; save it again by a newer PyTorch')
+        if any(view):  # written by PyTorch before 0.4
+            raise UserError('it contains views of storages; save it again with a newer PyTorch')
         return Storage(key, dtype)
 
 
@@ -123,7 +125,7 @@ def main() -> None:
     )
     parser.add_argument('source', metavar='encoder.pkl', help='the file that OpenAI published')
     parser.add_argument('destination', metavar='dvae.safetensors', help='the file to write')
-    parser.add_argument('--overwrite', action='store_true', help='replace it where it exists')
+    parser.add_argument('--overwrite', action='store_true', help='replace it if it exists')
     arguments = parser.parse_args()
     try:
         convert(arguments.source, arguments.destination, arguments.overwrite)
@@ -133,10 +135,10 @@ def main() -> None:
 
 
 def convert(source: str, destination: str, overwrite: bool = False) -> None:
-    """Reads a pickled encoder and writes a dVAE's file.
+    """Reads a pickled encoder and writes the file of a dVAE.
 
     Raises:
-      UserError: the source cannot be read without running it, or is another model; or the
+      UserError: the source cannot be read without running code, or is another model; or the
         destination exists, or cannot be written.
     """
     if Path(destination).suffix != '.safetensors':
@@ -144,8 +146,8 @@ def convert(source: str, destination: str, overwrite: bool = False) -> None:
     if os.path.exists(destination) and not overwrite:
         raise UserError(f'{destination} exists: give --overwrite to replace it.')
     print(f'reading {source}; nothing in it is run')
-    published, met = read_module(source)
-    print(f'it names {", ".join(sorted(met))}; all are allowed, and inert here')
+    published, names = read_module(source)
+    print(f'it names {", ".join(sorted(names))}; all are allowed, and replaced by inert classes')
     tensors = {our_name(name): to_channels_last(x) for name, x in published.items()}
     dvae = architecture(source, tensors)
     check_dvae(source, dvae, tensors)
@@ -156,20 +158,20 @@ def convert(source: str, destination: str, overwrite: bool = False) -> None:
 
 
 def read_module(path: str) -> tuple[dict[str, np.ndarray], set[str]]:
-    """Tensors of a pickled module by their names there, and the classes that the file names.
+    """Reads the tensors of a pickled module by their names, and the classes that the file names.
 
     Raises:
-      UserError: it names another, or is damaged.
+      UserError: the file names a class that is not allowed, or is damaged.
     """
-    with local(path) as file:
+    with local_copy(path) as file:
         try:
             read = _read_zip if zipfile.is_zipfile(file) else _read_legacy
             with open(file, 'rb') as opened:
-                root, storages, met = read(opened)
-            return {name: _array(x, storages) for name, x in _named_tensors(root)}, met
-        except Exception as error:  # a damaged file meets every kind of exception
-            told = error if isinstance(error, UserError) else 'it is damaged, or is no module'
-            raise damaged(path, 'PyTorch', told) from error
+                root, storages, names = read(opened)
+            return {name: _array(x, storages) for name, x in _named_tensors(root)}, names
+        except Exception as error:  # damaged files raise exceptions of all kinds
+            problem = error if isinstance(error, UserError) else 'it is damaged, or not a module'
+            raise unreadable(path, 'PyTorch', problem) from error
 
 
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes], set[str]]:
@@ -180,13 +182,17 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes], set[str]]:
         root = unpickler.load()
         folder = pickled.removesuffix('.pkl') + '/'
         names = [name for name in archive.namelist() if name.startswith(folder)]
-        return root, {n.removeprefix(folder): archive.read(n) for n in names}, unpickler.met
+        return root, {n.removeprefix(folder): archive.read(n) for n in names}, unpickler.names
 
 
 def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes], set[str]]:
-    """Magic number, version, facts of the machine, module, keys; then count and numbers of each."""
+    """Reads the older format.
+
+    It consists of a magic number, a version, properties of the machine, the module and the keys of
+    the storages; then, for each storage, its length and its numbers.
+    """
     if RestrictedUnpickler(file).load() != MAGIC_NUMBER:
-        raise UserError('it is no file of PyTorch')
+        raise UserError('it is not a file of PyTorch')
     for _ in ('version', 'machine'):
         RestrictedUnpickler(file).load()
     unpickler = RestrictedUnpickler(file)
@@ -196,52 +202,52 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, dict[str, bytes], set[str]]:
     for key in RestrictedUnpickler(file).load():
         size = int.from_bytes(file.read(8), 'little') * sizes[key]
         if size > os.path.getsize(file.name) - file.tell():
-            raise ValueError('a storage that goes beyond the file')
+            raise ValueError('a storage is longer than the rest of the file')
         storages[key] = file.read(size)
-    return root, storages, unpickler.met
+    return root, storages, unpickler.names
 
 
 def _named_tensors(
-    module: Module, prefix: str = '', met: set[int] | None = None
+    module: Module, prefix: str = '', visited: set[int] | None = None
 ) -> list[tuple[str, Tensor]]:
-    """As PyTorch names them: 'blocks.group_1.block_1.res_path.conv_1.w'."""
-    met = set() if met is None else met
-    if id(module) in met:  # of modules in each other's place there could be no end
-        raise ValueError('a module that stands in two places')
-    met.add(id(module))
+    """Lists tensors by PyTorch's names, such as 'blocks.group_1.block_1.res_path.conv_1.w'."""
+    visited = set() if visited is None else visited
+    if id(module) in visited:  # modules that contain each other would never end
+        raise ValueError('a module occurs twice')
+    visited.add(id(module))
     named = [(prefix + name, x) for name, x in module.state.get('_parameters', {}).items()]
     for name, child in module.state.get('_modules', {}).items():
-        named += _named_tensors(child, f'{prefix}{name}.', met)
+        named += _named_tensors(child, f'{prefix}{name}.', visited)
     return named
 
 
 def _array(tensor: Tensor, storages: Mapping[str, bytes]) -> np.ndarray:
-    """float32, of the tensor's own shape."""
+    """Returns a tensor as a float32 array of its shape."""
     numbers = np.frombuffer(storages[tensor.storage.key], tensor.storage.dtype)
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     if math.prod(tensor.shape) > len(numbers):
-        raise ValueError('a tensor of more numbers than there are')
+        raise ValueError('a tensor is larger than its storage')
     if min(*tensor.shape, *tensor.strides) < 1 or not 0 <= tensor.offset < len(numbers) - last:
-        raise ValueError('a tensor that is not within its numbers')
+        raise ValueError('a tensor exceeds its storage')
     strides = [stride * numbers.itemsize for stride in tensor.strides]
     view = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides)
     return view.astype(np.float32)
 
 
 def our_name(name: str) -> str:
-    """'blocks.group_1.block_1.res_path.conv_1.w' -> 'group_1_block_1/conv_1/kernel'."""
+    """Converts 'blocks.group_1.block_1.res_path.conv_1.w' to 'group_1_block_1/conv_1/kernel'."""
     name = name.removeprefix('blocks.').replace('.block_', '_block_')
-    *parts, leaf = name.replace('.res_path.', '.').replace('output.conv', 'output').split('.')
-    return '/'.join([*parts, {'w': 'kernel', 'b': 'bias'}.get(leaf, leaf)])
+    *modules, leaf = name.replace('.res_path.', '.').replace('output.conv', 'output').split('.')
+    return '/'.join([*modules, {'w': 'kernel', 'b': 'bias'}.get(leaf, leaf)])
 
 
 def to_channels_last(tensor: np.ndarray) -> np.ndarray:
-    """[out, in, height, width] -> [height, width, in, out]; a bias stays as it is."""
+    """Transposes [out, in, height, width] to [height, width, in, out]; leaves a bias unchanged."""
     return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
 
 
 def architecture(path: str, tensors: Mapping[str, np.ndarray]) -> DVAE:
-    """The dVAE whose tensors these may be: its sizes as the first and last layers have them."""
+    """Makes the dVAE with the sizes of the first and last layers of the tensors."""
     try:
         width, codes = tensors['input/bias'].size, tensors['output/bias'].size
     except KeyError as error:

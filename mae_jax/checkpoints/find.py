@@ -1,4 +1,4 @@
-"""Which checkpoints there are, and which of them are as they were written."""
+"""Finds checkpoints in a directory, and the newest intact one."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mae_jax.checkpoints.integrity import damage
+from mae_jax.checkpoints.integrity import find_damage
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_json, reason
 from mae_jax.files.paths import absolute
@@ -17,76 +17,81 @@ Log = Callable[[str], None]
 
 
 def locate(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
-    """A work directory, or one checkpoint of it -> (directory of its checkpoints, step or None).
+    """Splits the path of a work directory or of one of its checkpoints.
+
+    Returns:
+      (directory of the checkpoints, step); the step is None for a work directory.
 
     Raises:
-      UserError: it is neither.
+      UserError: the path is neither.
     """
     path = absolute(path)
     if is_checkpoint(path):
         return path.parent, int(path.name)
     if (path / 'checkpoints').exists():
         return path / 'checkpoints', None
-    told = f'{path} is neither a work directory nor one of its checkpoints, nor a file of a model'
+    message = (
+        f'{path} is neither a work directory nor one of its checkpoints, nor a file of a model'
+    )
     if (path / 'config.json').exists():  # Hugging Face's directories have one too
-        told += ': convert it first, with mae-jax convert'
-    raise UserError(f'{told}.')
+        message += ': convert it first, with mae-jax convert'
+    raise UserError(f'{message}.')
 
 
 def is_checkpoint(path: epath.Path) -> bool:
-    """Whether a path is that of one checkpoint in a work directory."""
+    """Returns whether a path is that of one checkpoint in a work directory."""
     return path.name.isdecimal() and path.parent.name == 'checkpoints' and path.exists()
 
 
 def steps(directory: str | os.PathLike) -> list[int]:
-    """The steps in a directory of checkpoints, whole or not, oldest first."""
+    """Lists the steps in a directory of checkpoints, intact or damaged, oldest first."""
     directory = absolute(directory)
     if not directory.exists():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
 
 
-def find_whole(directory: epath.Path, step: int | None = None, *, log: Log) -> int | None:
-    """The newest step that is as it was written, or None if there is no step at all.
+def find_newest_intact(directory: epath.Path, step: int | None = None, *, log: Log) -> int | None:
+    """Returns the newest step whose files are all as written, or None if there are no checkpoints.
 
-    Process 0 reads and the others take its word: every process must call it.
+    Process 0 reads the files and sends the result to the others: every process must call it.
 
     Args:
-      directory: of the checkpoints.
-      step: look at this one only.
-      log: is told which steps were passed over, and for which file.
+      directory: holds one directory for each step.
+      step: consider this step only.
+      log: called with a message for each damaged step that is skipped.
 
     Raises:
-      UserError: none is whole.
+      UserError: there are checkpoints, and all are damaged.
     """
     candidates = steps(directory) if step is None else [step]
-    found = -1
+    newest = -1
     if jax.process_index() == 0:
         for candidate in reversed(candidates):
-            problem = damage(directory / str(candidate))
+            problem = find_damage(directory / str(candidate))
             if problem is None:
-                found = candidate
+                newest = candidate
                 break
             log(f'The checkpoint of step {candidate} in {directory} is damaged: {problem}.')
-        if 0 <= found < candidates[-1]:
-            log(f'Going on from step {found}, the newest whole checkpoint.')
+        if 0 <= newest < candidates[-1]:
+            log(f'Going on from step {newest}, the newest intact checkpoint.')
     if jax.process_count() > 1:
-        found = int(multihost_utils.broadcast_one_to_all(np.int64(found)))
-    if found >= 0:
-        return found
+        newest = int(multihost_utils.broadcast_one_to_all(np.int64(newest)))
+    if newest >= 0:
+        return newest
     if not candidates:
         return None
     raise UserError(
-        f'No checkpoint in {directory} is whole (tried step {", ".join(map(str, candidates))}): '
+        f'No checkpoint in {directory} is intact (tried step {", ".join(map(str, candidates))}): '
         'restore the directory from a copy, or start again in another --workdir.'
     )
 
 
 def read_meta(path: epath.Path) -> dict:
-    """What a run remembered beside the arrays of the checkpoint in `path`.
+    """Reads the metadata that a run saved with the arrays of the checkpoint in `path`.
 
     Raises:
-      UserError: it is not to be read, or is something else.
+      UserError: it cannot be read, or is not a JSON object.
     """
     file = path / 'meta' / 'metadata'
     try:
@@ -96,5 +101,5 @@ def read_meta(path: epath.Path) -> dict:
             f'{file} cannot be read ({reason(error)}): take another checkpoint.'
         ) from error
     if not isinstance(meta, dict):
-        raise UserError(f'{file} is not what a run writes: take another checkpoint.')
+        raise UserError(f'{file} was not written by a run: take another checkpoint.')
     return meta

@@ -1,4 +1,4 @@
-"""A list of every file of a directory with its size and CRC-32, written once, held to later."""
+"""Writes and verifies the sizes and CRC-32 checksums of all files of a checkpoint."""
 
 import contextlib
 import json
@@ -11,23 +11,23 @@ from etils import epath
 
 from mae_jax.files.limits import (
     MAX_JSON_BYTES,
+    find_irregular,
+    is_inside,
     parse_json,
     read_bytes,
     regular_size,
-    strange_entry,
-    within,
 )
 
 CHECKSUMS = 'checksums.txt'
-# Orbax rewrites these two as it commits, after the checksums are taken. Nothing here reads them.
+# Orbax rewrites these two when it commits, after the checksums are computed. Nothing reads them.
 COMMIT_MARKERS = ('_CHECKPOINT_METADATA', 'commit_success.txt')
 
 
 def write_checksums(path: epath.Path) -> None:
-    """Records size and CRC-32 of every file under `path`, durably.
+    """Writes the size and CRC-32 of every file below `path` to a file, and flushes it to disk.
 
-    CRC-32 because the enemy is accident: it notices every single flipped bit and every burst
-    of up to 32, and runs at 3 GB/s a core where SHA-256 does 1.5 and BLAKE2b 0.7.
+    The checksums are to detect accidental damage: CRC-32 detects every single flipped bit and every
+    burst of up to 32 bits, at 3 GB/s a core where SHA-256 reaches 1.5 and BLAKE2b 0.7.
     """
     files = {str(file.relative_to(path)): _checksum(file) for file in _walk(path)}
     for name in (CHECKSUMS, *COMMIT_MARKERS):
@@ -36,17 +36,17 @@ def write_checksums(path: epath.Path) -> None:
     with (path / CHECKSUMS).open('wb') as file:
         file.write(b'%08x\n%b' % (zlib.crc32(listed), listed))
         file.flush()
-        with contextlib.suppress(AttributeError, OSError):  # not a file of this machine
+        with contextlib.suppress(AttributeError, OSError):  # not a local file
             os.fsync(file.fileno())
 
 
-def damage(path: epath.Path) -> str | None:
-    """Says which file of a checkpoint is not as it was written, and how. None for a whole one.
+def find_damage(path: epath.Path) -> str | None:
+    """Returns which file of a checkpoint differs from what was written, and how; None if none does.
 
-    A checkpoint may be somebody else's: what leads out of its directory is damage too.
+    A checkpoint may come from somebody else: links out of its directory count as damage.
     """
-    if strange := strange_entry(path):
-        return f'{strange} is a link, or no file at all: copy what it stands for in its place'
+    if irregular := find_irregular(path):
+        return f'{irregular} is a link or a special file: replace it by a copy of its target'
     try:
         files = listed_files(path)
     except ValueError as error:
@@ -57,23 +57,23 @@ def damage(path: epath.Path) -> str | None:
 
 
 def listed_files(path: epath.Path) -> dict[str, tuple[int, int]]:
-    """Name -> (size, CRC-32) as they were written.
+    """Reads the list of checksums: file name -> (size, CRC-32).
 
     Raises:
-      ValueError: the list is missing or damaged, or names a file that is not in the directory.
+      ValueError: the list is missing or damaged, or names a file outside of the directory.
     """
     try:
         crc, _, listed = read_bytes(path / CHECKSUMS, MAX_JSON_BYTES).partition(b'\n')
     except OSError as error:
         raise ValueError(f'{CHECKSUMS} is missing, or cannot be read') from error
     if crc != b'%08x' % zlib.crc32(listed):
-        raise ValueError(f'{CHECKSUMS} is not as it was written')
+        raise ValueError(f'{CHECKSUMS} has changed since it was written')
     try:
         files = {name: (int(size), int(crc)) for name, (size, crc) in parse_json(listed).items()}
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f'{CHECKSUMS} is no list of files') from error
-    if outside := [name for name in files if not within(name)]:
-        raise ValueError(f'{CHECKSUMS} names {outside[0]!r}, which is no file of the checkpoint')
+        raise ValueError(f'{CHECKSUMS} is not a list of files') from error
+    if outside := [name for name in files if not is_inside(name)]:
+        raise ValueError(f'{CHECKSUMS} names {outside[0]!r}, which is not in the checkpoint')
     return files
 
 

@@ -29,17 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--encoder_only', action='store_true', help='leave decoder and head out')
     parser.add_argument('--overwrite', action='store_true', help='replace DST where it exists')
     parser.add_argument('--no_run', action='store_true', help='do not run a batch to compare')
-    facts = parser.add_argument_group('what SRC does not state, or states wrongly')
-    facts.add_argument('--heads', type=int, help='of the encoder; unset: by its width')
-    facts.add_argument('--decoder_heads', type=int, help='unset: 16, if it is 512 wide')
-    facts.add_argument('--mask_ratio', type=float, help='unset: 0.75')
-    facts.add_argument(
+    group = parser.add_argument_group('hyperparameters that SRC does not contain, or to override')
+    group.add_argument('--heads', type=int, help='of the encoder; unset: by its width')
+    group.add_argument('--decoder_heads', type=int, help='unset: 16, if it is 512 wide')
+    group.add_argument('--mask_ratio', type=float, help='unset: 0.75')
+    group.add_argument(
         '--target', choices=('normalized_pixel', 'pixel'), help='unset: normalized_pixel'
     )
-    facts.add_argument('--scale', type=float, help='pixel / scale, less mean, by std; unset: 255')
-    facts.add_argument('--mean', type=float, nargs='+', help='of each channel; unset: ImageNet')
-    facts.add_argument('--std', type=float, nargs='+', help='of each channel; unset: ImageNet')
-    facts.add_argument(
+    group.add_argument('--scale', type=float, help='pixel / scale, less mean, by std; unset: 255')
+    group.add_argument('--mean', type=float, nargs='+', help='of each channel; unset: ImageNet')
+    group.add_argument('--std', type=float, nargs='+', help='of each channel; unset: ImageNet')
+    group.add_argument(
         '--image_size', type=int, nargs=2, metavar=('H', 'W'), help='unset: a square'
     )
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Converts one file or directory."""
     from mae_jax.interop.convert import convert
-    from mae_jax.interop.facts import FIELDS
+    from mae_jax.interop.hyperparameters import FIELDS
 
     given = {name: getattr(arguments, name) for name in FIELDS}
     convert(

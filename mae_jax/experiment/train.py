@@ -123,7 +123,7 @@ def make_saver(setup: Setup, checkpoints: Checkpoints, writer: MetricsWriter) ->
         writer.flush()
         checkpoints.save(step, state, setup.identity | metrics)
 
-    return Saver(save, lambda metrics: checkpoints.beats_best(metrics.get(setup.task.score)))
+    return Saver(save, lambda metrics: checkpoints.is_best(metrics.get(setup.task.score)))
 
 
 def make_hooks(setup: Setup, writer: MetricsWriter, alive: Callable[[], None]) -> tuple[Hook, ...]:

@@ -1,7 +1,7 @@
-"""How much a file of somebody else may ask for, and the checks that come before anything is read.
+"""Limits on untrusted files, and the checks made before such a file is read.
 
-Weights and what lies beside them are data: they may be wrong, or made to do harm. The bounds of
-images are in `data/image_limits.py`. `SECURITY.md` says what holds in all.
+Weights and the files beside them are untrusted data: they may be damaged, or made to do harm. The
+limits on images are in `data/images/limits.py`. `SECURITY.md` lists all guarantees.
 """
 
 import errno
@@ -16,19 +16,19 @@ import numpy as np
 from etils import epath
 
 MAX_JSON_BYTES = 64 << 20
-"""Of a text that is read at once: configs, headers, lists of files. What Orbax notes of a ViT-H on
-a thousand chips has 17 MB; parsed, JSON can take twenty times its size."""
+"""Maximum size of a JSON text: configs, headers, lists of files. Orbax's metadata of a ViT-H on a
+thousand chips has 17 MB; once parsed, JSON can take twenty times its size."""
 
 MAX_EXPANSION = 64
-"""How many bytes of tensors a byte of a compressed file may become. Trained weights shrink by a
-tenth, and a model at its first step, half of it zeros, by half; deflate could do 1,032."""
+"""Maximum bytes of tensors for each byte of a compressed file. Trained weights compress by a tenth,
+and a model at its first step, half of it zeros, by half; deflate can reach a factor of 1,032."""
 
 FREE_BYTES = 256 << 20
-"""That many bytes of tensors are allowed whatever the file's size: they do no harm."""
+"""Bytes of tensors that are allowed whatever the size of the file: they do no harm."""
 
 
 def check_expansion(claimed: int, stored: int) -> None:
-    """Raises ValueError where `stored` bytes of a file claim to be too many bytes of tensors."""
+    """Raises ValueError if `stored` bytes of a file claim to hold too many bytes of tensors."""
     if claimed > max(FREE_BYTES, MAX_EXPANSION * stored):
         raise ValueError(
             f'{stored:,} bytes claim to hold {claimed:,}, more than {MAX_EXPANSION} times as many'
@@ -36,10 +36,10 @@ def check_expansion(claimed: int, stored: int) -> None:
 
 
 def read_npy(data: bytes) -> np.ndarray:
-    """The array of a .npy file: a view of the file's bytes, so that it takes no more than them.
+    """Parses a .npy file into an array that is a view of its bytes, without a copy.
 
     Raises:
-      ValueError: they are not as many numbers as the header says, or it holds pickled objects.
+      ValueError: the size differs from that in the header, or the file holds pickled objects.
     """
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
@@ -53,24 +53,23 @@ def read_npy(data: bytes) -> np.ndarray:
     if dtype.hasobject:
         raise ValueError('it holds pickled objects, which are never read')
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(f'a .npy file that has not the {shape} numbers it says')
+        raise ValueError(f'a .npy file whose size does not fit its shape {shape}')
     array = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     return array.reshape(shape, order='F' if fortran_order else 'C')
 
 
 def regular_size(path: str | os.PathLike) -> int:
-    """The bytes of a file; links are followed.
+    """Returns the size of a file in bytes; follows links.
 
     Raises:
-      OSError: it is missing, or is not a file but a directory, a pipe or a device, which might
-        never end.
+      OSError: the file is missing, or is a directory, a pipe or a device, which might never end.
     """
     if '://' in os.fspath(path):
         return epath.Path(path).stat().length
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, 'it is not a regular file', os.fspath(path))
-    return found.st_size
+    return status.st_size
 
 
 def _open(path: str | os.PathLike) -> IO[bytes]:
@@ -78,27 +77,27 @@ def _open(path: str | os.PathLike) -> IO[bytes]:
     return open(path, 'rb') if is_local else epath.Path(path).open('rb')  # for gs://, and slower
 
 
-def read_bytes(path: str | os.PathLike, most: int) -> bytes:
-    """All of a file.
+def read_bytes(path: str | os.PathLike, maximum: int) -> bytes:
+    """Reads a whole file of at most `maximum` bytes.
 
     Raises:
-      OSError: as of `regular_size`; or it has more than `most` bytes.
+      OSError: as `regular_size`; or the file is larger.
     """
     size = regular_size(path)
-    if size <= most:
+    if size <= maximum:
         with _open(path) as file:
-            content = file.read(size + 1)  # not most: Python would make room for that much first
-            if len(content) > size:  # it has grown
-                content += file.read(most - size)
+            content = file.read(size + 1)  # not maximum: Python would allocate that much first
+            if len(content) > size:  # it has grown since
+                content += file.read(maximum - size)
         size = len(content)
-    if size > most:
-        told = f'it has {size:,} bytes, where {most:,} is the most'
-        raise OSError(errno.EFBIG, told, os.fspath(path))
+    if size > maximum:
+        message = f'it has {size:,} bytes, where {maximum:,} is the most'
+        raise OSError(errno.EFBIG, message, os.fspath(path))
     return content
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What JSON holds. Raises ValueError, and nothing else, for whatever is wrong with it."""
+    """Parses JSON of at most `MAX_JSON_BYTES`; raises no other error than ValueError."""
     if len(text) > MAX_JSON_BYTES:
         raise ValueError(f'more than {MAX_JSON_BYTES:,} bytes of JSON')
     try:
@@ -108,23 +107,25 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """What a JSON file holds.
+    """Reads and parses a JSON file.
 
     Raises:
-      OSError: as of `read_bytes`.
-      ValueError: it is no JSON.
+      OSError: as `read_bytes`.
+      ValueError: it is not valid JSON.
     """
     return parse_json(read_bytes(path, MAX_JSON_BYTES))
 
 
 def reason(error: Exception) -> str:
-    """What an error says, without the number and the path that the system's come with."""
+    """Returns the message of an error, without the number and the path of a system error."""
     return f'{getattr(error, "strerror", None) or error}'.strip().rstrip('.')
 
 
-def within(name: Any) -> bool:
-    """Whether a path that a file names stays in the directory where it is meant: relative, no
-    '..', and written in the one way."""
+def is_inside(name: Any) -> bool:
+    """Returns whether a path from an untrusted file stays inside the directory it is relative to.
+
+    It must be relative, normalised ('a//b' is not) and without '..'.
+    """
     return (
         isinstance(name, str)
         and name.isprintable()
@@ -135,11 +136,11 @@ def within(name: Any) -> bool:
     )
 
 
-def strange_entry(directory: str | os.PathLike) -> str | None:
-    """The name of something below a directory that is neither file nor directory, such as a link,
-    which could lead anywhere, or a pipe, which could be waited for for ever. None if all is well.
+def find_irregular(directory: str | os.PathLike) -> str | None:
+    """Returns an entry below a directory that is neither a regular file nor a directory, or None.
 
-    In the cloud there are no such things.
+    Such are links, which can lead outside of the directory, and pipes, which can block a reader for
+    ever. Cloud storage has none.
     """
     if '://' in os.fspath(directory):
         return None

@@ -1,4 +1,4 @@
-"""The work directory: one run at a time, and always the same run."""
+"""Locks a directory, so that two processes do not write to it at the same time."""
 
 import contextlib
 import os
@@ -11,25 +11,25 @@ from mae_jax.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: runs are not kept apart there
+except ImportError:  # not a POSIX system: no locks
     fcntl = None
 
 
 @contextlib.contextmanager
 def claim(workdir: str | os.PathLike) -> Iterator[None]:
-    """Makes a directory, and holds it; the hold ends with the process at the latest.
+    """Creates a directory and locks it; the lock ends with the process at the latest.
 
-    Where the file system has no locks, goes on without.
+    Continues without a lock where the file system has none.
 
     Raises:
-      UserError: another process holds the directory, or it cannot be made.
+      UserError: another process has locked the directory, or it cannot be created.
     """
     directory = epath.Path(workdir)
     with contextlib.ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if fcntl is not None and '://' not in os.fspath(directory):
-                # Opened to append: the process number of whoever holds it is inside.
+                # Opened to append: it contains the process number of the owner, if there is one.
                 file = stack.enter_context(open(directory / '.lock', 'a+'))
                 _lock(file, directory)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Which checkpoints there are, and which of them are as they were written."""
+"""Resolves paths, local or in the cloud."""
 
 import os
 
@@ -6,6 +6,6 @@ from etils import epath
 
 
 def absolute(directory: str | os.PathLike) -> epath.Path:
-    """As Orbax wants it: `~` and relative paths resolved, `gs://` as it is."""
+    """Returns an absolute path, which Orbax needs: resolves `~`, leaves `gs://` unchanged."""
     directory = epath.Path(directory).expanduser()
     return directory if '://' in os.fspath(directory) else epath.Path(os.path.abspath(directory))

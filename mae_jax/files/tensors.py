@@ -1,7 +1,7 @@
-"""Named tensors in a file: safetensors, npz, PyTorch's `.pth`. Nothing in a file is ever run.
+"""Reads and writes named tensors: safetensors, .npz and PyTorch's .pth, without running any code.
 
-Each reader gives numpy arrays by name and what else the file states; a file that is damaged, or of
-another kind than its name says, ends in a `UserError`.
+Readers return numpy arrays by name, and the metadata of the file. A file that is damaged, or of
+another kind than its suffix, raises a `UserError`.
 """
 
 import argparse
@@ -26,33 +26,43 @@ Tensors = dict[str, np.ndarray]
 
 
 def read_safetensors(path: str | os.PathLike) -> tuple[Tensors, dict[str, str]]:
-    """(tensors, metadata) of a safetensors file."""
-    with local(path) as file, _reading(path, 'safetensors'), safe_open(file, 'numpy') as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return tensors, opened.metadata() or {}
+    """Reads a safetensors file: (tensors, metadata)."""
+    with _open_safetensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
 
 
 def read_safetensors_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """What its header says beside the tensors; these are not read."""
-    with local(path) as file, _reading(path, 'safetensors'), safe_open(file, 'numpy') as opened:
-        return opened.metadata() or {}
+    """Reads the metadata of a safetensors file, without its tensors."""
+    with _open_safetensors(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: str | os.PathLike) -> Iterator[Any]:
+    with (
+        local_copy(path) as local,
+        _reading(path, 'safetensors'),
+        safe_open(local, 'numpy') as file,
+    ):
+        yield file
 
 
 def write_safetensors(
     path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    """Writes a local file."""
-    # The library writes an array's memory as it lies: a transposed view would come out wrong.
+    """Writes a local safetensors file."""
+    # The library writes the memory of an array in order: a transposed view would be stored wrong.
     dense = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     Path(path).touch()
     mode = os.stat(path).st_mode
     save_file(dense, path, metadata=metadata)
-    os.chmod(path, mode)  # the library's own are for nobody else to read
+    os.chmod(path, mode)  # the library makes files that only their owner can read
 
 
 def read_npz(path: str | os.PathLike) -> Tensors:
-    """Tensors of a NumPy archive; one that holds pickled objects is refused."""
-    with local(path) as file, _reading(path, 'npz'), zipfile.ZipFile(file) as archive:
+    """Reads the tensors of a NumPy archive; raises UserError if it holds pickled objects."""
+    with local_copy(path) as file, _reading(path, 'npz'), zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         check_expansion(sum(member.file_size for member in members), os.path.getsize(file))
         return {
@@ -62,19 +72,19 @@ def read_npz(path: str | os.PathLike) -> Tensors:
 
 
 def write_npz(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a local file."""
+    """Writes a local .npz file."""
     with open(path, 'wb') as file:
         np.savez(file, **tensors)
 
 
 def read_pth(path: str | os.PathLike) -> Any:
-    """What a PyTorch checkpoint holds: nested dicts with numpy arrays for tensors.
+    """Reads a PyTorch checkpoint as nested dicts with numpy arrays for tensors.
 
-    Read with `weights_only=True`, so that nothing in it is run. `argparse.Namespace`, which
-    official training checkpoints hold, is the only class allowed besides PyTorch's own.
+    Reads with `weights_only=True`, which runs no code. `argparse.Namespace`, which the official
+    training checkpoints contain, is the only class allowed besides PyTorch's own.
     """
     torch = import_torch(f'{path} is a PyTorch file')
-    with local(path) as file, torch.serialization.safe_globals([argparse.Namespace]):
+    with local_copy(path) as file, torch.serialization.safe_globals([argparse.Namespace]):
         with _reading(path, 'PyTorch'):
             size = os.path.getsize(file)
             if zipfile.is_zipfile(file):
@@ -82,21 +92,29 @@ def read_pth(path: str | os.PathLike) -> Any:
                     check_expansion(sum(x.file_size for x in archive.infolist()), size)
         try:
             content = torch.load(file, map_location='cpu', weights_only=True)
-        except Exception as error:  # a damaged file meets every kind of exception
-            raise damaged(path, 'PyTorch', _pickle_problem(error)) from error
+        except Exception as error:  # damaged files raise exceptions of all kinds
+            raise unreadable(path, 'PyTorch', _pickle_problem(error)) from error
+    try:
+        return _to_numpy(torch, path, content, size)
+    except RecursionError as error:
+        raise unreadable(path, 'PyTorch', 'it is nested too deeply') from error
 
-    met, claimed = {}, 0  # one that stands in many places, which may be more than there is time for
 
-    def as_numpy(node: Any, name: str = 'it') -> Any:
+def _to_numpy(torch: Any, path: str | os.PathLike, content: Any, size: int) -> Any:
+    """Converts the tensors in nested dicts to numpy arrays; `size` is that of the file in bytes."""
+    # Each dict is converted once: one that occurs in itself, or many times, would take for ever.
+    converted, claimed = {}, 0
+
+    def convert(node: Any, name: str = 'it') -> Any:
         nonlocal claimed
         if isinstance(node, Mapping):
-            if id(node) not in met:
-                met[id(node)] = {}
-                met[id(node)].update({str(k): as_numpy(x, str(k)) for k, x in node.items()})
-            return met[id(node)]
+            if id(node) not in converted:
+                converted[id(node)] = {}
+                converted[id(node)].update({str(k): convert(x, str(k)) for k, x in node.items()})
+            return converted[id(node)]
         if not isinstance(node, torch.Tensor):
             return node
-        claimed += node.numel() * node.element_size()  # of a view, more than it is made of
+        claimed += node.numel() * node.element_size()  # an expanded view has more than is stored
         with _reading(path, 'PyTorch'):
             check_expansion(claimed, size)
         if node.dtype == torch.bfloat16:  # NumPy has none
@@ -104,27 +122,24 @@ def read_pth(path: str | os.PathLike) -> Any:
         try:
             return node.detach().numpy()
         except (TypeError, RuntimeError) as error:
-            told = f'{name} is {node.layout} of {node.dtype}, which NumPy does not have'
-            raise damaged(path, 'PyTorch', told) from error
+            problem = f'{name} is {node.layout} of {node.dtype}, which NumPy does not have'
+            raise unreadable(path, 'PyTorch', problem) from error
 
-    try:
-        return as_numpy(content)
-    except RecursionError as error:
-        raise damaged(path, 'PyTorch', 'it is nested too deeply') from error
+    return convert(content)
 
 
 def write_pth(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a local file with {'model': tensors}, as the official checkpoints are."""
+    """Writes a local .pth file with {'model': tensors}, like the official checkpoints."""
     torch = import_torch(f'{Path(path).name} is to be a PyTorch file')
     state = {n: torch.from_numpy(np.array(x)) for n, x in tensors.items()}
     try:
         torch.save({'model': state}, path)
-    except RuntimeError as error:  # what PyTorch makes of a full disk
+    except RuntimeError as error:  # how PyTorch reports a full disk
         raise OSError(str(error).splitlines()[0]) from error
 
 
 def import_torch(reason: str) -> Any:
-    """PyTorch, or a UserError that says how to get it."""
+    """Imports PyTorch; without it, raises a UserError with `reason` and how to install it."""
     try:
         import torch
     except ImportError as error:
@@ -133,30 +148,36 @@ def import_torch(reason: str) -> Any:
 
 
 def _pickle_problem(error: Exception) -> str:
-    """In our words: PyTorch's own recommend to try again without the protection."""
+    """Describes an error of PyTorch, whose own message recommends to turn the protection off."""
     text = str(error)
     if 'GLOBAL ' in text:  # "Unsupported global: GLOBAL os.system was not an allowed global ..."
         name = text.split('GLOBAL ', 1)[1].split()[0]
         return f'it would run {name}, which is never done; have its author save the tensors alone'
-    return 'it is cut off or damaged, or never was one; get it again'
+    return 'it is truncated, damaged or of another kind; get it again'
 
 
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
+    """Raises the UserError of `unreadable` for any error in the block."""
     try:
         yield
-    except Exception as error:  # a damaged file meets every kind
-        raise damaged(path, kind, error) from error
+    except Exception as error:  # damaged files raise exceptions of all kinds
+        raise unreadable(path, kind, error) from error
 
 
-def damaged(path: str | os.PathLike, kind: str, reason: Any) -> UserError:
-    told = f'{reason}'.strip().rstrip('.') or type(reason).__name__
-    return UserError(f'{path} cannot be read as a {kind} file: {told}.')
+def unreadable(path: str | os.PathLike, kind: str, problem: Any) -> UserError:
+    """Makes the error of a file that is damaged, or of another kind than `kind`."""
+    message = f'{problem}'.strip().rstrip('.') or type(problem).__name__
+    return UserError(f'{path} cannot be read as a {kind} file: {message}.')
 
 
 @contextlib.contextmanager
-def local(path: str | os.PathLike) -> Iterator[str]:
-    """A path on this machine to a file that may lie in the cloud."""
+def local_copy(path: str | os.PathLike) -> Iterator[str]:
+    """Yields a local path to a file: of a file in the cloud, that of a temporary copy.
+
+    Raises:
+      UserError: there is no such file, or it is not a regular one.
+    """
     path = absolute(path)
     if not path.exists():
         raise UserError(f'{path} does not exist.')
@@ -173,10 +194,10 @@ def local(path: str | os.PathLike) -> Iterator[str]:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[str]:
-    """A local path to write to, which takes the place of `path` when the block ends well.
+    """Yields a temporary local path; what is written to it replaces `path` if the block succeeds.
 
     Raises:
-      UserError: nothing can be written there. (Write in a block of `writing`.)
+      UserError: `path` cannot be written. (In the block, write inside of `writing`.)
     """
     path = absolute(path)
     remote = '://' in os.fspath(path)
@@ -199,13 +220,13 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """What goes wrong in the block is that `path` cannot be written."""
+    """Raises a UserError that `path` cannot be written for system errors in the block."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise UserError(
-            f'{path} cannot be written ({reason}): make room, or choose another place.'
+            f'{path} cannot be written ({reason}): make room, or choose another path.'
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A batch through a model of ours and through another library's, where that is installed."""
+"""Compares the outputs of a model of ours with those of another library, if it is installed."""
 
 import importlib
 import tempfile
@@ -19,36 +19,36 @@ from mae_jax.interop.translate import to_theirs
 
 BATCH = 2
 TOLERANCE = 3e-5
-"""Largest difference of an output, in units of the largest output."""
+"""Largest allowed difference of outputs, relative to the largest output."""
 
 
-def check(foreign: Foreign, trained: Trained) -> str:
-    """Runs both on random images, and says how far apart they are, or why neither was run.
+def compare_outputs(foreign: Foreign, trained: Trained) -> str:
+    """Runs both models on random images; returns how much they differ, or why they were not run.
 
-    An autoencoder and Hugging Face's own are run by transformers; the others by timm. Tensors that
-    are in another spelling are brought into that library's by way of ours.
+    transformers runs autoencoders and the models of Hugging Face, timm runs the others. Tensors
+    with the names of a third library are converted through ours.
 
-    The other library is given the tensors alone, never the files they were in: a config.json can
-    have transformers fetch code and run it.
+    The other library receives the tensors only, never the files they come from: a config.json can
+    make transformers download and run code.
 
     Args:
-      foreign: what was read.
-      trained: the same, as a model of ours.
+      foreign: the checkpoint that was read.
+      trained: the same weights as a model of ours.
 
     Raises:
       UserError: the outputs differ by more than `TOLERANCE`.
     """
     kind, (height, width) = kind_of(flat(trained)), image_size(trained.config)
-    by_transformers = kind.name == 'mae' or foreign.spelling == 'huggingface'
+    by_transformers = kind.name == 'mae' or foreign.naming == 'huggingface'
     library = 'transformers' if by_transformers else 'timm'
     try:
         import torch
 
         version = importlib.import_module(library).__version__
     except ImportError:
-        return f'not run beside {library}, which is not installed'
+        return f'not compared with {library}, which is not installed'
     if kind.name == 'mae' and height != width:
-        return 'not run beside transformers, whose ViTMAE takes squares alone'
+        return 'not compared with transformers, whose ViTMAE takes only squares'
     rng = np.random.default_rng(0)
     images = rng.normal(size=(BATCH, height, width, trained.config.dataset.channels))
     images = images.astype(np.float32)
@@ -59,23 +59,29 @@ def check(foreign: Foreign, trained: Trained) -> str:
         if by_transformers:
             theirs = _run_transformers(foreign, trained, kind, inputs, torch.from_numpy(noise))
         else:
-            official = foreign.spelling.startswith('official')
+            official = foreign.naming.startswith('official')
             tensors = foreign.tensors if official else to_theirs(trained, 'official')
             theirs = _run_timm(tensors, trained, kind, inputs)
-    largest, apart = np.abs(theirs).max(), np.abs(run_ours(trained, images, noise) - theirs).max()
-    if not apart <= TOLERANCE * largest:
+    largest = np.abs(theirs).max()
+    difference = np.abs(run_ours(trained, images, noise) - theirs).max()
+    if not difference <= TOLERANCE * largest:
         raise UserError(
-            f'The model gives other outputs than {library} {version}: they differ by up to '
-            f'{apart:.2g}, where the largest is {largest:.2g}.'
+            f'The outputs of the model differ from those of {library} {version} by up to '
+            f'{difference:.2g}, where the largest is {largest:.2g}.'
         )
     return (
-        f'run beside {library} {version}: the largest difference of an output is {apart:.1e} '
-        f'({largest:.1f} is the largest output)'
+        f'compared with {library} {version}: the largest difference of an output is '
+        f'{difference:.1e} ({largest:.1f} is the largest output)'
     )
 
 
 def run_ours(trained: Trained, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Prediction [B,N,P*P*C], logits [B,classes] or tokens [B,1+N,D], by the kind of model."""
+    """Runs a model of ours on float32 images [B,H,W,C]; noise [B,N] draws the mask of an `MAE`.
+
+    Returns:
+      An autoencoder's prediction [B,N,P*P*C], a classifier's logits [B,classes], or an encoder's
+      tokens [B,1+N,D].
+    """
     kind = kind_of(flat(trained))
     module = make_module(trained.config, kind).clone(dtype=np.float32)
     params = trained.params['encoder'] if kind.name == 'encoder' else trained.params
@@ -93,8 +99,8 @@ def _run_transformers(
     transformers.utils.logging.disable_progress_bar()
     name = huggingface.ARCHITECTURES[kind.name]
     options = dict(add_pooling_layer=False) if kind.name == 'encoder' else {}
-    own = foreign.spelling == 'huggingface'
-    tensors = foreign.tensors if own else to_theirs(trained, 'huggingface')
+    is_theirs = foreign.naming == 'huggingface'
+    tensors = foreign.tensors if is_theirs else to_theirs(trained, 'huggingface')
     if kind.name == 'encoder':
         tensors = {name.removeprefix('vit.'): tensor for name, tensor in tensors.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -130,6 +136,6 @@ def _run_timm(tensors: Tensors, trained: Trained, kind: Kind, images: Any) -> np
     problems = model.load_state_dict(state, strict=False)
     missing = [name for name in problems.missing_keys if not name.endswith('num_batches_tracked')]
     if missing or problems.unexpected_keys:
-        raise UserError(f'timm does not know this model: {missing + problems.unexpected_keys}.')
+        raise UserError(f'timm has no such model: {missing + problems.unexpected_keys}.')
     model.eval()
     return (model(images) if kind.classes else model.forward_features(images)).numpy()

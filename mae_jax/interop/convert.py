@@ -1,4 +1,4 @@
-"""From one library's checkpoint to another's, by way of our own."""
+"""Converts checkpoints between libraries, through a model of ours, and verifies the result."""
 
 import os
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from mae_jax.files.tensors import (
     writing,
 )
 from mae_jax.interop import huggingface
-from mae_jax.interop.check import check
-from mae_jax.interop.facts import facts
+from mae_jax.interop.check import compare_outputs
 from mae_jax.interop.foreign import read_foreign
+from mae_jax.interop.hyperparameters import hyperparameters
 from mae_jax.interop.load import read_module
-from mae_jax.interop.modules import encoder_of, kind_of, some
+from mae_jax.interop.modules import encoder_of, join_first, kind_of
 from mae_jax.interop.trained import HEADER, Trained, flat, write_trained
 from mae_jax.interop.translate import to_ours, to_theirs
 
@@ -36,9 +36,9 @@ FORMATS = {
     'augreg': ('.npz',),
     'big_vision': ('.npz',),
 }
-"""What can be written, and how such names end ('' is a directory's); the first is meant by them."""
+"""Format -> its suffixes ('' is a directory). A suffix stands for the first format that has it."""
 FILES = {'config.json', 'preprocessor_config.json', 'model.safetensors'}
-"""Of a directory that is written."""
+"""Names of the files in a directory that `convert` writes."""
 
 
 def convert(
@@ -54,18 +54,18 @@ def convert(
 ) -> None:
     """Reads a checkpoint of any format, and writes it in another.
 
-    What was written is read again, and compared to the bit; then the model is run beside the
-    other library's, where that is installed.
+    Reads the result again and compares it to the bit; then compares the outputs of the model with
+    those of the other library, if it is installed.
 
     Args:
-      source: a work directory, one of its checkpoints, a file of ours, or another library's.
+      source: a work directory, one of its checkpoints, a file of ours or of another library.
       destination: the file or directory to write.
-      to: one of `FORMATS`; None goes by the name of `destination`.
-      encoder_only: leave decoder and head out.
-      overwrite: replace `destination` where it exists.
-      run: False does not run the models.
-      given: what the source does not state, see `facts.py`.
-      say: is told what was read, assumed, left out and checked.
+      to: one of `FORMATS`; None chooses by the suffix of `destination`.
+      encoder_only: leave out decoder and head.
+      overwrite: replace `destination` if it exists.
+      run: whether to compare outputs.
+      given: hyperparameters that override those of the source, see `hyperparameters.py`.
+      say: called with lines about what was read, assumed, left out and compared.
 
     Raises:
       UserError: the source cannot be read or has no counterpart in the format, or the destination
@@ -73,42 +73,42 @@ def convert(
     """
     to = _format_of(destination, to)
     _check_destination(source, absolute(destination), to, overwrite)
-    trained, checked = _read(source, given or {}, run, say)
+    trained, comparison = _read(source, given or {}, run, say)
     if encoder_only:
         trained = trained._replace(params={'encoder': encoder_of(trained.params)}, model_state={})
     if not kind_of(flat(trained)).has_norm and to != 'mae_jax':
         raise UserError(
-            f'{source} was fine-tuned with mean pooling, so that its encoder has no final norm, '
+            f'{source} was fine-tuned with mean pooling: its encoder has no final norm, '
             f"which '{to}' needs: convert to 'mae_jax', or the whole classifier to 'official'."
         )
     say(summary(trained))
     with replacing(destination) as fresh:
         with writing(destination):
             write(fresh, trained, to)
-        # What the others do not state is not to be guessed in reading them again.
-        known = {} if to in ('mae_jax', 'huggingface') else facts(trained.config)
-        again, rechecked = _read(fresh, known, run)
+        # The other formats do not contain the hyperparameters, which must not be assumed again.
+        known = {} if to in ('mae_jax', 'huggingface') else hyperparameters(trained.config)
+        again, comparison_of_result = _read(fresh, known, run)
         _check_same(destination, trained, again)
-    for when, told in (('as read', checked), ('as written', rechecked)):
-        if told:
-            say(f'{when}: {told}')
+    for when, message in (('as read', comparison), ('as written', comparison_of_result)):
+        if message:
+            say(f'{when}: {message}')
     say(f'{destination} is written.')
 
 
 def _check_destination(
     source: str | os.PathLike, path: epath.Path, to: str, overwrite: bool
 ) -> None:
-    """Refuses to replace what is there, unless told; what is no model, in any case."""
+    """Raises a UserError if the destination exists and must not be replaced, or is not a model."""
     if not path.exists():
         return
     if not overwrite:
         raise UserError(f'{path} exists: give --overwrite to replace it, or another name.')
     if path.is_dir():
-        alike = to == 'huggingface' and {child.name for child in path.iterdir()} <= FILES
+        is_model = to == 'huggingface' and {child.name for child in path.iterdir()} <= FILES
     else:
-        alike = to != 'huggingface'
-    if not alike or path == absolute(source):
-        raise UserError(f'{path} is not such a model as would be written: choose another name.')
+        is_model = to != 'huggingface'
+    if not is_model or path == absolute(source):
+        raise UserError(f'{path} is not a model of that format: choose another name.')
 
 
 def write(path: str | os.PathLike, trained: Trained, to: str) -> None:
@@ -130,7 +130,11 @@ def write(path: str | os.PathLike, trained: Trained, to: str) -> None:
 
 
 def is_ours(path: str | os.PathLike) -> bool:
-    """Whether `read_trained` reads it, rather than `read_foreign`."""
+    """Returns whether a path is a model of ours, for `read_trained` rather than `read_foreign`.
+
+    Raises:
+      UserError: the path does not exist.
+    """
     path = absolute(path)
     if not path.exists():
         raise UserError(f'{path} does not exist.')
@@ -140,34 +144,35 @@ def is_ours(path: str | os.PathLike) -> bool:
 
 
 def summary(trained: Trained) -> str:
-    """One line: what it is, how large, of which step."""
+    """Describes a model in one line: kind, sizes and step."""
     config, tensors = trained.config, flat(trained)
     sizes, kind = make_architecture(config.model), kind_of(tensors)
     height, width = image_size(config)
-    what = {'mae': 'autoencoder', 'encoder': 'encoder'}.get(kind.name)
-    told = (
-        f'{what or f"classifier of {kind.classes} classes"}: '
+    name = {'mae': 'autoencoder', 'encoder': 'encoder'}.get(kind.name)
+    text = (
+        f'{name or f"classifier of {kind.classes} classes"}: '
         f'{sum(x.size for x in tensors.values()):,} numbers; encoder {sizes["width"]} wide, '
         f'{sizes["depth"]} blocks of {sizes["heads"]} heads, patch {sizes["patch_size"]}, images '
         f'{height} x {width} x {config.dataset.channels}'
     )
-    return told if trained.step is None else f'{told}; step {trained.step:,}'
+    return text if trained.step is None else f'{text}; step {trained.step:,}'
 
 
 def _format_of(destination: str | os.PathLike, to: str | None) -> str:
-    endings = {ending for endings in FORMATS.values() for ending in endings}
+    """Returns the format to write, which must be one that has the suffix of the destination."""
+    known = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
     suffix = Path(destination).suffix.lower()
-    if to == 'huggingface' and suffix not in endings:
-        suffix = ''  # a directory's name may have a dot in it
-    fitting = [name for name, endings in FORMATS.items() if suffix in endings]
+    if to == 'huggingface' and suffix not in known:
+        suffix = ''  # the name of a directory may contain a dot
+    fitting = [name for name, suffixes in FORMATS.items() if suffix in suffixes]
     if to is None and fitting:
         return fitting[0]
     if to not in fitting:
-        ways = '; '.join(
-            f'{name}: {" or ".join(filter(None, endings)) or "a directory"}'
-            for name, endings in FORMATS.items()
+        choices = '; '.join(
+            f'{name}: {" or ".join(filter(None, suffixes)) or "a directory"}'
+            for name, suffixes in FORMATS.items()
         )
-        raise UserError(f'{destination} does not name what is to be written: give --to ({ways}).')
+        raise UserError(f'the format of {destination} is not clear: give --to ({choices}).')
     return to
 
 
@@ -177,22 +182,22 @@ def _read(
     run: bool,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Trained, str | None]:
-    """(model, what running it beside the other library's showed)."""
+    """Reads a model of any format; returns it and the message of `compare_outputs`, if it ran."""
     if is_ours(path):
         _, trained = read_module(path, given=given)
         return trained, None
     foreign = read_foreign(path)
     try:
         trained = to_ours(foreign, given, say)
-        return trained, check(foreign, trained) if run else None
+        return trained, compare_outputs(foreign, trained) if run else None
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
 
 
 def _check_same(path: str | os.PathLike, trained: Trained, again: Trained) -> None:
-    """Holds what was read again to what was written: every number, and what is known beside."""
-    before, after = (flat(t) | facts(t.config) for t in (trained, again))
-    optional = {'decoder_heads', 'mask_ratio', 'target'}  # of an encoder alone nobody tells them
+    """Raises a UserError unless a model that was read again has the same tensors and values."""
+    before, after = (flat(t) | hyperparameters(t.config) for t in (trained, again))
+    optional = {'decoder_heads', 'mask_ratio', 'target'}  # no format keeps them for an encoder
     differing = [
         name
         for name in before.keys() | after.keys()
@@ -201,12 +206,12 @@ def _check_same(path: str | os.PathLike, trained: Trained, again: Trained) -> No
     ]
     if differing:
         raise UserError(
-            f'{path} would not read as the model it is made of: {some(sorted(differing))} would '
+            f'{path} would not be read as the same model: {join_first(sorted(differing))} would '
             'differ. Nothing is written.'
         )
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, other, equal_nan=True)
-    return one == other
+def _same(before: Any, after: Any) -> bool:
+    if isinstance(before, np.ndarray):
+        return np.array_equal(before, after, equal_nan=True)
+    return before == after

@@ -1,4 +1,4 @@
-"""Checkpoints of other libraries on disk: which spelling they are in, and what else they state."""
+"""Reads checkpoints of other libraries: their tensors, naming scheme and metadata."""
 
 import argparse
 import os
@@ -10,43 +10,43 @@ import numpy as np
 from etils import epath
 
 from mae_jax.errors import UserError
-from mae_jax.files.limits import read_json, reason, within
+from mae_jax.files.limits import is_inside, read_json, reason
 from mae_jax.files.paths import absolute
-from mae_jax.files.tensors import Tensors, damaged, read_npz, read_pth, read_safetensors
+from mae_jax.files.tensors import Tensors, read_npz, read_pth, read_safetensors, unreadable
 from mae_jax.interop import huggingface
 from mae_jax.interop.name_maps import hub_name
 
 PTH_SUFFIXES = ('.pth', '.pt', '.bin', '.tar')
-WEIGHTS_OF_A_DIRECTORY = (
+DIRECTORY_WEIGHTS = (
     'model.safetensors',
     'model.safetensors.index.json',
     'pytorch_model.bin',
 )
 WRAPPERS = ('model', 'state_dict', 'teacher')
-"""Under which key a training checkpoint holds its tensors: MAE and DeiT, MoCo v3, DINO."""
+"""Keys of the tensors in a training checkpoint: of MAE and DeiT, MoCo v3, DINO."""
 PREFIXES = ('module.base_encoder.', 'module.backbone.', 'base_encoder.', 'backbone.', 'module.')
-"""What stands before the encoder's names; of several networks the first is taken."""
+"""Prefixes of the encoder's names; of several networks the first in this order is read."""
 
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 INCEPTION = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 MOCO_SMALL = dict(width=(384,), heads=12)
-"""MoCo v3's small ViT has heads half as wide as anyone else's."""
+"""MoCo v3's small ViT has heads half as wide as other small ViTs."""
 
 
 class Foreign(NamedTuple):
-    """What a checkpoint of another library holds, under that library's names."""
+    """A checkpoint of another library, with that library's names."""
 
-    spelling: str
-    """A key of `spellings.SPELLINGS`."""
+    naming: str
+    """Naming scheme: a key of `name_maps.NAME_MAPS`."""
     tensors: Tensors
     stated: dict[str, Any]
-    """What the file says, or what is known of its kind, beside the tensors; see `facts.py`."""
+    """Hyperparameters in the file's metadata, or known of its kind; see `hyperparameters.py`."""
     left_out: list[str]
-    """Names of tensors that have no part in the model, such as a projector."""
+    """Names of tensors that do not belong to the model, such as a projector."""
 
 
 def read_foreign(path: str | os.PathLike) -> Foreign:
-    """Reads a file, or a directory of Hugging Face's or timm's.
+    """Reads a checkpoint of another library: a file, or a directory of Hugging Face or timm.
 
     Raises:
       UserError: it is missing, damaged, of an unknown kind, or would run code.
@@ -54,12 +54,12 @@ def read_foreign(path: str | os.PathLike) -> Foreign:
     path = absolute(path)
     directory = path if path.is_dir() else path.parent
     if path.is_dir():
-        found = [path / name for name in WEIGHTS_OF_A_DIRECTORY if (path / name).exists()]
-        if not found:
-            names = ' or '.join(WEIGHTS_OF_A_DIRECTORY)
+        files = [path / name for name in DIRECTORY_WEIGHTS if (path / name).exists()]
+        if not files:
+            names = ' or '.join(DIRECTORY_WEIGHTS)
             raise UserError(f'{path} is a directory without {names}: give a file of weights.')
-        path = found[0]
-    stated = _read_configs(directory) if path.name in WEIGHTS_OF_A_DIRECTORY else {}
+        path = files[0]
+    stated = _read_configs(directory) if path.name in DIRECTORY_WEIGHTS else {}
     kind = path.suffix.lower()
     if path.name.endswith('.index.json'):
         tensors = _read_shards(path)
@@ -68,11 +68,11 @@ def read_foreign(path: str | os.PathLike) -> Foreign:
     elif kind == '.npz':
         tensors = read_npz(path)
     elif kind in PTH_SUFFIXES:
-        tensors, said = _unwrap(path, read_pth(path))
-        stated = said | stated
+        tensors, arguments = _unwrap(path, read_pth(path))
+        stated = arguments | stated
     else:
-        known = ', '.join((*PTH_SUFFIXES, '.safetensors', '.npz'))
-        raise UserError(f'{path} is of an unknown kind: a name ends in {known}.')
+        suffixes = ', '.join((*PTH_SUFFIXES, '.safetensors', '.npz'))
+        raise UserError(f'{path} is of an unknown kind: a name ends in {suffixes}.')
     tensors = {name: _float32(path, name, tensor) for name, tensor in tensors.items()}
     try:
         return recognise(tensors, stated)
@@ -81,44 +81,45 @@ def read_foreign(path: str | os.PathLike) -> Foreign:
 
 
 def _read_shards(path: epath.Path) -> Tensors:
-    """The tensors of all files that an index names."""
+    """Reads the tensors of all files in an index."""
     try:
         names = sorted(set(read_json(path)['weight_map'].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(path, 'index', reason(error)) from error
+        raise unreadable(path, 'index', reason(error)) from error
     tensors = {}
     for name in names:
-        if not within(name) or os.path.basename(name) != name:  # other directories are not its own
-            raise damaged(path, 'index', f'{name!r} is no name of a file beside it')
+        if not is_inside(name) or os.path.basename(name) != name:
+            raise unreadable(path, 'index', f'{name!r} is not the name of a file beside it')
         tensors |= read_safetensors(path.parent / name)[0]
     return tensors
 
 
 def _unwrap(path: epath.Path, content: Any) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors of a PyTorch checkpoint, and what it says beside them."""
+    """Returns the tensors of a PyTorch checkpoint, and the hyperparameters in its arguments."""
     if not isinstance(content, Mapping):
-        told = 'tensor' if isinstance(content, np.ndarray) else type(content).__name__
-        raise damaged(path, 'PyTorch', f'it holds a {told}, not named tensors')
+        kind = 'tensor' if isinstance(content, np.ndarray) else type(content).__name__
+        raise unreadable(path, 'PyTorch', f'it holds a {kind}, not named tensors')
     inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), content)
     tensors = {name: x for name, x in inner.items() if isinstance(x, np.ndarray)}
     if not tensors:
-        raise damaged(path, 'PyTorch', 'it holds no named tensors')
-    return tensors, _said(content.get('args'))
+        raise unreadable(path, 'PyTorch', 'it holds no named tensors')
+    return tensors, _read_arguments(content.get('args'))
 
 
-def _said(args: Any) -> dict[str, Any]:
-    """What the command line of an official training run tells of the model."""
-    said = vars(args) if isinstance(args, argparse.Namespace) else {}
+def _read_arguments(args: Any) -> dict[str, Any]:
+    """Returns the hyperparameters in the command line arguments of an official training run."""
+    arguments = vars(args) if isinstance(args, argparse.Namespace) else {}
+    normalized, mask_ratio = arguments.get('norm_pix_loss'), arguments.get('mask_ratio')
     stated = {}
-    if isinstance(said.get('norm_pix_loss'), bool):
-        stated['target'] = 'normalized_pixel' if said['norm_pix_loss'] else 'pixel'
-    if isinstance(said.get('mask_ratio'), float) and 0 < said['mask_ratio'] < 1:
-        stated['mask_ratio'] = said['mask_ratio']
+    if isinstance(normalized, bool):
+        stated['target'] = 'normalized_pixel' if normalized else 'pixel'
+    if isinstance(mask_ratio, float) and 0 < mask_ratio < 1:
+        stated['mask_ratio'] = mask_ratio
     return stated
 
 
 def _read_configs(path: epath.Path) -> dict[str, Any]:
-    """What the JSON files beside Hugging Face's or timm's weights state."""
+    """Reads the hyperparameters in the JSON files beside weights of Hugging Face or timm."""
     stated = {}
     for name, read in (
         ('config.json', huggingface.read_config),
@@ -129,13 +130,13 @@ def _read_configs(path: epath.Path) -> dict[str, Any]:
                 stated |= read(read_json(path / name))
             except UserError:
                 raise
-            except Exception as error:  # it may be anything
-                raise damaged(path / name, 'configuration', reason(error)) from error
+            except Exception as error:  # an untrusted file can raise errors of any kind
+                raise unreadable(path / name, 'configuration', reason(error)) from error
     return stated
 
 
 def _float32(path: epath.Path, name: str, tensor: np.ndarray) -> np.ndarray:
-    """Parameters are float32 here: shorter ones lose nothing, longer ones are refused."""
+    """Converts shorter floats to float32, without loss; raises a UserError for longer ones."""
     if tensor.dtype == np.float64:
         raise UserError(f'{path}: {name} is float64, and would be rounded: save it as float32.')
     if tensor.dtype.names:
@@ -144,7 +145,7 @@ def _float32(path: epath.Path, name: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def recognise(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
-    """Finds out the spelling, and takes off what is wrapped around it.
+    """Detects the naming scheme, and removes prefixes and tensors of other networks.
 
     Raises:
       UserError: there is no Vision Transformer with a cls token in it.
@@ -156,22 +157,22 @@ def recognise(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
         return _leaving_out('huggingface', tensors, ('vit.pooler.',), stated)
     own, left_out, prefix = _without_prefix(tensors)
     if 'patch_embed.proj.weight' not in own:
-        some = ', '.join(sorted(tensors)[:3])
-        raise UserError(f'it holds no Vision Transformer that is known here (but {some}).')
+        first = ', '.join(sorted(tensors)[:3])
+        raise UserError(f'it holds no Vision Transformer of a known format (but {first}).')
     width = own['patch_embed.proj.weight'].shape[:1]
     if 'base_encoder' in prefix and width == MOCO_SMALL['width']:
         stated = {'heads': MOCO_SMALL['heads']} | stated
     if 'head.0.running_mean' in own and 'head.1.weight' in own and prefix in ('', 'module.'):
-        own = {n: x for n, x in own.items() if n != 'head.0.num_batches_tracked'}  # a mere count
+        own = {n: x for n, x in own.items() if n != 'head.0.num_batches_tracked'}  # unused
         return Foreign('official_probe', own, stated, left_out)
     layers = any(re.match(r'head\.\w+\.', name) for name in own)
     projector = ('head.',) if layers else ()  # of self-supervision, not a classifier
-    found = _leaving_out('official', own, projector, stated)
-    return found._replace(left_out=left_out + found.left_out)
+    foreign = _leaving_out('official', own, projector, stated)
+    return foreign._replace(left_out=left_out + foreign.left_out)
 
 
 def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str], str]:
-    """(the encoder's tensors under their own names, names of other networks, prefix)."""
+    """Returns (tensors of the encoder without prefix, names of other networks, prefix)."""
     for prefix in PREFIXES:
         if f'{prefix}cls_token' in tensors:
             own = {n[len(prefix) :]: x for n, x in tensors.items() if n.startswith(prefix)}
@@ -180,20 +181,20 @@ def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str], str]:
 
 
 def _flax_vit(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
-    # big_vision keeps parameters under params/, and the optimiser's state beside them.
+    # big_vision stores parameters under params/, and the optimiser's state beside them.
     left_out = []
     if any(name.startswith('params/') for name in tensors):
         left_out = [name for name in tensors if not name.startswith('params/')]
         tensors = {n[7:]: x for n, x in tensors.items() if n.startswith('params/')}
-    spelling = 'big_vision' if 'pos_embedding' in tensors else 'augreg'
+    naming = 'big_vision' if 'pos_embedding' in tensors else 'augreg'
     unused = ('pre_logits/', 'head/') if 'pre_logits/kernel' in tensors else ()
-    found = _leaving_out(spelling, tensors, unused, INCEPTION | stated)
-    return found._replace(left_out=left_out + found.left_out)
+    foreign = _leaving_out(naming, tensors, unused, INCEPTION | stated)
+    return foreign._replace(left_out=left_out + foreign.left_out)
 
 
 def _leaving_out(
-    spelling: str, tensors: Tensors, prefixes: tuple[str, ...], stated: dict[str, Any]
+    naming: str, tensors: Tensors, prefixes: tuple[str, ...], stated: dict[str, Any]
 ) -> Foreign:
     left_out = [name for name in tensors if name.startswith(prefixes)]
     kept = {name: x for name, x in tensors.items() if not name.startswith(prefixes)}
-    return Foreign(spelling, kept, stated, left_out)
+    return Foreign(naming, kept, stated, left_out)

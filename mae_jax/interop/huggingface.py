@@ -1,4 +1,4 @@
-"""Hugging Face's directories, and the JSON files beside its and timm's weights."""
+"""Reads and writes the JSON files of Hugging Face (and timm), and writes its directories."""
 
 import json
 import os
@@ -19,27 +19,27 @@ ARCHITECTURES = {
     'classifier': 'ViTForImageClassification',
     'encoder': 'ViTModel',
 }
-"""Hugging Face's class for a kind of model."""
+"""Kind of a model -> Hugging Face's class."""
 
 
 def read_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What config.json states, in the words of `facts.py`.
+    """Returns the hyperparameters in the content of config.json, by the names we use.
 
     Raises:
-      UserError: it is that of a model which is computed in another way than ours.
+      UserError: the model computes something else than ours.
     """
     if 'architecture' in config:  # timm's
         return read_timm(config)
-    if config.get('layer_norm_eps', 1e-6) > 2e-6:  # transformers' own 1e-12 makes no difference
+    if config.get('layer_norm_eps', 1e-6) > 2e-6:  # transformers' default 1e-12 is as good
         raise UserError(
-            f'config.json says layer_norm_eps={config["layer_norm_eps"]}, and the ViT of MAE has '
-            '1e-6: it would compute something else here.'
+            f'config.json has layer_norm_eps={config["layer_norm_eps"]}, and the ViT of MAE has '
+            '1e-6: its outputs would differ.'
         )
     expected = {'hidden_act': 'gelu', 'qkv_bias': True}
     for field, value in expected.items():
         if config.get(field, value) != value:
             raise UserError(
-                f'config.json says {field}={config[field]!r}, and the ViT of MAE has {value!r}.'
+                f'config.json has {field}={config[field]!r}, and the ViT of MAE has {value!r}.'
             )
     names = {
         'num_attention_heads': 'heads',
@@ -54,7 +54,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_timm(config: dict[str, Any]) -> dict[str, Any]:
-    """What timm's config.json states; its architecture's name tells no number."""
+    """Returns the hyperparameters in timm's config.json; the name of an architecture has none."""
     data = config.get('pretrained_cfg', {})
     stated = {name: tuple(data[name]) for name in ('mean', 'std') if name in data}
     if 'input_size' in data:
@@ -63,13 +63,15 @@ def read_timm(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
-    """How preprocessor_config.json has images normalised."""
+    """Returns the normalisation of images in the content of preprocessor_config.json."""
     stated = {'scale': 1.0}
     if config.get('do_rescale', True):
         stated['scale'] = float(f'{1 / config.get("rescale_factor", 1 / 255):.12g}')
     if config.get('do_normalize', True):
         names = {'image_mean': 'mean', 'image_std': 'std'}
-        stated |= {our: tuple(config[their]) for their, our in names.items() if their in config}
+        stated |= {
+            ours: tuple(config[theirs]) for theirs, ours in names.items() if theirs in config
+        }
     else:
         channels = len(config.get('image_mean', (0, 0, 0)))
         stated |= {'mean': (0.0,) * channels, 'std': (1.0,) * channels}
@@ -79,7 +81,7 @@ def read_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
 def write(
     path: str | os.PathLike, tensors: Mapping[str, np.ndarray], config: ConfigDict, kind: Kind
 ) -> None:
-    """Writes the directory that transformers' `from_pretrained` opens."""
+    """Writes a directory that transformers' `from_pretrained` can open."""
     files = {
         'config.json': make_config(config, kind),
         'preprocessor_config.json': make_preprocessor(config),
@@ -92,14 +94,14 @@ def write(
 
 
 def make_config(config: ConfigDict, kind: Kind) -> dict[str, Any]:
-    """config.json for a model of ours."""
+    """Makes the content of config.json for a model of ours."""
     model, sizes, size = config.model, make_architecture(config.model), image_size(config)
     if kind.name == 'mae' and size[0] != size[1]:
         raise UserError(
-            f"Hugging Face's ViTMAE takes squares alone, and this model {size[0]} x {size[1]}: "
+            f"Hugging Face's ViTMAE takes only squares, and this model {size[0]} x {size[1]}: "
             "give --encoder_only, or convert to 'official'."
         )
-    made = {
+    content = {
         'architectures': [ARCHITECTURES[kind.name]],
         'model_type': 'vit_mae' if kind.name == 'mae' else 'vit',
         'hidden_size': sizes['width'],
@@ -117,7 +119,7 @@ def make_config(config: ConfigDict, kind: Kind) -> dict[str, Any]:
         'initializer_range': 0.02,
     }
     if kind.name == 'mae':
-        made |= {
+        content |= {
             'decoder_hidden_size': model.decoder_width,
             'decoder_num_hidden_layers': model.decoder_depth,
             'decoder_num_attention_heads': model.decoder_heads,
@@ -126,13 +128,13 @@ def make_config(config: ConfigDict, kind: Kind) -> dict[str, Any]:
             'norm_pix_loss': config.target.name == 'normalized_pixel',
         }
     if kind.name == 'classifier':
-        made['id2label'] = {str(i): f'LABEL_{i}' for i in range(kind.classes)}
-        made['label2id'] = {f'LABEL_{i}': i for i in range(kind.classes)}
-    return made
+        content['id2label'] = {str(i): f'LABEL_{i}' for i in range(kind.classes)}
+        content['label2id'] = {f'LABEL_{i}': i for i in range(kind.classes)}
+    return content
 
 
 def make_preprocessor(config: ConfigDict) -> dict[str, Any]:
-    """preprocessor_config.json: evaluation's normalisation, at the image size of the model."""
+    """Makes the content of preprocessor_config.json: the size and normalisation of images."""
     height, width = image_size(config)
     return {
         'image_processor_type': 'ViTImageProcessor',

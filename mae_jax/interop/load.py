@@ -1,4 +1,4 @@
-"""`mae_jax.load`, `load_encoder` and `load_normalize`: a trained model in one's own code."""
+"""Loads a trained model or its encoder into Python: `load`, `load_encoder`, `load_normalize`."""
 
 import os
 from collections.abc import Callable
@@ -11,18 +11,18 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from mae_jax.config.model import statistics
+from mae_jax.config import model as model_config
 from mae_jax.errors import UserError
-from mae_jax.interop.facts import restate
+from mae_jax.interop.hyperparameters import override
 from mae_jax.interop.modules import (
     Kind,
     check_sizes,
-    differences,
     encoder_of,
+    join_first,
     kind_of,
     make_module,
+    shape_differences,
     shapes_of,
-    some,
 )
 from mae_jax.interop.trained import Trained, flat, read_config, read_trained
 from mae_jax.models.classifier import BatchNorm, Classifier
@@ -33,19 +33,19 @@ from mae_jax.models.vit import Encoder
 from mae_jax.tasks.preprocess import normalize
 
 NEW_CHANNELS = ('average', 'repeat')
-"""How a patch kernel is made for another number of channels."""
+"""Ways to adapt a patch kernel to another number of channels."""
 
 
 def load(path: str | os.PathLike, *, dtype: str = 'float32') -> tuple[MAE | Classifier, Any]:
-    """A trained model: `module.apply({'params': params}, images)`.
+    """Loads a trained model, to be used as `module.apply({'params': params}, images)`.
 
     Args:
       path: a work directory (its newest checkpoint), one of its checkpoints
         (`<workdir>/checkpoints/<step>`), or a file that `mae-jax convert` wrote.
-      dtype: of activations, 'float32' or 'bfloat16'.
+      dtype: dtype of activations, 'float32' or 'bfloat16'.
 
     Returns:
-      (module, parameters as float32 arrays): an `MAE`, or a `Classifier` where one was trained.
+      (module, parameters as float32 arrays): an `MAE`, or a `Classifier` if one was trained.
       The running statistics of a linear probe are folded into its head.
 
     Raises:
@@ -54,7 +54,7 @@ def load(path: str | os.PathLike, *, dtype: str = 'float32') -> tuple[MAE | Clas
     module, trained = read_module(path, _dtype(dtype))
     if isinstance(module, Encoder):
         raise UserError(
-            f'{path} has no decoder: it holds an encoder alone, which predicts no patches. Use '
+            f'{path} has no decoder: it holds only an encoder, which predicts no patches. Use '
             'mae_jax.load_encoder for its features; to reconstruct, take a checkpoint with '
             'decoder (of the official ones, mae_pretrain_*_full or mae_visualize_*).'
         )
@@ -73,24 +73,25 @@ def load_encoder(
     new_channels: str | None = None,
     dtype: str = 'float32',
 ) -> tuple[Encoder, Any]:
-    """A trained encoder, for a model of one's own; see `Encoder.features` for what it gives.
+    """Loads a trained encoder, for a model of one's own; see `Encoder.features` for its outputs.
 
     Args:
-      path: as of `load`.
-      image_size: (height, width), or the side of a square, if not as it was trained: positions
-        are resized (bicubic, as the original does).
-      channels: of the images, if not as it was trained.
-      new_channels: how their part of the patch kernel is made: 'average' gives each the mean of
-        the old ones', 'repeat' takes the old ones' in turn. Both are scaled so that an image of
-        equal channels gives what it gave before (with 'repeat', where the numbers divide).
-      dtype: of activations, 'float32' or 'bfloat16'.
+      path: as for `load`.
+      image_size: (height, width) in pixels, or the side of a square; None keeps that of training.
+        For another size the positions are resized (bicubic, as in the original implementation).
+      channels: number of channels of the images; None keeps that of training.
+      new_channels: how to make the patch kernel for another number of channels: 'average' gives
+        each channel the mean of the old ones, 'repeat' repeats the old ones in order. Both are
+        scaled such that an image with equal channels gives the same tokens as before (with
+        'repeat', if one number of channels divides the other).
+      dtype: dtype of activations, 'float32' or 'bfloat16'.
 
     Returns:
       (module, parameters as float32 arrays). An encoder that was fine-tuned with mean pooling has
       no final norm.
 
     Raises:
-      UserError: there is no such model, it is damaged, or it does not fit what is asked.
+      UserError: there is no such model, it is damaged, or it cannot be adapted as requested.
     """
     if new_channels not in (None, *NEW_CHANNELS):
         raise UserError(f'new_channels={new_channels!r}: choose {" or ".join(NEW_CHANNELS)}.')
@@ -101,9 +102,9 @@ def load_encoder(
     module = make_module(config, Kind('encoder', has_norm='norm' in params))
     if image_size is not None:
         sides = (image_size,) if np.ndim(image_size) == 0 else tuple(image_size)
-        wanted = image_size(ConfigDict({'image_size': sides}))
-        old = grid_size(image_size(config), module.patch_size)
-        new = grid_size(wanted, module.patch_size)
+        size = model_config.image_size(ConfigDict({'image_size': sides}))
+        old = grid_size(model_config.image_size(config), module.patch_size)
+        new = grid_size(size, module.patch_size)
         params['pos_embed'] = resize_positions(params['pos_embed'], old, new)
     if channels not in (None, config.dataset.channels):
         kernel = adapt_channels(
@@ -114,14 +115,18 @@ def load_encoder(
 
 
 def load_normalize(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
-    """How the images of a model were normalised: [B, H, W, C] as loaded, uint8 say -> float32.
+    """Returns the function that normalised images in training.
 
-    They have the channels it was trained on; for others, `(images / scale - mean) / std` is yours.
+    It maps images [B, H, W, C] as loaded, for instance uint8, to float32. C is the number of
+    channels in training; for another, compute `(images / scale - mean) / std` yourself.
 
     Args:
-      path: as of `load`.
+      path: as for `load`.
+
+    Raises:
+      UserError: there is no such model, or it is damaged.
     """
-    return partial(normalize, **statistics(read_config(path)))
+    return partial(normalize, **model_config.statistics(read_config(path)))
 
 
 def _dtype(dtype: Any) -> str:
@@ -135,10 +140,10 @@ def _dtype(dtype: Any) -> str:
 
 
 def adapt_channels(kernel: np.ndarray, old: int, new: int, how: str | None) -> np.ndarray:
-    """A patch kernel [P*P*old, D] -> [P*P*new, D]; `how` is as of `load_encoder`.
+    """Converts a patch kernel [P*P*old, D] to [P*P*new, D]; `how` as for `load_encoder`.
 
     Raises:
-      UserError: `how` is none of those there are.
+      UserError: `how` is not one of `NEW_CHANNELS`.
     """
     cells = np.asarray(kernel).reshape(-1, old, kernel.shape[-1])
     if how == 'average':
@@ -156,33 +161,39 @@ def adapt_channels(kernel: np.ndarray, old: int, new: int, how: str | None) -> n
 def read_module(
     path: str | os.PathLike, dtype: str | None = None, given: dict[str, Any] | None = None
 ) -> tuple[nn.Module, Trained]:
-    """A trained model and its module, an `Encoder` where there is no more; one fits the other.
+    """Reads a trained model, makes its module, and checks that both fit.
 
-    `given` replaces what its config says: see `facts.py`. `dtype` is of activations.
+    Args:
+      path: as for `load`.
+      dtype: dtype of activations; None keeps that of the config.
+      given: hyperparameters that override those of the config, see `hyperparameters.py`.
+
+    Returns:
+      (module, model); the module is an `Encoder` if the model has neither decoder nor head.
 
     Raises:
-      UserError: as of `load`.
+      UserError: there is no such model, or it is damaged.
     """
     trained = read_trained(path)
-    config = restate(trained.config, given or {})
+    config = override(trained.config, given or {})
     tensors = flat(trained)
     try:
         config.model.dtype = dtype or config.model.dtype
         kind = kind_of(tensors)
         check_sizes(config, tensors)
-        wanted = shapes_of(config, kind)
+        expected = shapes_of(config, kind)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
-    except Exception as error:  # a config of somebody else's can say anything
+    except Exception as error:  # an untrusted config can raise errors of any kind
         raise UserError(f'{path} is damaged: its config is not that of a model.') from error
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if problems := differences(found, wanted):
-        raise UserError(f'{path} holds another model than its config says: {some(problems)}.')
+    actual = {name: tensor.shape for name, tensor in tensors.items()}
+    if problems := shape_differences(actual, expected):
+        raise UserError(f'{path} does not hold the model of its config: {join_first(problems)}.')
     return make_module(config, kind), trained._replace(config=config)
 
 
 def _folded(params: Any, statistics: Any) -> Any:
-    """The head that makes of features what batch norm and the head made of them."""
+    """Folds batch norm into the head, so that the head alone gives the same outputs."""
     head = params['head']
     scale = 1 / np.sqrt(statistics['var'].astype(np.float64) + BatchNorm.epsilon)
     kernel = scale[:, None] * head['kernel']

@@ -1,4 +1,4 @@
-"""Which module parameters are of, and what names and shapes it wants them to have."""
+"""Makes the module that parameters belong to, and compares names and shapes with it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,35 +25,35 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Kind(NamedTuple):
-    """What a model consists of."""
+    """The kind of a model."""
 
     name: str
     """'mae', 'classifier' or 'encoder'."""
     classes: int | None = None
-    """Of a classifier."""
+    """Number of classes of a classifier."""
     has_norm: bool = True
     """Whether an encoder by itself ends in a norm: fine-tuning with mean pooling removes it."""
     predicted: int = 0
-    """How many values an autoencoder predicts for a patch."""
+    """Number of values that an autoencoder predicts for a patch."""
 
 
 def kind_of(tensors: Mapping[str, Any]) -> Kind:
-    """The kind of a model with parameters of these names."""
-    parts = {name.split('/')[0] for name in tensors}
-    if 'decoder' in parts:
+    """Returns the kind of a model from the names of its parameters."""
+    modules = {name.split('/')[0] for name in tensors}
+    if 'decoder' in modules:
         return Kind('mae', predicted=np.size(tensors.get('decoder/head/bias', ())))
-    if 'head' in parts:
+    if 'head' in modules:
         return Kind('classifier', tensors['head/bias'].shape[0])
     return Kind('encoder', has_norm='encoder/norm/scale' in tensors)
 
 
 def encoder_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoder's parameters, to be used by itself: nothing is masked then, by no mask token."""
+    """Returns the encoder's parameters without its mask token, which only pretraining uses."""
     return {name: value for name, value in params['encoder'].items() if name != 'mask_token'}
 
 
 def make_module(config: ConfigDict, kind: Kind) -> nn.Module:
-    """The `MAE`, `Classifier` or `Encoder` of a config, computed in the plain way."""
+    """Makes the `MAE`, `Classifier` or `Encoder` of a config, without remat, scan or kernels."""
     config = config.copy_and_resolve_references()
     config.model.update(remat='none', scan=False, attention='plain')
     if kind.name == 'mae':
@@ -64,10 +64,10 @@ def make_module(config: ConfigDict, kind: Kind) -> nn.Module:
 
 
 def check_sizes(config: ConfigDict, tensors: Mapping[str, Any]) -> None:
-    """Holds the sizes in a config to the tensors beside it, before anything is made of that size.
+    """Compares the sizes in a config with the tensors, before anything of that size is allocated.
 
     Raises:
-      UserError: they are others. (And for a config that is none, all kinds of exceptions.)
+      UserError: they differ. (An invalid config can also raise other exceptions.)
     """
     sizes = make_architecture(config.model)
     rows, columns = grid_size(image_size(config), sizes['patch_size'])
@@ -78,26 +78,26 @@ def check_sizes(config: ConfigDict, tensors: Mapping[str, Any]) -> None:
         name = f'{part}/pos_embed'
         if name not in tensors:
             raise UserError(f'it has no {name}, and is damaged.')
-        shape, wanted = tensors[name].shape, (1, 1 + rows * columns, width)
-        if shape != wanted:
-            raise UserError(f'{name} has shape {shape}, and {wanted} by its config.')
+        shape, expected = tensors[name].shape, (1, 1 + rows * columns, width)
+        if shape != expected:
+            raise UserError(f'{name} has shape {shape}, and {expected} by its config.')
         blocks = {n.split('/')[2] for n in tensors if n.startswith(f'{part}/blocks/')}
         if len(blocks) != depth:
             raise UserError(f'its {part} has {len(blocks)} blocks, and {depth} by its config.')
 
 
 def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
-    """Name -> shape of every tensor that the model has, running statistics included."""
+    """Returns name -> shape of every tensor of a model, including its running statistics."""
     depths = {'encoder': make_architecture(config.model)['depth']}
     config = config.copy_and_resolve_references()
-    config.model.depth = 1  # blocks are alike: one is enough to trace
+    config.model.depth = 1  # all blocks have the same shapes: tracing one is enough
     if kind.name == 'mae':
         depths['decoder'] = config.model.decoder_depth
         config.model.decoder_depth = 1
         if is_path(config.mask.strategy):  # not imported, and shapes do not depend on it
             config.mask.strategy = 'random'
     size = (1, *image_size(config), config.dataset.channels)
-    images = jax.ShapeDtypeStruct(size, jnp.float32)  # a config can ask for any size
+    images = jax.ShapeDtypeStruct(size, jnp.float32)  # not allocated: an untrusted size
     rngs = {'params': jax.random.key(0), 'mask': jax.random.key(0)}
     variables = dict(jax.eval_shape(make_module(config, kind).init, rngs, images))
     params = variables.pop('params')
@@ -110,21 +110,21 @@ def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
     return shapes
 
 
-def differences(found: Shapes, wanted: Shapes) -> list[str]:
-    """A few words for each tensor that is missing, unknown, or of another shape."""
+def shape_differences(actual: Shapes, expected: Shapes) -> list[str]:
+    """Lists each tensor that is missing, unknown or of another shape than expected."""
 
-    def words(name: str) -> str:
-        if name not in found:
+    def describe(name: str) -> str:
+        if name not in actual:
             return f'{name} is missing'
-        if name not in wanted:
+        if name not in expected:
             return f'{name} is unknown'
-        return f'{name} has shape {found[name]}, not {wanted[name]}'
+        return f'{name} has shape {actual[name]}, not {expected[name]}'
 
-    names = sorted(found.keys() | wanted.keys())
-    return [words(name) for name in names if found.get(name) != wanted.get(name)]
+    names = sorted(actual.keys() | expected.keys())
+    return [describe(name) for name in names if actual.get(name) != expected.get(name)]
 
 
-def some(words: Sequence[str], count: int = 12) -> str:
-    """The first few, and how many more there are."""
-    more = len(words) - count
-    return '; '.join(words[:count]) + (f'; and {more} more' if more > 0 else '')
+def join_first(items: Sequence[str], count: int = 12) -> str:
+    """Joins the first `count` items, and adds how many more there are."""
+    more = len(items) - count
+    return '; '.join(items[:count]) + (f'; and {more} more' if more > 0 else '')

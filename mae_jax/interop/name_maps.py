@@ -1,8 +1,8 @@
-"""How others name and lay out the tensors that we have: a table a library.
+"""Names and layouts of the tensors of other libraries: one table for each library.
 
-A rule pairs the name of one of our parameters with the names of the tensors it is made of there.
-A layout says how, and how back; all of it moves numbers and computes none, so both ways are exact.
-`{i}` stands for the number of a block.
+A rule maps one of our parameters to the tensors of the other library that it is made of. Its layout
+converts between them in both directions. A layout only moves numbers, so that both directions are
+exact. `{i}` in a name stands for the number of a block.
 """
 
 import re
@@ -15,21 +15,21 @@ from mae_jax.errors import UserError
 
 
 class Sizes(NamedTuple):
-    """What a shape does not tell."""
+    """Sizes that a layout needs beside the shape of a tensor."""
 
     patch_size: int
     heads: int
 
 
 class Layout(NamedTuple):
-    """Their tensors -> ours, and back."""
+    """Converts the tensors of another library to one of ours, and back."""
 
     to_ours: Callable[..., np.ndarray]
     to_theirs: Callable[[np.ndarray, Sizes], tuple[np.ndarray, ...]]
 
 
 class Rule(NamedTuple):
-    """One of our parameters, and what it is made of."""
+    """The name of one of our parameters, those of the tensors it is made of, and the layout."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -37,7 +37,7 @@ class Rule(NamedTuple):
 
 
 def _with_heads(kernel: np.ndarray, sizes: Sizes) -> np.ndarray:
-    """[..., H*d] -> [..., H, d]."""
+    """Splits the last axis by heads: [..., H*d] -> [..., H, d]."""
     return kernel.reshape(*kernel.shape[:-1], sizes.heads, -1)
 
 
@@ -66,13 +66,13 @@ PATCHES = Layout(
 )
 """[P, P, C, D] <-> [P*P*C, D]."""
 QKV = Layout(
-    lambda *parts: np.concatenate([part.T for part in parts], axis=-1),
-    lambda x, sizes: tuple(part.T for part in np.split(x, 3, axis=-1)),
+    lambda *qkv: np.concatenate([x.T for x in qkv], axis=-1),
+    lambda x, sizes: tuple(third.T for third in np.split(x, 3, axis=-1)),
 )
 """Three of [out, in], or of [out] <-> one [in, 3*out], or [3*out]."""
 QKV_HEADS = Layout(
-    lambda *parts: np.concatenate([part.reshape(*part.shape[:-2], -1) for part in parts], axis=-1),
-    lambda x, sizes: tuple(_with_heads(part, sizes) for part in np.split(x, 3, axis=-1)),
+    lambda *qkv: np.concatenate([x.reshape(*x.shape[:-2], -1) for x in qkv], axis=-1),
+    lambda x, sizes: tuple(_with_heads(third, sizes) for third in np.split(x, 3, axis=-1)),
 )
 """Three of [D, H, d], or of [H, d] <-> one [D, 3*H*d], or [3*H*d]."""
 PROJ_HEADS = Layout(
@@ -140,11 +140,11 @@ OFFICIAL_PROBE = (
 
 def _hugging_face_block(ours: str, theirs: str) -> list[Rule]:
     attention = f'{theirs}.attention.attention'
-    qkv = [f'{attention}.{part}' for part in ('query', 'key', 'value')]
+    qkv = [f'{attention}.{layer}' for layer in ('query', 'key', 'value')]
     return [
         *_norm(f'{ours}/norm1', f'{theirs}.layernorm_before'),
-        Rule(f'{ours}/attention/qkv/kernel', tuple(f'{part}.weight' for part in qkv), QKV),
-        Rule(f'{ours}/attention/qkv/bias', tuple(f'{part}.bias' for part in qkv), QKV),
+        Rule(f'{ours}/attention/qkv/kernel', tuple(f'{layer}.weight' for layer in qkv), QKV),
+        Rule(f'{ours}/attention/qkv/bias', tuple(f'{layer}.bias' for layer in qkv), QKV),
         *_linear(f'{ours}/attention/proj', f'{theirs}.attention.output.dense'),
         *_norm(f'{ours}/norm2', f'{theirs}.layernorm_after'),
         *_linear(f'{ours}/mlp/fc1', f'{theirs}.intermediate.dense'),
@@ -166,13 +166,13 @@ HUGGING_FACE = (
     *_linear('decoder/head', 'decoder.decoder_pred'),
     *_linear('head', 'classifier'),
 )
-"""Hugging Face's ViTMAE and ViT, as they are on its hub: the names of transformers 4."""
+"""Hugging Face's ViTMAE and ViT with the names on its hub: those of transformers 4."""
 
 _OTHER_HUGGING_FACE = (
-    # Transformers 5, and releases between, had other names for the same.
+    # Other names for the same tensors in transformers 5 and releases before it.
     (r'(^|\.)layers\.(\d+)\.', r'\1encoder.layer.\2.'),
     (r'^decoder\.decoder_encoder\.layer\.', 'decoder.decoder_layers.'),
-    (r'\.attention\.([qkv])_proj\.', lambda m: f'.attention.attention.{_PARTS[m[1]]}.'),
+    (r'\.attention\.([qkv])_proj\.', lambda m: f'.attention.attention.{_QKV_NAMES[m[1]]}.'),
     (r'\.attention\.(query|key|value)\.', r'.attention.attention.\1.'),
     (r'\.attention\.attention\.attention\.', '.attention.attention.'),
     (r'\.attention\.o_proj\.', '.attention.output.dense.'),
@@ -182,30 +182,30 @@ _OTHER_HUGGING_FACE = (
     (r'\.beta$', '.bias'),
     (r'^(embeddings|encoder|layernorm|pooler)\.', r'vit.\1.'),  # a ViTModel by itself
 )
-_PARTS = {'q': 'query', 'k': 'key', 'v': 'value'}
+_QKV_NAMES = {'q': 'query', 'k': 'key', 'v': 'value'}
 
 
 def hub_name(name: str) -> str:
-    """Any release's name for a tensor of Hugging Face's -> the one on its hub."""
+    """Converts the name of a tensor in any release of transformers to the one on the hub."""
     for pattern, replacement in _OTHER_HUGGING_FACE:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def _flax_names(norms: tuple[int, int], attention: int, mlp: int) -> tuple[Rule, ...]:
-    """The Flax ViT; releases count the modules of a block in different ways."""
+    """Makes the rules of the Flax ViT; releases number the modules of a block differently."""
     ours, theirs = 'encoder/blocks/block_{i}', 'Transformer/encoderblock_{i}'
-    attend = f'{theirs}/MultiHeadDotProductAttention_{attention}'
-    qkv = [f'{attend}/{part}' for part in ('query', 'key', 'value')]
+    module = f'{theirs}/MultiHeadDotProductAttention_{attention}'
+    qkv = [f'{module}/{layer}' for layer in ('query', 'key', 'value')]
     return (
         _rule('encoder/cls_token', 'cls'),
         _rule('encoder/patch_embed/kernel', 'embedding/kernel', PATCHES),
         _rule('encoder/patch_embed/bias', 'embedding/bias'),
         *_norm(f'{ours}/norm1', f'{theirs}/LayerNorm_{norms[0]}', '/scale', '/bias'),
-        Rule(f'{ours}/attention/qkv/kernel', tuple(f'{part}/kernel' for part in qkv), QKV_HEADS),
-        Rule(f'{ours}/attention/qkv/bias', tuple(f'{part}/bias' for part in qkv), QKV_HEADS),
-        _rule(f'{ours}/attention/proj/kernel', f'{attend}/out/kernel', PROJ_HEADS),
-        _rule(f'{ours}/attention/proj/bias', f'{attend}/out/bias'),
+        Rule(f'{ours}/attention/qkv/kernel', tuple(f'{layer}/kernel' for layer in qkv), QKV_HEADS),
+        Rule(f'{ours}/attention/qkv/bias', tuple(f'{layer}/bias' for layer in qkv), QKV_HEADS),
+        _rule(f'{ours}/attention/proj/kernel', f'{module}/out/kernel', PROJ_HEADS),
+        _rule(f'{ours}/attention/proj/bias', f'{module}/out/bias'),
         *_norm(f'{ours}/norm2', f'{theirs}/LayerNorm_{norms[1]}', '/scale', '/bias'),
         *(
             _rule(f'{ours}/mlp/fc{n + 1}/{leaf}', f'{theirs}/MlpBlock_{mlp}/Dense_{n}/{leaf}')
@@ -222,7 +222,7 @@ AUGREG = (
     *_flax_names((0, 2), 1, 3),
     _rule('encoder/pos_embed', 'Transformer/posembed_input/pos_embedding'),
 )
-"""The `.npz` files of vision_transformer, the AugReg ones among them."""
+"""The `.npz` files of vision_transformer, including the AugReg ones."""
 
 BIG_VISION = (
     *_flax_names((0, 1), 0, 0),
@@ -230,7 +230,7 @@ BIG_VISION = (
 )
 """The `.npz` files of big_vision, where the cls token has no position."""
 
-SPELLINGS = {
+NAME_MAPS = {
     'official': OFFICIAL,
     'official_probe': OFFICIAL_PROBE,
     'huggingface': HUGGING_FACE,
@@ -240,9 +240,9 @@ SPELLINGS = {
 
 
 def number_blocks(rules: Iterable[Rule], names: Iterable[str]) -> list[Rule]:
-    """The rules of a model that has parameters of these names of ours, `{i}` filled in.
+    """Returns the rules for our parameters of the given names, with `{i}` replaced by numbers.
 
-    A rule for which there is no parameter is left out.
+    Rules without a parameter are left out.
     """
     patterns = {rule.ours: rule for rule in rules}
     numbered = []
@@ -251,6 +251,6 @@ def number_blocks(rules: Iterable[Rule], names: Iterable[str]) -> list[Rule]:
         rule = patterns.get(re.sub(r'block_\d+/', 'block_{i}/', name))
         if rule is not None:
             number = index[1] if index else ''
-            theirs = tuple(their.replace('{i}', number) for their in rule.theirs)
+            theirs = tuple(pattern.replace('{i}', number) for pattern in rule.theirs)
             numbered.append(Rule(name, theirs, rule.layout))
     return numbered

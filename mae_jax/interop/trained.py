@@ -1,10 +1,10 @@
-"""A trained model and what is known of it: from a run, or from one file.
+"""Reads a trained model from a run or from one file, and writes such a file.
 
-The file is safetensors. Its tensors have the names of our parameters, `encoder/norm/scale`, and
-running statistics those of their collection, `batch_stats/feature_norm/mean`; its header holds,
-under `mae_jax`, JSON: {version, step, config}. The config is that of the run the model comes from,
-or, for a converted model, as much of one as is known of it: model, image size, mean and std, mask
-ratio and target.
+The file is safetensors. Its tensors have the names of our parameters, such as `encoder/norm/scale`,
+or of running statistics, such as `batch_stats/feature_norm/mean`. Its metadata holds, under
+`mae_jax`, JSON: {version, step, config}. The config is that of the run that trained the model. A
+converted model has only the fields that are known: model, image size, mean and std, mask ratio and
+target.
 """
 
 import json
@@ -24,12 +24,12 @@ from mae_jax.errors import UserError
 from mae_jax.files.limits import parse_json
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import read_safetensors, read_safetensors_metadata, write_safetensors
-from mae_jax.interop.facts import check_facts, facts
+from mae_jax.interop.hyperparameters import check_hyperparameters, hyperparameters
 
 HEADER = 'mae_jax'
 VERSION = 1
 COLLECTIONS = ('batch_stats',)
-"""Names that stand for a collection of running statistics, not for a module."""
+"""First components of tensor names that are collections of running statistics, not modules."""
 
 
 class Trained(NamedTuple):
@@ -37,16 +37,16 @@ class Trained(NamedTuple):
 
     params: Any
     """Nested dicts of float32 numpy arrays: {'encoder': ...}, and 'decoder' (with the 'pca' of such
-    a target), or 'head', if any."""
+    a target) or 'head', if the model has one."""
     model_state: Any
     """Running statistics of batch norm, if any."""
     step: int | None
-    """Of training; None where it is not known."""
+    """Step of training; None if unknown."""
     config: ConfigDict
 
 
 def is_file(path: str | os.PathLike) -> bool:
-    """Whether it is one file, rather than a directory of a run."""
+    """Returns whether a path is a file, rather than the directory of a run."""
     path = absolute(path)
     return path.exists() and not path.is_dir()
 
@@ -74,9 +74,9 @@ def read_trained(path: str | os.PathLike) -> Trained:
 
 
 def read_config(path: str | os.PathLike) -> ConfigDict:
-    """The config of what `read_trained` would read; its tensors are left alone."""
+    """Reads the config of a trained model without its tensors; `path` as for `read_trained`."""
     if not is_file(path):
-        locate(path)  # says what is wrong with the path
+        locate(path)  # raises UserError unless it is a work directory or a checkpoint
         return _checked(path, load_config(path))
     if absolute(path).suffix != '.safetensors':
         raise _not_ours(path)
@@ -84,10 +84,7 @@ def read_config(path: str | os.PathLike) -> ConfigDict:
 
 
 def write_trained(path: str | os.PathLike, trained: Trained) -> None:
-    """Writes one file that holds the model and says what it is.
-
-    Paths of the machine it was trained on are left out of the config.
-    """
+    """Writes a model with its config to one local file, without the paths in the config."""
     config = trained.config.copy_and_resolve_references()
     config.init_from = None
     config.dataset.path = None
@@ -98,12 +95,12 @@ def write_trained(path: str | os.PathLike, trained: Trained) -> None:
 
 
 def flat(trained: Trained) -> dict[str, np.ndarray]:
-    """The tensors by the names they have in a file."""
+    """Returns the tensors of a model by their names in a file."""
     return traverse_util.flatten_dict(trained.params | trained.model_state, sep='/')
 
 
 def unflat(tensors: dict[str, np.ndarray]) -> tuple[Any, Any]:
-    """Undoes `flat`: (params, model_state)."""
+    """Inverts `flat`: returns (params, model_state)."""
     tree = traverse_util.unflatten_dict(tensors, sep='/')
     state = {name: tree.pop(name) for name in COLLECTIONS if name in tree}
     return tree, state
@@ -122,18 +119,18 @@ def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]
         config = from_json(header['config'])
         step = header['step'] and int(header['step'])
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f'{path} is damaged: its header is not what mae_jax writes.') from error
+        raise UserError(f'{path} is damaged: its header is not one of mae_jax.') from error
     return {'step': step, 'config': _checked(path, config)}
 
 
 def _checked(path: str | os.PathLike, config: ConfigDict) -> ConfigDict:
-    """The config, which somebody else may have written, where it is one of a model."""
+    """Returns an untrusted config if it is that of a model; raises a UserError otherwise."""
     try:
-        check_facts(facts(config))
+        check_hyperparameters(hyperparameters(config))
         statistics(config)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
-    except Exception as error:  # it can say anything
+    except Exception as error:  # an untrusted config can raise errors of any kind
         raise UserError(f'{path} is damaged: its config is not that of a model.') from error
     return config
 

@@ -1,4 +1,4 @@
-"""Tensors under another library's names <-> a model of ours. Nothing is read or written here."""
+"""Converts tensors with another library's names to a model of ours, and back, in memory."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,30 +9,37 @@ from ml_collections import ConfigDict
 from mae_jax.config.model import make_architecture
 from mae_jax.errors import UserError
 from mae_jax.files.tensors import Tensors
-from mae_jax.interop.detect import describe
+from mae_jax.interop.detect import detect_config
 from mae_jax.interop.foreign import Foreign
-from mae_jax.interop.modules import Kind, Shapes, differences, kind_of, shapes_of, some
-from mae_jax.interop.name_maps import SPELLINGS, Rule, Sizes, number_blocks
+from mae_jax.interop.modules import (
+    Kind,
+    Shapes,
+    join_first,
+    kind_of,
+    shape_differences,
+    shapes_of,
+)
+from mae_jax.interop.name_maps import NAME_MAPS, Rule, Sizes, number_blocks
 from mae_jax.interop.trained import Trained, flat, unflat
 
 PIXELS = ('normalized_pixel', 'pixel')
-"""The targets that other libraries know."""
+"""Targets that other libraries support."""
 
 
 def to_ours(
     foreign: Foreign, given: dict[str, Any], say: Callable[[str], None] = lambda line: None
 ) -> Trained:
-    """A checkpoint of another library as a model of ours.
+    """Converts a checkpoint of another library to a model of ours.
 
     Args:
       foreign: the checkpoint.
-      given: what it does not state, or states wrongly: see `facts.py`.
-      say: is told what was assumed and left out.
+      given: hyperparameters that override those of the checkpoint: see `hyperparameters.py`.
+      say: called with a line for each kind of thing that was assumed or left out.
 
     Raises:
       UserError: tensors are missing, unknown or of other shapes: they are listed.
     """
-    config, assumed = describe(foreign, given)
+    config, assumed = detect_config(foreign, given)
     if 'mask' in config:
         kind = Kind('mae')
     else:
@@ -40,23 +47,22 @@ def to_ours(
             Kind('classifier', config.num_classes) if 'num_classes' in config else Kind('encoder')
         )
     shapes = shapes_of(config, kind)
-    rules = number_blocks(SPELLINGS[foreign.spelling], shapes)
-    wanted = _their_shapes(rules, config, shapes)
-    found = {name: tensor.shape for name, tensor in foreign.tensors.items()}
-    if problems := differences(found, wanted):
+    rules = number_blocks(NAME_MAPS[foreign.naming], shapes)
+    expected = _their_shapes(rules, config, shapes)
+    actual = {name: tensor.shape for name, tensor in foreign.tensors.items()}
+    if problems := shape_differences(actual, expected):
+        raise UserError(f'it is not a supported model ({foreign.naming}): {join_first(problems)}.')
+    if others := [name for name in expected if foreign.tensors[name].dtype != np.float32]:
         raise UserError(
-            f'it is no model that is known here ({foreign.spelling}): {some(problems)}.'
-        )
-    if odd := [name for name in wanted if foreign.tensors[name].dtype != np.float32]:
-        raise UserError(
-            f'{some(odd)}: numbers of type {foreign.tensors[odd[0]].dtype}, not floats.'
+            f'{join_first(others)}: numbers of type {foreign.tensors[others[0]].dtype}, not floats.'
         )
     if assumed:
-        say(f'assumed, as the file does not say: {", ".join(assumed)}')
-    if foreign.spelling in ('augreg', 'big_vision'):
-        say('these were trained with an approximation of GELU, which is exact here')
+        say(f'assumed, because the file does not state it: {", ".join(assumed)}')
+    if foreign.naming in ('augreg', 'big_vision'):
+        say('note: trained with an approximation of GELU, which mae_jax computes exactly')
     if foreign.left_out:
-        say(f'left out, as no part of the model: {some(groups(foreign.left_out, parts=2))}')
+        left_out = join_first(prefixes(foreign.left_out, components=2))
+        say(f'left out, because the model does not contain it: {left_out}')
     tensors = {
         rule.ours: rule.layout.to_ours(*(foreign.tensors[name] for name in rule.theirs))
         for rule in rules
@@ -64,52 +70,56 @@ def to_ours(
     return Trained(*unflat(tensors), None, config)
 
 
-def to_theirs(trained: Trained, spelling: str) -> Tensors:
-    """A model of ours under the names, and in the layout, of a spelling.
+def to_theirs(trained: Trained, naming: str) -> Tensors:
+    """Converts a model of ours to the names and layouts of a naming scheme.
+
+    Args:
+      trained: the model.
+      naming: a key of `NAME_MAPS`.
 
     Raises:
-      UserError: some of it has no place there.
+      UserError: the other library has no counterpart of some tensors.
     """
-    if spelling == 'official' and trained.model_state:
-        spelling = 'official_probe'
+    if naming == 'official' and trained.model_state:
+        naming = 'official_probe'
     tensors = flat(trained)
     if 'decoder' in trained.params and trained.config.target.name not in PIXELS:
         raise UserError(
-            f"'{spelling}' knows models of pixels, and this one predicts "
+            f"'{naming}' supports models of pixels, and this one predicts "
             f"target.name='{trained.config.target.name}': convert to 'mae_jax', or give "
             '--encoder_only.'
         )
-    rules = number_blocks(SPELLINGS[spelling], tensors)
-    homeless = groups(tensors.keys() - {rule.ours for rule in rules})
-    if homeless:
+    rules = number_blocks(NAME_MAPS[naming], tensors)
+    unsupported = prefixes(tensors.keys() - {rule.ours for rule in rules})
+    if unsupported:
         raise UserError(
-            f"'{spelling}' has no place for {some(homeless)}: convert to another format, or give "
-            '--encoder_only.'
+            f"'{naming}' has no place for {join_first(unsupported)}: convert to another format, or "
+            'give --encoder_only.'
         )
-    named = {}
+    converted = {}
     for rule in rules:
-        parts = rule.layout.to_theirs(np.asarray(tensors[rule.ours]), _sizes(trained.config, rule))
-        named |= dict(zip(rule.theirs, parts, strict=True))
-    if spelling == 'official_probe':  # PyTorch counts, and uses it for nothing here
-        named['head.0.num_batches_tracked'] = np.array(trained.step or 0, np.int64)
-    if spelling == 'huggingface' and kind_of(tensors).name == 'encoder':
-        named = {name.removeprefix('vit.'): tensor for name, tensor in named.items()}
-    return named
+        arrays = rule.layout.to_theirs(np.asarray(tensors[rule.ours]), _sizes(trained.config, rule))
+        converted |= dict(zip(rule.theirs, arrays, strict=True))
+    if naming == 'official_probe':  # PyTorch expects this counter, and does not use its value
+        converted['head.0.num_batches_tracked'] = np.array(trained.step or 0, np.int64)
+    if naming == 'huggingface' and kind_of(tensors).name == 'encoder':
+        converted = {name.removeprefix('vit.'): tensor for name, tensor in converted.items()}
+    return converted
 
 
-def groups(names: Iterable[str], parts: int = 1) -> list[str]:
-    """The first parts of each name, once."""
-    return sorted({'.'.join(name.replace('/', '.').split('.')[:parts]) for name in names})
+def prefixes(names: Iterable[str], components: int = 1) -> list[str]:
+    """Returns the distinct prefixes of dotted names, of one or more components, sorted."""
+    return sorted({'.'.join(name.replace('/', '.').split('.')[:components]) for name in names})
 
 
 def _their_shapes(rules: list[Rule], config: ConfigDict, shapes: Shapes) -> Shapes:
-    """Found by laying out arrays that take no memory."""
-    wanted = {}
+    """Computes the shapes that the tensors of the other library must have."""
+    expected = {}
     for rule in rules:
-        empty = np.broadcast_to(np.float32(0), shapes[rule.ours])
-        parts = rule.layout.to_theirs(empty, _sizes(config, rule))
-        wanted |= {name: part.shape for name, part in zip(rule.theirs, parts, strict=True)}
-    return wanted
+        empty = np.broadcast_to(np.float32(0), shapes[rule.ours])  # takes no memory
+        arrays = rule.layout.to_theirs(empty, _sizes(config, rule))
+        expected |= {name: array.shape for name, array in zip(rule.theirs, arrays, strict=True)}
+    return expected
 
 
 def _sizes(config: ConfigDict, rule: Rule) -> Sizes:

@@ -26,7 +26,7 @@ def test_the_best_stays_and_so_it_does_after_a_restart(kept):
     with scored(kept) as checkpoints:
         assert checkpoints.steps() == [2, 4]
         assert checkpoints.best() == (2, 0.9)
-        assert not checkpoints.beats_best(0.8) and checkpoints.beats_best(0.95)
+        assert not checkpoints.is_best(0.8) and checkpoints.is_best(0.95)
         checkpoints.save(5, STATE, {'top1': 0.1})
         checkpoints.wait()
         assert checkpoints.steps() == [2, 5]
@@ -41,7 +41,7 @@ def test_the_newest_of_equals_is_the_best(kept):
 
 def test_a_checkpoint_without_a_score_is_never_the_best(kept):
     with scored(kept) as checkpoints:
-        assert not checkpoints.beats_best(None)
+        assert not checkpoints.is_best(None)
         checkpoints.save(5, STATE, {})
         checkpoints.wait()
         assert checkpoints.steps() == [2, 5] and checkpoints.best() == (2, 0.9)
@@ -63,7 +63,7 @@ def test_a_damaged_best_is_none_and_may_be_beaten(tmp_path):
     said = []
     with scored(tmp_path, said) as checkpoints:
         assert checkpoints.restore(STATE)[1] == 1 and 'step 2' in said[0]
-        assert checkpoints.best() == (1, 0.5) and checkpoints.beats_best(0.7)
+        assert checkpoints.best() == (1, 0.5) and checkpoints.is_best(0.7)
         checkpoints.save(2, STATE, {'top1': 0.7})
         checkpoints.wait()
         assert checkpoints.best() == (2, 0.7)

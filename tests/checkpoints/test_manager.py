@@ -260,7 +260,7 @@ def test_keeping_no_checkpoint_is_refused(tmp_path):
 WRITER = """
 import sys
 import jax.numpy as jnp
-from mae_jax.checkpoint import Checkpoints
+from mae_jax.checkpoints.manager import Checkpoints
 with Checkpoints(sys.argv[1], keep_last=1) as checkpoints:
     for step in range(1, 1000):
         checkpoints.save(step, {'params': jnp.full(4_000_000, step)}, {'step': step})
@@ -356,8 +356,10 @@ logging.basicConfig(level=logging.INFO)
 from absl import logging as absl_logging
 absl_logging.set_verbosity(absl_logging.INFO)
 import jax.numpy as jnp
-from mae_jax.checkpoint import Checkpoints
-from mae_jax.weights import restore_weights
+from mae_jax.checkpoints.manager import Checkpoints
+from mae_jax.checkpoints.weights import restore_weights
+from mae_jax.runtime.library_noise import silence_libraries
+silence_libraries()
 with Checkpoints(sys.argv[1], keep_last=1) as checkpoints:
     checkpoints.save(4, {'params': {'x': jnp.ones(3)}}, {})
     checkpoints.restore({'params': {'x': jnp.ones(3)}})

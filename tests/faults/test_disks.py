@@ -166,6 +166,6 @@ def test_where_no_checkpoint_is_whole_nothing_is_overwritten(arguments, undistur
         flip_a_bit(workdir / 'checkpoints' / str(step))
     before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
     said = failed(spawn(*arguments, f'--workdir={workdir}', log=log), log)
-    assert 'No checkpoint in' in said and 'is whole (tried step 44, 48)' in said
+    assert 'No checkpoint in' in said and 'is intact (tried step 44, 48)' in said
     after = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
     assert {p for p in before if before[p] != after.get(p)} <= {workdir / '.lock'}

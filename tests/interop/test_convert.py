@@ -341,7 +341,7 @@ def test_an_existing_destination_is_kept_unless_told(run, official, tmp_path):
         (('nothing.pth', 'x.safetensors'), 'does not exist'),
         (('.', 'x.safetensors'), 'without model.safetensors'),
         (('setup.cfg', 'x.safetensors'), 'unknown kind'),
-        (('setup.cfg', 'x.onnx'), 'does not name what is to be written'),
+        (('setup.cfg', 'x.onnx'), 'is not clear: give --to'),
         (('setup.cfg', 'x.safetensors', '--to', 'augreg'), '.npz'),
         (('setup.cfg',), 'DST'),
         (('setup.cfg', 'x.npz', '--head', 'many'), 'invalid int'),

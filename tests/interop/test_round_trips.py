@@ -59,8 +59,8 @@ def test_every_tensor_comes_back_to_the_bit(name):
     tensors = keys.tensors(keys.read(name))
     foreign = recognise(tensors, {'heads': 12} if name.endswith('base') else {})
     trained = to_ours(foreign, {})
-    spelling = 'official' if foreign.spelling == 'official_probe' else foreign.spelling
-    back, wanted = to_theirs(trained, spelling), expected(name, tensors)
+    naming = 'official' if foreign.naming == 'official_probe' else foreign.naming
+    back, wanted = to_theirs(trained, naming), expected(name, tensors)
     assert back.keys() == wanted.keys()
     for tensor in wanted:
         assert back[tensor].dtype == wanted[tensor].dtype, tensor
