@@ -1,29 +1,16 @@
 """What every test shares: eight virtual CPU devices, and a run of the real command."""
 
-import atexit
 import fcntl
 import os
 import shutil
-import tempfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.environment import default_environment
 
-# All are read when JAX is imported. Most of a test's time is compilation, hence the level, and a
-# cache in which the tests, and the commands they start, find what another has compiled.
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    cache = tempfile.mkdtemp(prefix='mae_jax_tests_')
-    atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
-    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-    os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault(
-    'XLA_FLAGS',
-    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0',
-)
+os.environ.update(default_environment())  # before NumPy and JAX are imported
 
 import helpers.check_signatures  # noqa: F401  first: what is imported before is not checked
 from helpers.commands import make_tiny_config, start

@@ -8,7 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.commands import QUICK, ROOT, make_tiny_config
+from helpers.commands import ROOT, make_tiny_config
+from helpers.environment import xla_flags
 
 import mae_jax
 from mae_jax.errors import UserError
@@ -87,7 +88,7 @@ def test_all_of_them_train_by_the_command(module, tmp_path):
     )
     environment = os.environ | {
         'PYTHONPATH': f'{module}{os.pathsep}{ROOT}',
-        'XLA_FLAGS': QUICK,
+        'XLA_FLAGS': xla_flags(),
         'JAX_PLATFORMS': 'cpu',
     }
     process = subprocess.run(

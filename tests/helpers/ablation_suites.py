@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from helpers.commands import ROOT
+from helpers.environment import xla_flags
 from helpers.tiny_runs import SIZES
 
 COMMON = {
@@ -49,7 +50,7 @@ def start(suite: Path, out: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, '-m', 'mae_jax', 'ablate', f'--suite={suite}', f'--out={out}', *arguments],
         cwd=ROOT,
-        env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+        env=os.environ | {'XLA_FLAGS': xla_flags()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import quickstart
+from helpers.environment import xla_flags
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,9 +28,6 @@ TINY = (
 )
 """Arguments of a run of eight tiny steps on real digits, with everything a run has."""
 
-QUICK = '--xla_backend_optimization_level=0'
-"""For XLA: most of a tiny run is compilation."""
-
 
 def make_tiny_config() -> ConfigDict:
     """The config that `TINY` stands for."""
@@ -46,7 +44,7 @@ def parse(argument: str) -> tuple[str, int | bool]:
 
 def start(*arguments: str, **options) -> subprocess.Popen:
     """The real command, on one CPU device, its output as text."""
-    environment = os.environ | {'XLA_FLAGS': QUICK, 'JAX_PLATFORMS': 'cpu'}
+    environment = os.environ | {'XLA_FLAGS': xla_flags(), 'JAX_PLATFORMS': 'cpu'}
     return subprocess.Popen(
         [sys.executable, 'main.py', *arguments],
         cwd=ROOT,

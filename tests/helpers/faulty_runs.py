@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helpers.commands import QUICK, ROOT, TINY
+from helpers.commands import ROOT, TINY
+from helpers.environment import xla_flags
 from helpers.tiny_runs import flat
 from mae_jax.checkpoints.find import locate
 from mae_jax.checkpoints.weights import restore_weights
@@ -64,9 +65,8 @@ def spawn(
     given to `recorded`, see recording_main.py.
     """
     script = ['tests/helpers/recording_main.py'] if recorded else ['main.py']
-    flags = f'{QUICK} --xla_force_host_platform_device_count={devices}'
     paths = os.pathsep.join(map(str, (ROOT, ROOT / 'tests')))
-    shared = {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': paths}
+    shared = {'XLA_FLAGS': xla_flags(devices), 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': paths}
     if processes > 1:
         address = f'127.0.0.1:{free_port()}'
         shared |= {'JAX_COORDINATOR_ADDRESS': address, 'JAX_COORDINATOR_BIND_ADDRESS': address}

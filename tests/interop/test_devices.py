@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.commands import ROOT, TINY
+from helpers.environment import xla_flags
 from helpers.tiny_runs import flat
 
 import mae_jax
@@ -26,9 +27,8 @@ WIDE = ('--config.model.width=64', '--config.num_steps=4')
 
 
 def python(devices, *arguments):
-    flags = f'--xla_force_host_platform_device_count={devices}'
     path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
-    environment = os.environ | {'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': path}
+    environment = os.environ | {'XLA_FLAGS': xla_flags(devices), 'PYTHONPATH': path}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
