@@ -27,10 +27,10 @@ ATTEMPTS = 10
 class Box(NamedTuple):
     """Pixels [top, bottom) x [left, right), each int32 [n]; an empty box stands for none."""
 
-    top: jax.Array
-    bottom: jax.Array
-    left: jax.Array
-    right: jax.Array
+    top: Array
+    bottom: Array
+    left: Array
+    right: Array
 
     @property
     def area(self) -> Int[Array, ' n']:
@@ -48,7 +48,7 @@ class Box(NamedTuple):
 class Mix(NamedTuple):
     """Parameters by which the rows of each of n groups are mixed with their partners."""
 
-    lam: jax.Array
+    lam: Array
     """float32 [n]: the share of a row in its target and, without a box, in its pixels."""
     box: Box
     """For CutMix: the pixels that are the partner's. Empty for mixup."""
@@ -215,14 +215,14 @@ def draw_mix(
     return Mix(jnp.where(is_cutmix, 1 - box.area / (size[0] * size[1]), lam), box)
 
 
-def cutmix_box(lam: jax.Array, row: jax.Array, column: jax.Array, size: tuple[int, int]) -> Box:
+def cutmix_box(lam: Array, row: Array, column: Array, size: tuple[int, int]) -> Box:
     """Returns boxes of a share 1 - `lam` of the area around a centre, cut off at the border.
 
     As in timm today; its release 0.3.2 drops the last row and column of a box of odd length.
     """
     ratio = jnp.sqrt(1 - lam)
 
-    def edges(center: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+    def edges(center: Array, length: int) -> tuple[Array, Array]:
         cut = jnp.floor(length * ratio).astype(jnp.int32)
         return jnp.maximum(center - cut // 2, 0), jnp.minimum(center + (cut + 1) // 2, length)
 
@@ -247,11 +247,11 @@ def apply_mix(
     )
 
 
-def _blend(rows: jax.Array, own: jax.Array, group: int) -> jax.Array:
+def _blend(rows: Array, own: Array, group: int) -> Array:
     return rows * own + _mirrored(rows, group) * (1 - own)
 
 
-def _mirrored(rows: jax.Array, group: int) -> jax.Array:
+def _mirrored(rows: Array, group: int) -> Array:
     """Reverses the order within each `group` rows of [B,...], and within the remainder."""
     whole = len(rows) // group * group
     # A reshape and a flip, not a gather: a flip within a device's rows stays on the device.

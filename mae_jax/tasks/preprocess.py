@@ -5,19 +5,23 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Num
+from jaxtyping import Float32, Int, Num
 
 from mae_jax.training.task import Batch
 
+Array = jax.Array | np.ndarray
 
-def loaded_images(batch: Batch, size: tuple[int, int]) -> jax.Array:
+
+def loaded_images(batch: Batch, size: tuple[int, int]) -> Num[Array, 'B H W C']:
     """Returns the images of a loaded batch, [B,H,W,C], cropped from its canvases if it has them."""
     if 'canvas' in batch:
         return crop_and_resize(batch['canvas'], batch['box'], size)
     return batch['image']
 
 
-def crop_and_resize(canvas: jax.Array, box: jax.Array, size: tuple[int, int]) -> jax.Array:
+def crop_and_resize(
+    canvas: Num[Array, 'n S S C'], box: Int[Array, 'views 5'], size: tuple[int, int]
+) -> Float32[Array, 'views H W C']:
     """Crops and resizes as Pillow's antialiased bicubic does, by two matrix products an image.
 
     Cubic convolution with a = -1/2, widened by the scale where the crop is reduced. Pixels outside
@@ -75,7 +79,7 @@ def _cubic(x: jax.Array) -> jax.Array:
 
 
 def normalize(
-    images: Num[Array | np.ndarray, 'B H W C'],
+    images: Num[Array, 'B H W C'],
     *,
     scale: float,
     mean: Sequence[float],

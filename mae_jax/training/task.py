@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from mae_jax.training.optimizer import make_optimizer
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
+"""Arrays by name: `image`, `label` and others, a row for each example."""
 Crops = Callable[[int], Iterator[jax.Array]]
 """count -> the first `count` training crops, normalised, in chunks [b, H, W, C]."""
 
