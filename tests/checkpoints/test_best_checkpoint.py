@@ -8,9 +8,9 @@ from mae_jax.checkpoints.manager import Checkpoints
 STATE = {'params': {'encoder': {'kernel': jnp.ones((4, 2))}}, 'step': jnp.int32(0)}
 
 
-def scored(directory, said=None):
-    log = (said if said is not None else []).append
-    return Checkpoints(directory, keep_last=1, score='top1', log=log)
+def scored(directory, log=None):
+    append = (log if log is not None else []).append
+    return Checkpoints(directory, keep_last=1, score='top1', log=append)
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def kept(tmp_path):
     return tmp_path
 
 
-def test_the_best_stays_and_so_it_does_after_a_restart(kept):
+def test_the_best_stays_and_also_after_a_restart(kept):
     with scored(kept) as checkpoints:
         assert checkpoints.steps() == [2, 4]
         assert checkpoints.best() == (2, 0.9)
@@ -54,15 +54,15 @@ def test_a_score_that_cannot_be_read_does_not_stop_a_run_from_starting(kept):
         assert checkpoints.restore(STATE)[1] == 4
 
 
-def test_a_damaged_best_is_none_and_may_be_beaten(tmp_path):
+def test_a_damaged_best_does_not_count_and_can_be_beaten(tmp_path):
     with scored(tmp_path) as checkpoints:
         checkpoints.save(1, STATE, {'top1': 0.5})
     with Checkpoints(tmp_path, keep_last=2, score='top1') as checkpoints:
         checkpoints.save(2, STATE, {'top1': 0.9})
     (tmp_path / '2' / 'checksums.txt').write_text('00000000\n{}')
-    said = []
-    with scored(tmp_path, said) as checkpoints:
-        assert checkpoints.restore(STATE)[1] == 1 and 'step 2' in said[0]
+    log = []
+    with scored(tmp_path, log) as checkpoints:
+        assert checkpoints.restore(STATE)[1] == 1 and 'step 2' in log[0]
         assert checkpoints.best() == (1, 0.5) and checkpoints.is_best(0.7)
         checkpoints.save(2, STATE, {'top1': 0.7})
         checkpoints.wait()
