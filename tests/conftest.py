@@ -1,11 +1,13 @@
-"""What every test shares: eight virtual CPU devices, and a run of the real command."""
+"""What every test shares: eight virtual CPU devices, finished runs, and the real command.
 
-import fcntl
+What imports JAX is imported by fixtures: the process that only hands tests to others needs none.
+"""
+
+import functools
+import gc
 import os
 import shutil
 import tracemalloc
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from helpers.environment import default_environment
@@ -14,10 +16,11 @@ os.environ.update(default_environment())  # before NumPy and JAX are imported
 
 import helpers.check_signatures  # noqa: F401  first: what is imported before is not checked
 from helpers.commands import make_tiny_config, start
-from helpers.tiny_runs import AVERAGED, classifying, pretraining
-from helpers.tiny_runs import start as state_of
 
-from configs import finetune
+
+def pytest_collection_finish():
+    """Spares the modules' many objects a tenth of the processor time: no collection visits them."""
+    gc.freeze()
 
 
 @pytest.fixture
@@ -25,59 +28,46 @@ def tiny_config():
     return make_tiny_config()
 
 
-def shared_folder(tmp_path_factory) -> Path:
-    """Of all processes that share in these tests."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if 'PYTEST_XDIST_WORKER' in os.environ else own
+@pytest.fixture(scope='session')
+def run_once(tmp_path_factory):
+    """run_once(name, config) -> (directory, state) of a run that the test processes share."""
+    from helpers.shared_runs import shared_run
 
-
-def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
-    """A copy of the directory that `make` made for whichever test process came first."""
-    shared = shared_folder(tmp_path_factory) / f'shared_{name}' / 'run'
-    shared.parent.mkdir(exist_ok=True)
-    with open(shared.parent / 'lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not shared.exists():
-            make(shared)
-        return shutil.copytree(shared, tmp_path_factory.mktemp(name) / 'run')
+    return functools.partial(shared_run, tmp_path_factory)
 
 
 @pytest.fixture(scope='session')
-def pretrained(tmp_path_factory):
+def pretrained(run_once):
     """A finished pretraining run that others start from: (its directory, its state)."""
-    from mae_jax.experiment.run import run
+    from helpers.tiny_runs import pretraining
 
-    workdir = made_once(tmp_path_factory, 'pretrained', lambda path: run(pretraining(), path))
-    return workdir, state_of(pretraining(), workdir)
+    return run_once('pretrained', pretraining())
 
 
 @pytest.fixture(scope='session')
-def fine_tuned(pretrained, tmp_path_factory):
+def fine_tuned(pretrained, run_once, tmp_path_factory):
     """The pretrained model fine-tuned with averages: (directory, state, config).
 
-    What it started from is no longer there.
+    What it started from is not there any more.
     """
-    from mae_jax.experiment.run import run
+    from helpers.shared_runs import shared_folder, temporary_copy
+    from helpers.tiny_runs import AVERAGED, classifying
+
+    from configs import finetune
 
     source = shared_folder(tmp_path_factory) / 'fine_tuned_from'
     config = classifying(finetune.get_config, source, AVERAGED)
-
-    def make(path):
-        shutil.copytree(pretrained[0], source)
-        run(config, path)
-        shutil.rmtree(source)
-
-    workdir = made_once(tmp_path_factory, 'fine_tuned', make)
-    return workdir, state_of(config, workdir), config
+    copied = temporary_copy(pretrained[0], source)
+    return *run_once('fine_tuned', config, within=copied), config
 
 
 @pytest.fixture
 def work_directory(pretrained, tmp_path):
     """A copy of a finished run with one checkpoint, under another step."""
-    source, _ = pretrained
-    target = tmp_path / 'theirs'
     from mae_jax.checkpoints.find import steps
 
+    source, _ = pretrained
+    target = tmp_path / 'theirs'
     (target / 'checkpoints').mkdir(parents=True)
     (target / 'config.json').write_bytes((source / 'config.json').read_bytes())
     last = max(steps(source / 'checkpoints'))

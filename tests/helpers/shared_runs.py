@@ -1,0 +1,71 @@
+"""Finished runs that several tests, in several processes, start from: each is made once."""
+
+import contextlib
+import fcntl
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+from ml_collections import ConfigDict
+
+from mae_jax.experiment.run import run
+from mae_jax.training import sharding
+
+
+@contextlib.contextmanager
+def first_devices(count: int = 1) -> Iterator[None]:
+    """Makes meshes of the first `count` of this process's devices: they compile sooner than 8."""
+    make_mesh, devices = sharding.make_mesh, jax.devices()[:count]
+
+    def make(fsdp: int = 1, over=None):
+        return make_mesh(fsdp, devices if over is None else over)
+
+    with mock.patch.object(sharding, 'make_mesh', make):
+        yield
+
+
+@contextlib.contextmanager
+def temporary_copy(source: Path, target: Path) -> Iterator[None]:
+    """Copies a directory, and removes the copy in the end."""
+    shutil.copytree(source, target)
+    try:
+        yield
+    finally:
+        shutil.rmtree(target)
+
+
+def shared_folder(tmp_path_factory) -> Path:
+    """Returns a folder that all processes of these tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if 'PYTEST_XDIST_WORKER' in os.environ else own
+
+
+def shared_run(
+    tmp_path_factory,
+    name: str,
+    config: ConfigDict,
+    *,
+    devices: int = 1,
+    within: contextlib.AbstractContextManager = contextlib.nullcontext(),
+) -> tuple[Path, Any]:
+    """Returns (a copy of the directory of a finished run, its state as NumPy arrays).
+
+    The first process that asks for `name` runs `config`, in the context of `within`; the others
+    wait for it.
+    """
+    folder = shared_folder(tmp_path_factory) / f'shared_{name}'
+    folder.mkdir(exist_ok=True)
+    workdir, state = folder / 'run', folder / 'state'
+    with open(folder / 'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not state.exists():
+            with within, first_devices(devices):
+                result = run(config, workdir)
+            state.write_bytes(pickle.dumps(jax.device_get(result)))
+        copy = shutil.copytree(workdir, tmp_path_factory.mktemp(name) / 'run')
+    return copy, pickle.loads(state.read_bytes())
