@@ -36,24 +36,24 @@ class Registry:
         """Returns the object of this name.
 
         Args:
-          name: a known name, or 'module:function', which is imported and known from then on.
-          may_import: False for a name that comes from a file, such as the config beside a
-            checkpoint: a file must not decide what code is run.
+          name: a registered name, or 'module:function', which is imported and then registered.
+          may_import: False for a name from a file, such as the config beside a checkpoint: files
+            must not decide what code is run.
 
         Raises:
-          UserError: the name is unknown, or what it names cannot be imported, or may not be.
+          UserError: the name is unknown, or its module cannot be imported, or may not be.
         """
         if name in self:
             if isinstance(self._entries[name], str):
                 self._entries[name] = import_function(self._entries[name], self.field)
             return self._entries[name]
         if not is_path(name):
-            known = ' | '.join(self._entries)
-            raise UserError(f'{self.field}={name!r} is unknown: use {known}, or module:function.')
+            names = ' | '.join(self)
+            raise UserError(f'{self.field}={name!r} is unknown: use {names}, or module:function.')
         if not may_import:
             raise UserError(
-                f'{self.field}={name!r} is a {self.kind} of its own, and no file decides what is '
-                f'imported: register it under this name first (docs/extending.md).'
+                f'{self.field}={name!r} is a {self.kind} that is not registered, and no file '
+                'decides what is imported: register it under this name (docs/extending.md).'
             )
         self._entries[name] = import_function(name, self.field)
         return self._entries[name]
@@ -81,7 +81,7 @@ def import_function(path: str, field: str) -> Callable:
     """Imports 'module:function'; `field` is the config field that holds it, for messages.
 
     Raises:
-      UserError: there is no such module, or no such function in it.
+      UserError: the module does not exist, or has no such function.
     """
     module, _, name = path.partition(':')
     try:

@@ -21,7 +21,9 @@ def test_names_are_looked_up_and_strings_imported_on_first_use():
 
 def test_a_function_of_ones_own_is_known_once_it_was_looked_up():
     registry = make_registry()
-    with pytest.raises(UserError, match=r"plot\.curve='math:cos' is a curve of its own"):
+    with pytest.raises(
+        UserError, match=r"plot\.curve='math:cos' is a curve that is not registered"
+    ):
         registry.get('math:cos', may_import=False)
     assert 'math:cos' not in registry
     assert registry.get('math:cos') is registry.get('math:cos', may_import=False) is math.cos

@@ -110,14 +110,14 @@ class MAE(nn.Module):
     """Masked autoencoder (paper, section 3); parameters are {'encoder': ..., 'decoder': ...}.
 
     The parameters' shapes follow from the images that `init` is given. The two position tables
-    (`pos_embed`) are parameters like others here: it is the optimiser that leaves them alone, as
-    it does the fitted arrays of a target, which are stored under 'pca'.
+    (`pos_embed`) and the fitted arrays of a target (under 'pca') are parameters too; the optimiser
+    leaves them unchanged.
 
     Attributes:
       masking: how patches are hidden, a `mae_jax.pretext.masking.MaskingRule`.
       target: what is predicted, a `mae_jax.pretext.targets.Target`.
       encoder_mask_tokens: whether hidden patches go through the encoder too, as mask tokens
-        (Table 1c): its cost is then that of all patches, and the decoder has none of its own.
+        (Table 1c). It then costs as much as for all patches, and the decoder has no mask token.
     """
 
     patch_size: int
@@ -181,7 +181,7 @@ class MAE(nn.Module):
 
     def pixels(
         self, prediction: Float[ArrayLike, 'B N M'], images: Float[ArrayLike, 'B H W C']
-    ) -> Float32[Array, 'B N V']:
+    ) -> Float32[ArrayLike, 'B N V']:
         """Converts a prediction to patches of normalised pixels.
 
         What the target leaves out is taken from the images: for normalised pixels, each patch's

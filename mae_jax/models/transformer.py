@@ -203,7 +203,7 @@ class Transformer(nn.Module):
         tokens: Float[ArrayLike, 'B T D'],
         branch_scale: Float32[ArrayLike, 'B L 2'] | None,
         ids: range,
-    ) -> Float[Array, 'B T D']:
+    ) -> Float[ArrayLike, 'B T D']:
         """Applies the blocks `ids`, each compiled by itself."""
         block = Block
         if self.remat != 'none':
@@ -220,7 +220,7 @@ class Transformer(nn.Module):
         tokens: Float[ArrayLike, 'B T D'],
         branch_scale: Float32[ArrayLike, 'B L 2'] | None,
         ids: range,
-    ) -> Float[Array, 'B T D']:
+    ) -> Float[ArrayLike, 'B T D']:
         """Applies the blocks `ids`, compiled once, in a loop over their stacked parameters."""
         if not ids:
             return tokens

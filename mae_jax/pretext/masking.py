@@ -207,8 +207,8 @@ def make_masking(
 
     Args:
       ratio, strategy, may_hide_none: fields of `MaskingRule`.
-      may_import: whether a strategy 'module:function' is imported; if not, and it is not known
-        yet, the model takes the noise that it is given, and draws none.
+      may_import: whether a strategy 'module:function' is imported. Without it, and unless the name
+        is registered, the model cannot draw noise and must be given it.
 
     Raises:
       UserError: the strategy is unknown or cannot be imported.

@@ -7,7 +7,7 @@ from jaxtyping import ArrayLike, Float, Float32
 
 
 def fit_pca(
-    batches: Iterable[Float[ArrayLike, 'n V']], components: int
+    batches: Iterable[Float[ArrayLike, '_ V']], components: int
 ) -> tuple[dict[str, Float32[np.ndarray, '...']], float]:
     """Computes the mean and the largest eigenvectors of the covariance of a sample of patches.
 

@@ -8,12 +8,13 @@ function that makes it from the fields of the config group `target`.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int, Shaped
+from ml_collections import ConfigDict
 
 from mae_jax.errors import UserError
 from mae_jax.registry import Registry, is_path
@@ -23,6 +24,7 @@ LOSS_ON = ('hidden', 'all')
 Patches = Float32[ArrayLike, '*B V']
 Prediction = Float[ArrayLike, '*B M']
 Fitted = Mapping[str, Float32[ArrayLike, '...']]
+Fields = ConfigDict | Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Target:
 
     Attributes:
       loss_on: which patches the loss covers, the 'hidden' ones or 'all'.
+      has_pixels: whether `pixels` is defined, and predictions can be drawn.
     """
 
     loss_on: str = 'hidden'
+    has_pixels: ClassVar[bool] = False
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> 'Target':
+    def from_fields(cls, fields: Fields) -> 'Target':
         """Makes the target from those fields of `config.target` that it has."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: fields[name] for name in names if name in fields})
@@ -84,7 +88,7 @@ class Target:
         return jnp.sum(errors * mask) / jnp.sum(mask, dtype=jnp.float32)
 
     def pixels(self, prediction: Prediction, patches: Patches, fitted: Fitted) -> Patches:
-        """Converts a prediction to patches of pixels.
+        """Converts a prediction to patches of pixels, where `has_pixels` is True.
 
         Args:
           prediction: M values a patch.
@@ -94,12 +98,14 @@ class Target:
         Raises:
           UserError: the target cannot be drawn.
         """
-        raise UserError(f'{type(self).__name__} predicts no pixels: there is nothing to draw.')
+        raise UserError(f'{type(self).__name__} predicts no pixels, and cannot be drawn.')
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixel(Target):
     """The pixels themselves."""
+
+    has_pixels: ClassVar[bool] = True
 
     def prediction_size(self, patch_dim: int) -> int:
         return patch_dim
@@ -141,6 +147,7 @@ class PCA(Target):
     """
 
     components: int = 96
+    has_pixels: ClassVar[bool] = True
 
     def check(self, patch_dim: int) -> None:
         super().check(patch_dim)
@@ -192,7 +199,7 @@ class Token(Target):
         return optax.softmax_cross_entropy_with_integer_labels(prediction, expected)
 
     def pixels(self, prediction: Prediction, patches: Patches, fitted: Fitted) -> Patches:
-        raise UserError("target.name='token' predicts no pixels: there is nothing to draw.")
+        raise UserError("target.name='token' predicts no pixels, and cannot be drawn.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +238,7 @@ TARGETS = Registry(
 """Functions of the fields of `config.target`, a mapping, that return a `Target`, by name."""
 
 
-def make_target(fields: Mapping[str, Any], unknown_size: int | None = None) -> Target:
+def make_target(fields: Fields, unknown_size: int | None = None) -> Target:
     """Makes the target of a config.
 
     Args:

@@ -204,12 +204,12 @@ def make_pretrain(config: ConfigDict, source: Any) -> Pretrain:
     Raises:
       UserError: a field does not work; the message names it.
     """
-    draws = config.target.name != 'token'  # tokens are no pixels
+    model = make_mae(config)
     return Pretrain(
-        make_mae(config),
+        model,
         image_size(config),
         tokenizer=tokenizer_of(config),
-        picture_every_steps=(config.image_every_steps or 0) if draws else 0,
+        picture_every_steps=(config.image_every_steps or 0) if model.target.has_pixels else 0,
         online_probe=FrozenConfigDict(config.online_probe),
         probes_at_end=config.probe_at_end,
         **statistics(config),

@@ -216,5 +216,7 @@ def test_a_registered_strategy_masks_under_its_name():
 def test_a_strategy_of_a_loaded_model_is_not_imported(user_module):
     name = f'{user_module("raise SystemExit")}:draw'
     rule = make_masking(0.75, name, may_import=False)
-    with pytest.raises(UserError, match=f'mask.strategy=.{name}. is a mask strategy of its own'):
+    with pytest.raises(
+        UserError, match=f'mask.strategy=.{name}. is a mask strategy that is not reg'
+    ):
         rule.draw_noise(jax.random.key(0), 2, (2, 2))

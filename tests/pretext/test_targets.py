@@ -151,6 +151,7 @@ def test_a_registered_target_is_what_a_model_predicts():
     cells = images.reshape(2, 2, 2, 3, 2, 3).mean(axis=(2, 4, 5)).reshape(2, 6, 1)
     errors = np.square(output.prediction - cells)[..., 0]
     np.testing.assert_allclose(output.loss, errors[np.asarray(output.mask)].mean(), rtol=1e-5)
+    assert not model.target.has_pixels and Pixel().has_pixels
     with pytest.raises(UserError, match='Brightness predicts no pixels'):
         model.apply({'params': params}, output.prediction, images, method='pixels')
 
