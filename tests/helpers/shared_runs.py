@@ -51,7 +51,7 @@ def shared_run(
     config: ConfigDict,
     *,
     devices: int = 1,
-    within: contextlib.AbstractContextManager = contextlib.nullcontext(),
+    within: contextlib.AbstractContextManager | None = None,
 ) -> tuple[Path, Any]:
     """Returns (a copy of the directory of a finished run, its state as NumPy arrays).
 
@@ -64,7 +64,7 @@ def shared_run(
     with open(folder / 'lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not state.exists():
-            with within, first_devices(devices):
+            with within or contextlib.nullcontext(), first_devices(devices):
                 result = run(config, workdir)
             state.write_bytes(pickle.dumps(jax.device_get(result)))
         copy = shutil.copytree(workdir, tmp_path_factory.mktemp(name) / 'run')
