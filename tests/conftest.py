@@ -30,7 +30,7 @@ def tiny_config():
 
 @pytest.fixture(scope='session')
 def run_once(tmp_path_factory):
-    """run_once(name, config) -> (directory, state) of a run that the test processes share."""
+    """run_once(name, config) -> (directory, state, config) of a run that all processes share."""
     from helpers.shared_runs import shared_run
 
     return functools.partial(shared_run, tmp_path_factory)
@@ -41,7 +41,7 @@ def pretrained(run_once):
     """A finished pretraining run that others start from: (its directory, its state)."""
     from helpers.tiny_runs import pretraining
 
-    return run_once('pretrained', pretraining())
+    return run_once('pretrained', pretraining())[:2]
 
 
 @pytest.fixture(scope='session')
@@ -58,7 +58,7 @@ def fine_tuned(pretrained, run_once, tmp_path_factory):
     source = shared_folder(tmp_path_factory) / 'fine_tuned_from'
     config = classifying(finetune.get_config, source, AVERAGED)
     copied = temporary_copy(pretrained[0], source)
-    return *run_once('fine_tuned', config, within=copied), config
+    return run_once('fine_tuned', config, within=copied)
 
 
 @pytest.fixture

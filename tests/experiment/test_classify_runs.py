@@ -25,23 +25,21 @@ from mae_jax.experiment.run import run
 
 
 @pytest.fixture(scope='module')
-def probed(pretrained, tmp_path_factory):
+def probed(pretrained, run_once):
     """Six steps of the linear probe: (directory, state, config)."""
-    workdir = tmp_path_factory.mktemp('probed')
     config = classifying(linprobe.get_config, pretrained[0], {'optimizer.base_lr': 100.0})
-    return workdir, run(config, workdir), config
+    return run_once('probed', config)
 
 
 NO_NORM = {'model.pool': 'mean', 'model.batch_norm': False}
 
 
 @pytest.fixture(scope='module')
-def restless(pretrained, tmp_path_factory):
+def restless(pretrained, run_once):
     """A probe on cached features whose best step, 7 of 12, is not one at which it saves.
 
     Its learning rate rises until weight decay turns the signs of the weights around.
     """
-    workdir = tmp_path_factory.mktemp('restless')
     fields = NO_NORM | {
         'cache_features': True,
         'batch_size': 64,
@@ -55,7 +53,7 @@ def restless(pretrained, tmp_path_factory):
         'optimizer.weight_decay': 2.5,
     }
     config = classifying(linprobe.get_config, pretrained[0], fields)
-    return workdir, run(config, workdir), config
+    return run_once('restless', config)
 
 
 @pytest.fixture

@@ -12,8 +12,12 @@ from configs import finetune, linprobe
 from mae_jax.checkpoints.find import locate
 from mae_jax.checkpoints.weights import restore_weights
 from mae_jax.errors import UserError
+from mae_jax.experiment.inherit import inherit
 from mae_jax.experiment.run import run
+from mae_jax.experiment.setup import make_setup
+from mae_jax.experiment.starting_weights import load_weights
 from mae_jax.interop.convert import convert
+from mae_jax.training.state import abstract_state
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +118,7 @@ def test_positions_are_resized_for_another_image_size(pretrained, tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    ('fields', 'told'),
+    ('fields', 'message'),
     [
         (
             {'model.width': 32},
@@ -131,12 +135,26 @@ def test_positions_are_resized_for_another_image_size(pretrained, tmp_path, caps
     ],
 )
 def test_another_architecture_is_shown_by_the_shapes_that_differ(
-    pretrained, tmp_path, fields, told
+    pretrained, tmp_path, fields, message
 ):
-    config = classifying(finetune.get_config, pretrained[0], fields)
-    with pytest.raises(UserError, match=told) as caught:
-        run(config, tmp_path)
+    config = inherit(classifying(finetune.get_config, pretrained[0], fields), tmp_path)
+    setup = make_setup(config, tmp_path)
+    initial = abstract_state(setup.task, setup.optimizer, setup.mesh)  # shapes are enough
+    with pytest.raises(UserError, match=message) as caught:
+        load_weights(
+            config.init_from,
+            config,
+            initial.params,
+            initial.model_state,
+            required=setup.task.is_required,
+        )
     assert str(pretrained[0]) in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_another_architecture_ends_a_run_before_its_first_step(pretrained, tmp_path):
+    config = classifying(finetune.get_config, pretrained[0], {'model.width': 32})
+    with pytest.raises(UserError, match=r'model\.width: 16 there, 32 here'):
+        run(config, tmp_path)
 
 
 @pytest.mark.parametrize('there', [False, True])

@@ -20,10 +20,9 @@ MASK_TOKENS = {'model.encoder_mask_tokens': True}
 
 
 @pytest.fixture(scope='module')
-def pca_run(tmp_path_factory):
+def pca_run(run_once):
     """A finished run of PCA coefficients, with mask tokens in the encoder."""
-    workdir = tmp_path_factory.mktemp('pca') / 'run'
-    return workdir, run(pretraining(**PCA, **MASK_TOKENS, image_every_steps=2), workdir)
+    return run_once('pca', pretraining(**PCA, **MASK_TOKENS, image_every_steps=2))[:2]
 
 
 @pytest.mark.slow
