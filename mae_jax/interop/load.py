@@ -101,7 +101,7 @@ def load_encoder(
     config, params = trained.config, encoder_of(trained.params)
     module = make_module(config, Kind('encoder', has_norm='norm' in params))
     if image_size is not None:
-        sides = (image_size,) if np.ndim(image_size) == 0 else tuple(image_size)
+        sides = np.ravel(image_size).tolist()
         size = model_config.image_size(ConfigDict({'image_size': sides}))
         old = grid_size(model_config.image_size(config), module.patch_size)
         new = grid_size(size, module.patch_size)

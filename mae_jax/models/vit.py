@@ -161,7 +161,7 @@ class Encoder(nn.Module):
         self,
         images: Float[ArrayLike, 'B H W C'],
         output: str = 'tokens',
-        blocks: Sequence[int] | None = None,
+        blocks: Sequence[int] | int | None = None,
     ) -> Float[Array, 'B ...'] | list[Float[Array, 'B ...']]:
         """Computes the features that a model of one's own starts from.
 

@@ -177,7 +177,9 @@ class Classify(Task):
         )
         return optax.softmax_cross_entropy(logits, batch['target']).mean(), {}, dict(state)
 
-    def evaluate(self, params: Any, model_state: Any, batch: Batch, first: jax.Array) -> Metrics:
+    def evaluate(
+        self, params: Any, model_state: Any, batch: Batch, first: jax.Array | int
+    ) -> Metrics:
         """Collects cross-entropy and accuracies of the valid rows, with `per_class` by class."""
         del first  # nothing is random
         features = batch['image'] if self.caches_features else self.features(params, batch)
@@ -229,7 +231,7 @@ class Classify(Task):
         split = jax.tree.map(lambda x: split_rows(x, self.head_micro_batches), rows)
         return join_rows(jax.lax.map(encode, split))
 
-    def _normalized(self, images: jax.Array) -> jax.Array:
+    def _normalized(self, images: jax.Array | np.ndarray) -> jax.Array:
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
 
 

@@ -23,8 +23,8 @@ class Metrics(metrics.Collection):
 class PerClass(metrics.Metric):
     """Correct and all examples of every class, int32 [num_classes] each."""
 
-    hits: jax.Array
-    count: jax.Array
+    hits: jax.Array | np.ndarray
+    count: jax.Array | np.ndarray
 
     @classmethod
     def from_model_output(

@@ -84,7 +84,9 @@ class Pretrain(Task):
         output = self._apply(params, model_state, batch['image'], batch['noise'])
         return output.loss, {}, model_state
 
-    def evaluate(self, params: Any, model_state: Any, batch: Batch, first: jax.Array) -> Metrics:
+    def evaluate(
+        self, params: Any, model_state: Any, batch: Batch, first: jax.Array | int
+    ) -> Metrics:
         """Collects the losses of the valid rows under masks fixed by each example's place."""
         output = self.reconstruct(params, batch, first, model_state)
         per_image = jax.vmap(self.model.target.mean_error)(output.errors, output.mask)
@@ -194,7 +196,7 @@ class Pretrain(Task):
     def _noise(self, key: jax.Array, batch_size: int) -> jax.Array:
         return self.model.masking.draw_noise(key, batch_size, self.grid)
 
-    def _normalized(self, images: jax.Array) -> jax.Array:
+    def _normalized(self, images: jax.Array | np.ndarray) -> jax.Array:
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
 
 
