@@ -55,8 +55,7 @@ def restore_weights(
         raise UserError(f'There is no checkpoint in {directory}: give the --workdir of a run.')
     path = directory / str(newest)
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            restored = _restore_weights(path, checkpointer)
+        restored = _restore_weights(path)
         params, average = (
             traverse_util.flatten_dict(restored.get(name, {})) for name in ('params', 'ema')
         )
@@ -69,7 +68,7 @@ def restore_weights(
     return Weights(params, restored.get('model_state', {}), newest, read_meta(path))
 
 
-def _restore_weights(path: epath.Path, checkpointer: ocp.PyTreeCheckpointer) -> dict[str, Any]:
+def _restore_weights(path: epath.Path) -> dict[str, Any]:
     """Restores 'params', and 'model_state' and 'ema' if any. Raises exceptions of any kind."""
     # Orbax parses texts of any length. Without a manifest it opens files by the names of tensors,
     # which can lead out of the directory; the keys in TensorStore's manifest cannot.
@@ -80,7 +79,8 @@ def _restore_weights(path: epath.Path, checkpointer: ocp.PyTreeCheckpointer) -> 
         listed, _ = files.get(f'state/{name}', (MAX_JSON_BYTES + 1, 0))
         if listed > MAX_JSON_BYTES and (path / 'state' / name).exists():
             raise ValueError(f'{name} is too large, or not in the list of files')
-    stored = checkpointer.metadata(path / 'state').item_metadata.tree
+    handler = ocp.PyTreeCheckpointHandler()
+    stored = handler.metadata(path / 'state').tree
     names = ('params', 'model_state', 'ema')
     item = {name: dict(stored[name]) for name in names if stored.get(name)}
     item.get('model_state', {}).pop('tokenizer', None)  # large, and not part of the model
@@ -92,7 +92,8 @@ def _restore_weights(path: epath.Path, checkpointer: ocp.PyTreeCheckpointer) -> 
     ]
     check_expansion(sum(claimed), sum(size for size, _ in files.values()))
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    return checkpointer.restore(
-        path / 'state',
-        args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
-    )
+    with ocp.Checkpointer(handler) as checkpointer:
+        return checkpointer.restore(
+            path / 'state',
+            args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True),
+        )
