@@ -8,18 +8,12 @@ from PIL import Image, ImageOps
 
 from mae_jax.data.images.arrays import as_picture
 from mae_jax.data.images.jpeg import jpeg_size
-from mae_jax.data.images.limits import TIFF_MAGICS, check_series, open_picture
+from mae_jax.data.images.limits import TIFF_MAGICS, open_picture
+from mae_jax.data.images.tiff import read_tiff_data
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_npy
 
 NPY_MAGIC = b'\x93NUMPY'
-BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277  # TIFF tags
-DIALECTS = (
-    *('lsm', 'mmstack', 'ome', 'imagej', 'ndtiff', 'fluoview', 'stk', 'sis', 'svs', 'scn', 'qpi'),
-    *('ndpi', 'bif', 'avs', 'eer', 'philips', 'scanimage', 'nih', 'mdgel'),
-)
-"""Variants of TIFF, mostly of microscopes, which tifffile is kept from recognising: their metadata
-can claim a hundred million pages or name other files. The pages of the file itself count."""
 PILLOW_MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 """The mode of Pillow by the number of bands."""
 
@@ -84,7 +78,7 @@ def decode(
         if image.startswith(NPY_MAGIC):
             return _from_array(read_npy(image), channels)
         if image.startswith(TIFF_MAGICS):
-            array = _tiff_array(image, channels)
+            array = read_tiff_data(image, channels)
             if array is not None:
                 return _from_array(array, channels)
         return _from_pillow(open_picture(image, io.BytesIO(image)), channels, apply_exif)
@@ -142,32 +136,3 @@ def _sixteen_bit_grey(grey: np.ndarray) -> Image.Image:
     if grey.min() < 0 or grey.max() > 65535:
         raise BadImage('32-bit grey; save it as .npy or as a TIFF with dataset.channels=1.')
     return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
-
-
-def _tiff_array(data: bytes, channels: int) -> np.ndarray | None:
-    """Reads a TIFF that holds data; returns None for a photograph, which Pillow decodes correctly.
-
-    Data is deeper than 8 bits, has bands for which Pillow has no mode, or a page for each band.
-    Of several deep bands Pillow would keep the upper 8 bits, and it would widen signed ones.
-    """
-    try:
-        image = open_picture(data, io.BytesIO(data))
-        bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
-        bands = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
-        if bands > 1 or channels == 1 or image.n_frames != channels:
-            if max(bits) <= 8:
-                return None
-            if bands == 1 and (image.mode.startswith('I;16') or (image.mode, *bits) == ('F', 32)):
-                return np.asarray(image)
-    except Image.UnidentifiedImageError:
-        pass
-    try:
-        import tifffile
-    except ImportError as error:
-        raise UserError(
-            'reading a TIFF of several deep bands needs `pip install tifffile`.'
-        ) from error
-    with tifffile.TiffFile(io.BytesIO(data), **{f'is_{kind}': False for kind in DIALECTS}) as tiff:
-        series = tiff.series[0]
-        check_series(data, series)
-        return series.asarray(maxworkers=1)

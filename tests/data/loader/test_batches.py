@@ -73,8 +73,7 @@ def test_every_example_comes_once_an_epoch(processes, count, batch_size):
         np.testing.assert_array_equal(np.sort(seen), np.arange(count))
 
 
-@pytest.mark.parametrize('processes', [2, 4])
-@pytest.mark.parametrize('interleaved', [False, True])
+@pytest.mark.parametrize(('processes', 'interleaved'), [(2, True), (4, False)])
 def test_the_global_batch_does_not_depend_on_the_process_count(
     photo_folder, processes, interleaved
 ):

@@ -1,11 +1,11 @@
 """Worker processes that are killed, stopped or hang, and the streams that read from them."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -64,6 +64,13 @@ def test_threads_and_worker_processes_give_the_same_stream(photo_folder):
             np.testing.assert_array_equal(batch['label'], other['label'])
 
 
+def make_photos(root: Path) -> Path:
+    root.mkdir()
+    for i in range(20):
+        smooth_picture(i, 40, 30).save(root / f'{i}.jpg')
+    return root
+
+
 class Ended(NamedTuple):
     """A stream of a worker process: it got signals, then read an image that was damaged."""
 
@@ -75,9 +82,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture(scope='module')
 def ended(tmp_path_factory):
-    root = tmp_path_factory.mktemp('photos')
-    for i in range(20):
-        smooth_picture(i, 40, 30).save(root / f'{i}.jpg')
+    root = make_photos(tmp_path_factory.mktemp('ended') / 'photos')
     damaged = make_source('folder', 'train', path=str(root))[5]['name']
     with photo_loader(root, workers=1, threads=1).iterate(0) as batches:
         next(batches)
@@ -156,41 +161,57 @@ def test_a_read_that_hangs_ends_the_stream_after_the_timeout(photo_folder):
         source.released.set()
 
 
-def test_workers_end_with_a_trainer_that_is_killed(photo_folder, tmp_path):
-    script = tmp_path / 'trainer.py'
-    script.write_text(
-        textwrap.dedent(f"""
-        import sys, time
-        from absl import app
-        from mae_jax.data.loader.batches import make_loader
-        from mae_jax.data.sources.make import make_source
+TRAINER = """
+import json, sys, time
+from absl import app
+import mae_jax.data.sources.tfds
+from mae_jax.data.loader.batches import make_loader
+from mae_jax.data.sources.make import make_source
 
-        def main(argv):
-            source = make_source('folder', 'train', path={str(photo_folder(20))!r})
-            loader = make_loader(source, batch_size=12, rows=range(12), seed=0,
-                                 image_size=(16, 16), workers=1, threads=1)
-            batches = loader.iterate(0)
-            next(batches)
-            print(*batches.worker_pids(), flush=True)
-            time.sleep(100)
+def main(argv):
+    source = make_source('folder', 'train', path=argv[1])
+    loader = make_loader(source, batch_size=12, rows=range(12), seed=0, image_size=(16, 16),
+                         workers=1, threads=1)
+    batches = loader.iterate(0)
+    next(batches)
+    print(json.dumps([*batches.worker_pids(), sorted(sys.modules)]), flush=True)
+    time.sleep(100)
 
-        if __name__ == '__main__':
-            app.run(main)
-        """)
-    )
-    trainer = subprocess.Popen(
-        [sys.executable, script],
+if __name__ == '__main__':
+    app.run(main)
+"""
+
+
+@pytest.fixture(scope='module')
+def trainer(tmp_path_factory):
+    """Returns a process that reads batches, the id of its worker, and the modules it imports."""
+    folder = tmp_path_factory.mktemp('trainer')
+    (folder / 'trainer.py').write_text(TRAINER)
+    process = subprocess.Popen(
+        [sys.executable, folder / 'trainer.py', make_photos(folder / 'photos')],
         env=os.environ | {'PYTHONPATH': str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        pid = int(trainer.stdout.readline())
-        assert alive(pid)
-        segments = shared_memory(trainer.pid) | shared_memory(pid)
+        yield process, *json.loads(process.stdout.readline())
     finally:
-        trainer.kill()
-        trainer.wait()
+        process.kill()
+        process.wait()
+
+
+def test_reading_images_imports_neither_tensorflow_nor_torch(trainer):
+    _, _, modules = trainer
+    assert 'grain' in modules and 'tensorflow_datasets' in modules
+    assert not {'tensorflow', 'torch'}.intersection(modules)
+
+
+def test_workers_end_with_a_trainer_that_is_killed(trainer):
+    process, pid, _ = trainer
+    assert alive(pid)
+    segments = shared_memory(process.pid) | shared_memory(pid)
+    process.kill()
+    process.wait()
     assert ends(pid)
     # The segment that the worker was creating as it ended, a few kB and not yet registered for
     # removal, may remain.

@@ -199,12 +199,12 @@ def test_positions_of_a_fixed_size_crop_are_uniform(width, height):
     pixels[..., 0], pixels[..., 1] = np.mgrid[:height, :width]
     record = {'image': pixels, 'name': 'coordinates'}
     counts = np.zeros((height - 13, width - 13), int)
-    for index in range(100 * counts.size):
+    for index in range(60 * counts.size):
         ours = train(record, index=index, image_size=(14, 14), crop='fixed', flip=False)
         top, left, _ = ours[0, 0]
         np.testing.assert_array_equal(ours, pixels[top : top + 14, left : left + 14])
         counts[top, left] += 1
-    assert abs(counts - 100).max() < 42  # 4.2 standard deviations; the corners are among them
+    assert abs(counts - 60).max() < 33  # 4.2 standard deviations; the corners are among them
 
 
 def test_a_fixed_size_crop_keeps_other_depths():
