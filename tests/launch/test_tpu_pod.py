@@ -24,7 +24,7 @@ INSTALL = (
     f'{VM} ssh mae --worker=all --command='
     'rm -rf mae_jax && mkdir mae_jax && tar -xzf mae_jax.tar.gz -C mae_jax && '
     'PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv && '
-    '.local/bin/uv venv --quiet --clear --python 3.12 mae_venv && '
+    '.local/bin/uv venv --quiet --clear --python 3.13 mae_venv && '
     '.local/bin/uv pip install --quiet --python mae_venv -c mae_jax/constraints/newest.txt '
     "-e './mae_jax[tpu]' && "
     '.local/bin/uv pip install --quiet --python mae_venv gcsfs && true --zone=us-west4-a\n'
