@@ -94,3 +94,16 @@ def command():
         return process.returncode, output
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what only an accelerator can show where JAX has none."""
+    if not any(item.get_closest_marker('accelerator') for item in items):
+        return
+    import jax
+
+    if jax.default_backend() == 'cpu':
+        skip = pytest.mark.skip(reason='needs a GPU or TPU')
+        for item in items:
+            if item.get_closest_marker('accelerator'):
+                item.add_marker(skip)

@@ -62,7 +62,7 @@ def test_reconstruct_shows_pictures_better_than_the_average(tmp_path, monkeypatc
     assert model < 0.8 * average
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_pretrain_on_a_folder_ends_with_a_better_encoder_and_its_card(tmp_path, monkeypatch):
     printed, pictures = run('pretrain_on_a_folder', tmp_path, monkeypatch)
     assert pictures > 2  # some of the digits, the curve, the reconstructions
@@ -71,7 +71,7 @@ def test_pretrain_on_a_folder_ends_with_a_better_encoder_and_its_card(tmp_path, 
     assert pretrained > untrained + 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_use_the_encoder_trains_heads_that_pretraining_helped(tmp_path, monkeypatch):
     printed, pictures = run('use_the_encoder', tmp_path, monkeypatch)
     assert pictures == 2

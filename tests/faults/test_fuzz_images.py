@@ -24,5 +24,10 @@ def test_two_hundred_mutated_images_are_read_or_refused():
 
 
 @pytest.mark.slow
+def test_two_thousand_mutated_images_are_read_or_refused():
+    check(2_000)
+
+
+@pytest.mark.exhaustive
 def test_twenty_thousand_mutated_images_are_read_or_refused():
     check(20_000)

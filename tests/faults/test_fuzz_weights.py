@@ -21,6 +21,6 @@ def test_forty_mutated_checkpoints_are_loaded_or_refused():
     check(40)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_thousand_mutated_checkpoints_are_loaded_or_refused():
     check(2_000)

@@ -86,13 +86,24 @@ def moments(workdir, log):
     ]
 
 
-@pytest.mark.slow
-def test_twenty_sigkills_leave_parameters_and_data_of_the_undisturbed_run(
-    undisturbed, images, tmp_path
+SAMPLED = (1, 3, 10, 16, 19)
+"""Moments of the quick sample: compiling, saving, evaluating, between steps, at the end."""
+
+
+@pytest.mark.parametrize(
+    'sample',
+    [
+        pytest.param(SAMPLED, marks=pytest.mark.slow, id='five'),
+        pytest.param(range(20), marks=pytest.mark.exhaustive, id='twenty'),
+    ],
+)
+def test_sigkills_leave_parameters_and_data_of_the_undisturbed_run(
+    undisturbed, images, tmp_path, sample
 ):
     workdir, log, recorded = tmp_path / 'run', tmp_path / 'log', tmp_path / 'given'
     arguments = (*PROBED, f'--config.dataset.path={images}', f'--workdir={workdir}')
-    for number, moment in enumerate(moments(workdir, log)):
+    for number in sample:
+        moment = moments(workdir, log)[number]
         processes = spawn(*arguments, log=log, recorded=recorded)
         with ended(processes):
             came = kill_when(moment, processes)
