@@ -14,12 +14,15 @@ from helpers.environment import xla_flags
 import mae_jax
 from mae_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 PAGE = ROOT / 'docs/extending.md'
 FIELDS = {
     'mask.strategy': 'my_mae:side',
     'target.name': 'my_mae:patch_mean',
     'dataset.name': 'my_mae:gratings',
     'loggers': ('tensorboard', 'my_mae:JsonLines'),
+    'image_every_steps': 4,
 }
 
 

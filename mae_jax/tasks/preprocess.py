@@ -12,8 +12,8 @@ from mae_jax.training.task import Batch
 Array = jax.Array | np.ndarray
 
 
-def loaded_images(batch: Batch, size: tuple[int, int]) -> Num[Array, 'B H W C']:
-    """Returns the images of a loaded batch, [B,H,W,C], cropped from its canvases if it has them."""
+def loaded_images(batch: Batch, size: tuple[int, int]) -> Num[Array, 'B ...']:
+    """Returns the images (or features) of a loaded batch, cropped from its canvases if any."""
     if 'canvas' in batch:
         return crop_and_resize(batch['canvas'], batch['box'], size)
     return batch['image']
