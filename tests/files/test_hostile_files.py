@@ -1,4 +1,4 @@
-"""The files that converters must refuse would do their harm to a reader that trusts them."""
+"""The hostile files that converters must refuse do run code in a reader that trusts them."""
 
 import contextlib
 

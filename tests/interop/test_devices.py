@@ -1,4 +1,4 @@
-"""What eight devices wrote one device reads, and the other way round, in real processes."""
+"""One device reads what eight devices wrote, and vice versa, in real processes."""
 
 import os
 import subprocess
@@ -43,21 +43,21 @@ def python(devices, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('wrote', 'reads'), [(8, 1), (1, 8)])
-def test_a_checkpoint_of_so_many_devices_loads_and_goes_on_with_others(tmp_path, wrote, reads):
+def test_a_checkpoint_loads_and_continues_on_another_number_of_devices(tmp_path, wrote, reads):
     workdir = tmp_path / 'run'
     run = ('main.py', *TINY, *WIDE, f'--workdir={workdir}')
     python(wrote, *run, f'--config.mesh.fsdp={wrote}')
-    if wrote == 8:  # the arrays on disk really are in parts
+    if wrote == 8:  # the arrays on disk are sharded
         sharding = [p.read_text() for p in workdir.rglob('_sharding') if p.is_file()]
         assert sharding and all('fsdp' in text for text in sharding)
     python(reads, '-c', READ, reads, workdir, tmp_path / 'read.npz')
-    here = flat(mae_jax.load(workdir)[1])  # this process has eight devices
-    there = np.load(tmp_path / 'read.npz')
-    assert set(there.files) == here.keys() and len(jax.devices()) == 8
-    for name, value in here.items():
-        np.testing.assert_array_equal(there[name], value, err_msg=name)
+    expected = flat(mae_jax.load(workdir)[1])
+    actual = np.load(tmp_path / 'read.npz')
+    assert set(actual.files) == expected.keys() and len(jax.devices()) == 8
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
-    told = python(
+    output = python(
         reads,
         'main.py',
         '--config=configs/finetune.py',
@@ -69,4 +69,4 @@ def test_a_checkpoint_of_so_many_devices_loads_and_goes_on_with_others(tmp_path,
         f'--config.mesh.fsdp={reads}',
         f'--workdir={tmp_path / "fine_tuned"}',
     )
-    assert f'starting from {workdir}, step 4; loaded: encoder' in told
+    assert f'starting from {workdir}, step 4; loaded: encoder' in output

@@ -1,4 +1,4 @@
-"""Real files of other libraries, read and run: the outputs are those of the library's own model."""
+"""Models from real files of other libraries have the outputs of the library's own model."""
 
 import numpy as np
 import pytest
@@ -33,12 +33,12 @@ FILES = {
     'big_vision': (foreign.big_vision, {}, 'logits'),
 }
 NARROW = {'decoder_heads': 16}
-"""Known by width for the official decoder alone, which is 512 wide."""
+"""The default exists only for a width of 512, that of the official decoder."""
 BASE = ('official_full', 'official_finetuned', 'huggingface_mae')
 
 
 def outputs_agree(ours, theirs):
-    """To 1e-5 of the largest output, the rounding of float32 through twelve blocks."""
+    """Asserts equality to 1e-5 of the largest output, the rounding of float32 in twelve blocks."""
     assert np.abs(ours - theirs).max() <= 1e-5 * max(np.abs(theirs).max(), 1)
 
 
@@ -50,7 +50,7 @@ def test_a_converted_model_computes_what_its_own_library_does(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', BASE)
-def test_so_does_a_base_model(name, tmp_path):
+def test_a_converted_base_model_does_too(name, tmp_path):
     make, options, output = FILES[name]
     path, oracle = make(tmp_path, size=foreign.BASE, **options)
     check_conversion(path, oracle, output, foreign.BASE, tmp_path)
@@ -79,16 +79,16 @@ def test_loss_is_that_of_hugging_face_so_the_target_is_too(normalized, tmp_path)
 
 
 def test_a_training_checkpoint_states_its_target_and_mask_ratio(tmp_path):
-    said = []
+    log = []
     path, _ = foreign.official_full(tmp_path, training=True)
-    convert(path, tmp_path / 'ours.safetensors', run=False, given=NARROW, say=said.append)
-    assert not any('mask_ratio' in line or 'target' in line for line in said)
+    convert(path, tmp_path / 'ours.safetensors', run=False, given=NARROW, say=log.append)
+    assert not any('mask_ratio' in line or 'target' in line for line in log)
     path, _ = foreign.official_full(tmp_path)
-    convert(path, tmp_path / 'more.safetensors', run=False, given=NARROW, say=said.append)
-    assert any('mask_ratio=0.75' in line and 'target=normalized_pixel' in line for line in said)
+    convert(path, tmp_path / 'more.safetensors', run=False, given=NARROW, say=log.append)
+    assert any('mask_ratio=0.75' in line and 'target=normalized_pixel' in line for line in log)
 
 
-def test_moco_small_has_twelve_heads_though_no_shape_tells(tmp_path):
+def test_moco_small_has_twelve_heads_by_its_kind(tmp_path):
     size = foreign.TINY._replace(width=384)
     path, oracle = foreign.moco_v3(tmp_path, size)
     check_conversion(path, oracle, 'tokens', size, tmp_path)
@@ -97,10 +97,10 @@ def test_moco_small_has_twelve_heads_though_no_shape_tells(tmp_path):
 @pytest.mark.parametrize('name', ['official_full', 'official_finetuned', 'timm', 'augreg'])
 def test_the_command_runs_a_batch_where_the_library_is_installed(name, tmp_path):
     make, options, _ = FILES[name]
-    said = []
+    log = []
     path, _ = make(tmp_path, **options)
-    convert(path, tmp_path / 'ours.safetensors', given=NARROW, say=said.append)
-    assert any('largest difference' in line for line in said)
+    convert(path, tmp_path / 'ours.safetensors', given=NARROW, say=log.append)
+    assert any('largest difference' in line for line in log)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ def test_the_command_runs_a_batch_where_the_library_is_installed(name, tmp_path)
 )
 def test_what_is_written_for_another_library_runs_there(name, to, tmp_path):
     make, options, output = FILES[name]
-    said = []
+    log = []
     path, _ = make(tmp_path, **options)
-    convert(path, tmp_path / 'ours.safetensors', run=False, given=NARROW, say=said.append)
-    convert(tmp_path / 'ours.safetensors', tmp_path / to, say=said.append)
-    assert any('as written' in line and 'largest difference' in line for line in said)
+    convert(path, tmp_path / 'ours.safetensors', run=False, given=NARROW, say=log.append)
+    convert(tmp_path / 'ours.safetensors', tmp_path / to, say=log.append)
+    assert any('as written' in line and 'largest difference' in line for line in log)
 
 
 def test_hugging_face_opens_what_is_exported(tmp_path):
@@ -162,5 +162,5 @@ def test_features_after_a_block_are_timms(blocks, tmp_path):
         output='map',
         blocks=blocks,
     )
-    for block, found in zip(blocks, ours, strict=True):
-        outputs_agree(np.asarray(found), by_block[block % 2])
+    for block, actual in zip(blocks, ours, strict=True):
+        outputs_agree(np.asarray(actual), by_block[block % 2])

@@ -34,26 +34,26 @@ def test_query_key_and_value_have_an_axis_of_heads(theirs_and_tensors):
     x = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
     for part in ('query', 'key', 'value'):
         name = f'vit.layers.1.attention.{part[0]}_proj'
-        wanted = (x @ tensors[f'{name}.weight'].T + tensors[f'{name}.bias']).reshape(5, 3, 4)
-        found = np.einsum('nd,dhk->nhk', x, theirs[f'{BLOCK}/{part}/kernel'])
-        np.testing.assert_allclose(found + theirs[f'{BLOCK}/{part}/bias'], wanted, atol=1e-5)
+        expected = (x @ tensors[f'{name}.weight'].T + tensors[f'{name}.bias']).reshape(5, 3, 4)
+        actual = np.einsum('nd,dhk->nhk', x, theirs[f'{BLOCK}/{part}/kernel'])
+        np.testing.assert_allclose(actual + theirs[f'{BLOCK}/{part}/bias'], expected, atol=1e-5)
 
 
 def test_the_projection_joins_heads(theirs_and_tensors):
     _, theirs, tensors = theirs_and_tensors
     x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
-    wanted = x.reshape(5, 12) @ tensors['vit.layers.1.attention.o_proj.weight'].T
-    found = np.einsum('nhk,hkd->nd', x, theirs[f'{BLOCK}/out/kernel'])
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    expected = x.reshape(5, 12) @ tensors['vit.layers.1.attention.o_proj.weight'].T
+    actual = np.einsum('nhk,hkd->nd', x, theirs[f'{BLOCK}/out/kernel'])
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_the_patch_kernel_is_rows_columns_channels(theirs_and_tensors):
     _, theirs, tensors = theirs_and_tensors
     image = np.random.default_rng(0).normal(size=(4, 4, 3)).astype(np.float32)
     kernel = tensors['vit.embeddings.patch_embeddings.projection.weight']  # [D, C, P, P]
-    wanted = np.einsum('yxc,dcyx->d', image, kernel)
-    found = np.einsum('yxc,yxcd->d', image, theirs['embedding/kernel'])
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    expected = np.einsum('yxc,dcyx->d', image, kernel)
+    actual = np.einsum('yxc,yxcd->d', image, theirs['embedding/kernel'])
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_the_number_of_heads_is_read_off_the_shapes(theirs_and_tensors):

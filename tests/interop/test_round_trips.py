@@ -1,6 +1,6 @@
-"""Every tensor of another library's checkpoint -> ours -> that library's, the same to the bit.
+"""Tensors of other libraries are the same to the bit after conversion to ours and back.
 
-Names and shapes are those that the libraries' own models have (`tests/golden/keys`); the values
+Names and shapes are those of the libraries' own models (`tests/golden/keys`); the values
 are random bits.
 """
 
@@ -16,9 +16,9 @@ PARAMETERS = {
     'official_full_large': 329_541_888,
     'official_full_huge': 657_074_508,
 }
-"""Both position tables included."""
+"""Numbers of parameters, with both position tables."""
 
-INNER = {  # a checkpoint of several networks -> which of its tensors the encoder's are
+INNER = {  # a checkpoint of several networks -> prefix of the encoder's tensors
     'moco_v3_small': 'module.base_encoder.',
     'dino_small_backbone': '',
     'dino_small_teacher': 'backbone.',
@@ -27,11 +27,11 @@ INNER = {  # a checkpoint of several networks -> which of its tensors the encode
 
 
 def expected(name, tensors):
-    """What should come back: names as Hugging Face's hub has them, the encoder's part alone."""
+    """Returns the expected tensors: with the names of Hugging Face's hub, of the encoder only."""
     if name.startswith('huggingface'):
         kind, size = name.split('_')[1], name.split('_')[-1]
         hub = keys.read(f'huggingface_{kind}_hub_{size}')
-        named = dict(zip(hub, tensors.values(), strict=True))  # the lists are in one order
+        named = dict(zip(hub, tensors.values(), strict=True))  # both lists have the same order
         return {n: x for n, x in named.items() if not n.startswith('pooler')}
     if name in INNER:
         start = INNER[name]
@@ -40,8 +40,13 @@ def expected(name, tensors):
     if name.startswith('big_vision'):
         return {n.removeprefix('params/'): x for n, x in tensors.items()}
     if 'head.0.num_batches_tracked' in tensors:
-        return tensors | {'head.0.num_batches_tracked': np.array(0)}  # not kept: it has no use
+        return tensors | {'head.0.num_batches_tracked': np.array(0)}  # not kept: it is not used
     return tensors
+
+
+def is_large(name):
+    """Returns whether the test of a model is slow; one model of 24 blocks is not."""
+    return name.endswith('huge') or name.endswith('large') and name != 'official_full_large'
 
 
 def as_bits(tensor):
@@ -49,22 +54,18 @@ def as_bits(tensor):
 
 
 @pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(name, marks=pytest.mark.slow if name.endswith('huge') else ())
-        for name in keys.names()
-    ],
+    'name', [pytest.param(n, marks=[pytest.mark.slow] * is_large(n)) for n in keys.names()]
 )
 def test_every_tensor_comes_back_to_the_bit(name):
     tensors = keys.tensors(keys.read(name))
     foreign = recognise(tensors, {'heads': 12} if name.endswith('base') else {})
     trained = to_ours(foreign, {})
     naming = 'official' if foreign.naming == 'official_probe' else foreign.naming
-    back, wanted = to_theirs(trained, naming), expected(name, tensors)
-    assert back.keys() == wanted.keys()
-    for tensor in wanted:
-        assert back[tensor].dtype == wanted[tensor].dtype, tensor
-        assert back[tensor].shape == wanted[tensor].shape, tensor
-        assert np.array_equal(as_bits(back[tensor]), as_bits(wanted[tensor])), tensor
+    actual, correct = to_theirs(trained, naming), expected(name, tensors)
+    assert actual.keys() == correct.keys()
+    for tensor in correct:
+        assert actual[tensor].dtype == correct[tensor].dtype, tensor
+        assert actual[tensor].shape == correct[tensor].shape, tensor
+        assert np.array_equal(as_bits(actual[tensor]), as_bits(correct[tensor])), tensor
     if name in PARAMETERS:
-        assert sum(x.size for x in back.values()) == PARAMETERS[name]
+        assert sum(x.size for x in actual.values()) == PARAMETERS[name]

@@ -101,13 +101,13 @@ def test_a_pickled_module_becomes_a_tokenizer(legacy, half, look_alike, tmp_path
     assert f'wrote {out}: 24 codes, {len(tensors)} tensors' in output
 
     tokenizer = make_tokenizer(str(out), codes=24, grid=(2, 3), channels=3)
-    found = traverse_util.flatten_dict(tokenizer.load_params())
+    actual = traverse_util.flatten_dict(tokenizer.load_params())
     expected = traverse_util.flatten_dict(make_dvae.to_tree(tensors))
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == np.float32
+        assert actual[name].dtype == np.float32
         rounded = tensor.astype(np.float16) if half else tensor
-        np.testing.assert_array_equal(found[name], rounded)
+        np.testing.assert_array_equal(actual[name], rounded)
 
 
 @pytest.mark.parametrize('legacy', [False, True])
@@ -151,19 +151,26 @@ def bare(path: Path, payload: bytes) -> None:
 
 
 @pytest.mark.parametrize('write', [zipped, legacy, bare])
-def test_code_in_the_file_is_named_and_never_run(write, tmp_path):
+def test_code_in_the_file_is_named_and_never_run(write, script, tmp_path):
     marker = tmp_path / 'ran'
     payload = pickle.dumps(Bomb(marker), protocol=2)
     write(tmp_path / 'encoder.pkl', payload)
-    status, output = convert(tmp_path / 'encoder.pkl', tmp_path / 'dvae.safetensors')
-    assert status == 1
-    *_, sentence = output.splitlines()
-    assert sentence.startswith(f'error: {tmp_path}/encoder.pkl cannot be read')
-    assert 'would run posix.system, which is never done' in sentence
+    with pytest.raises(UserError) as error:
+        script.convert(tmp_path / 'encoder.pkl', tmp_path / 'dvae.safetensors')
+    assert str(error.value).startswith(f'{tmp_path}/encoder.pkl cannot be read')
+    assert 'would run posix.system, which is never done' in str(error.value)
     assert not marker.exists()
     assert not (tmp_path / 'dvae.safetensors').exists()
     pickle.loads(payload)
-    assert marker.exists()  # whoever trusts the file is harmed
+    assert marker.exists()  # a reader that trusts the file runs the code
+
+
+def test_the_script_ends_with_one_sentence_and_status_1(tmp_path):
+    zipped(tmp_path / 'encoder.pkl', pickle.dumps(Bomb(tmp_path / 'ran'), protocol=2))
+    status, output = convert(tmp_path / 'encoder.pkl', tmp_path / 'dvae.safetensors')
+    *_, sentence = output.splitlines()
+    assert status == 1 and sentence.startswith(f'error: {tmp_path}/encoder.pkl cannot be read')
+    assert 'Traceback' not in output and not (tmp_path / 'ran').exists()
 
 
 @pytest.mark.parametrize('make', hostile_files.PTH)
@@ -218,9 +225,9 @@ def test_tensors_are_read_however_they_lie(script, look_alike, tmp_path):
     conv.w.data = conv.w.data.to(memory_format=torch.channels_last)
     conv.b.data = torch.arange(100, dtype=torch.float32)[7 : 7 + 3 * 8 : 3]
     torch.save(module, tmp_path / 'encoder.pkl')
-    found, _ = script.read_module(tmp_path / 'encoder.pkl')
-    np.testing.assert_array_equal(found['blocks.input.w'], tensors['blocks.input.w'])
-    np.testing.assert_array_equal(found['blocks.input.b'], np.arange(7, 31, 3))
+    tensors_read, _ = script.read_module(tmp_path / 'encoder.pkl')
+    np.testing.assert_array_equal(tensors_read['blocks.input.w'], tensors['blocks.input.w'])
+    np.testing.assert_array_equal(tensors_read['blocks.input.b'], np.arange(7, 31, 3))
 
 
 @pytest.mark.parametrize('change', ['missing', 'extra', 'shape'])
