@@ -62,6 +62,19 @@ def fine_tuned(pretrained, run_once, tmp_path_factory):
 
 
 @pytest.fixture
+def one_device(request):
+    """Runs in the process of a test use one device, or as many as `@pytest.mark.devices(n)` says.
+
+    One compiles sooner than eight.
+    """
+    from helpers.shared_runs import first_devices
+
+    marker = request.node.get_closest_marker('devices')
+    with first_devices(marker.args[0] if marker else 1):
+        yield
+
+
+@pytest.fixture
 def work_directory(pretrained, tmp_path):
     """A copy of a finished run with one checkpoint, under another step."""
     from mae_jax.checkpoints.find import steps

@@ -41,6 +41,9 @@ def test_every_config_builds(name, pretrained, tmp_path):
         make_frozen_encoder(config, config.knn.pool)
         return
     check_fields(config)
+    config.model.depth = 4  # sizes of whole models: tests/models
+    if 'decoder_depth' in config.model:
+        config.model.decoder_depth = 1
     task = make_task(config, IMAGENET)  # traces the model
     length = make_length(config, 1_281_167)
     schedule = make_learning_rate(config, length)

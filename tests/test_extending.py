@@ -14,6 +14,8 @@ from helpers.environment import xla_flags
 import mae_jax
 from mae_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 PAGE = ROOT / 'docs/extending.md'
 FIELDS = {
     'mask.strategy': 'my_mae:side',

@@ -18,8 +18,9 @@ SIZE = (24, 20)
 DRAWS = 20_000
 ERASING = {'probability': 1.0, 'min_area': 0.02, 'max_area': 1 / 3, 'min_aspect': 0.3}
 draw_erasing = jax.jit(augment.draw_erasing, static_argnames=('rows', 'size', 'min_aspect'))
-erase = jax.jit(augment.erase, static_argnames='probability')
 MIXING = {'mixup': 0.8, 'cutmix': 1.0, 'switch_probability': 0.5}
+draw_mix = jax.jit(augment.draw_mix, static_argnames=('groups', 'size', *MIXING))
+erase = jax.jit(augment.erase, static_argnames='probability')
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +69,7 @@ def test_pixels_inside_the_box_are_the_noise_and_all_others_stay(golden):
     box = make_box(golden['erase/box'])
     erased = images != expected
     noise = np.where(erased, expected, 1e6)  # what lies outside the box is not looked at
-    np.testing.assert_array_equal(augment.fill(images, box, noise), expected)
+    np.testing.assert_array_equal(jax.jit(augment.fill)(images, box, noise), expected)
     assert 0 < erased.any(axis=(1, 2, 3)).sum() < len(images)
 
 
@@ -153,7 +154,7 @@ def test_cutmix_boxes_are_timms_for_the_same_lambda_and_centre(golden):
     [('mix_both', {}), ('mix_mixup', {'cutmix': 0.0}), ('mix_cutmix', {'mixup': 0.0})],
 )
 def test_mixing_parameters_are_distributed_as_timms(golden, name, changed):
-    drawn = augment.draw_mix(jax.random.key(0), DRAWS, SIZE, **MIXING | changed)
+    drawn = draw_mix(jax.random.key(0), DRAWS, SIZE, **MIXING | changed)
     lam, is_cutmix = np.asarray(drawn.lam), np.asarray(drawn.box.area) > 0
     is_mixup = ~is_cutmix & (lam < 1)  # not a box of CutMix too small to cut anything
     kinds = {'mixup_lam': lam[is_mixup], 'cutmix_lam': lam[is_cutmix]}

@@ -102,7 +102,7 @@ def test_what_learns_moves_along_its_gradient_and_the_rest_stays(trained):
     task = digits_task(trained, width=16, pool='cls', head_std=1.0)
     state = jax.jit(lambda: initial_state(task, optax.sgd(1.0), seed=0))()
     after, _ = jax.jit(make_step(task, optax.sgd(1.0), seed=0))(state, digits(8))
-    before, after = flat(state.params), flat(after.params)
+    before, after = flat(jax.device_get(state.params)), flat(jax.device_get(after.params))
     moved = {name for name in before if (before[name] != after[name]).any()}
     assert moved == learning(trained, 'cls')
 
@@ -116,8 +116,9 @@ def traced(trained: str, scan: bool = False):
     task = digits_task(trained, width=128, drop_path=0.1, scan=scan)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     state = abstract_state(task, adamw(), mesh)
-    step, batch = make_step(task, adamw(), seed=0), jax.eval_shape(lambda: digits(BATCH))
-    return task, jax.make_jaxpr(step)(state, batch), jit_step(step, mesh, state).lower(state, batch)
+    step = jit_step(make_step(task, adamw(), seed=0), mesh, state)
+    traced = step.trace(state, jax.eval_shape(lambda: digits(BATCH)))
+    return task, traced.jaxpr, traced.lower()
 
 
 def flops(trained: str) -> float:
@@ -161,9 +162,11 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 AUGMENTED = dict(label_smoothing=0.1, mixup=0.8, cutmix=1.0, erase=0.5)
 
 
-def colour_task(drop_path: float = 0.0, classes: int = CLASSES, **fields) -> Classify:
-    """Two blocks on 8x8 colour images, with a head whose logits differ from the start."""
-    model = Classifier(4, 64, 2, 4, classes, head_std=0.3, drop_path=drop_path)
+def colour_task(
+    drop_path: float = 0.0, classes: int = CLASSES, depth: int = 1, **fields
+) -> Classify:
+    """Blocks on 8x8 colour images, and a head whose logits differ from the start."""
+    model = Classifier(4, 64, depth, 4, classes, head_std=0.3, drop_path=drop_path)
     return Classify(model, (8, 8), MEAN, STD, **fields)
 
 
@@ -181,8 +184,13 @@ def colour_params(classes: int = CLASSES):
 def apply_by_hand(task: Classify, params, images: np.ndarray, method: str | None = None):
     """Logits, or what `method` gives, of loaded images, normalised by NumPy, in one batch."""
     normal = (images / 255.0 - np.array(MEAN)) / np.array(STD)
-    apply = jax.jit(functools.partial(task.model.apply, method=method))
+    apply = jitted_apply(task.model, method)
     return np.asarray(apply({'params': params}, normal.astype(np.float32)), np.float64)
+
+
+@functools.cache
+def jitted_apply(model: Classifier, method: str | None):
+    return jax.jit(functools.partial(model.apply, method=method))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -292,7 +300,7 @@ def test_the_key_of_a_step_decides_all_that_is_random():
 @functools.cache
 def one_update(accumulate: int):
     """Parameters after one step of plain descent, everything random switched on, and the loss."""
-    task, tx = colour_task(drop_path=0.5, **AUGMENTED), optax.sgd(1.0)
+    task, tx = colour_task(drop_path=0.5, depth=2, **AUGMENTED), optax.sgd(1.0)
     state = jax.jit(lambda: initial_state(task, tx, seed=2))()
     step = jax.jit(make_step(task, tx, seed=2, accumulate=accumulate))
     after, metrics = step(state, colours(64))
@@ -369,7 +377,7 @@ STEPS, ROWS = 20, 64
 @functools.cache
 def fine_tuning_losses(devices: int, fsdp: int = 1) -> np.ndarray:
     """Losses of every step of a fine-tuning with all that it has."""
-    task = colour_task(drop_path=0.3, **AUGMENTED)
+    task = colour_task(drop_path=0.3, depth=2, **AUGMENTED)
     schedule = make_schedule(peak=1e-3, total_steps=STEPS, warmup_steps=5, minimum=1e-6)
     scales = functools.partial(layer_scales, decay=0.65, depth=2)
     tx = adamw(schedule, decay_mask=decays_finetune, scales=scales)

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae_jax.tasks.preprocess import crop_and_resize
+from mae_jax.tasks import preprocess
+
+crop_and_resize = jax.jit(preprocess.crop_and_resize, static_argnums=2)
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -43,9 +45,7 @@ def pillow(image: Image.Image, box: tuple, size: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize('size', [(32, 32), (24, 48)])
 def test_a_crop_is_pillows_but_for_a_rounding(size):
     pixels = picture(90, 70)
-    ours = jax.jit(crop_and_resize, static_argnums=2)(
-        on_canvas(pixels, 96), np.array(BOXES, np.int32), size
-    )
+    ours = crop_and_resize(on_canvas(pixels, 96), np.array(BOXES, np.int32), size)
     assert ours.shape == (len(BOXES), *size, 3) and ours.dtype == np.float32
     for box, found in zip(BOXES, np.asarray(ours), strict=True):
         difference = np.abs(found - pillow(Image.fromarray(pixels), box, size))
@@ -67,7 +67,9 @@ def test_the_rows_of_an_image_follow_each_other():
 @pytest.mark.parametrize('dtype', [np.uint16, np.float32])
 def test_other_depths_are_rounded_once_or_never(dtype):
     band = (picture(90, 70)[..., :1].astype(np.float64) * 257).astype(dtype)
-    (found,) = crop_and_resize(on_canvas(band, 96), np.array([(9, 8, 70, 50, 0)]), (32, 32))
+    (found,) = crop_and_resize(
+        on_canvas(band, 96), np.array([(9, 8, 70, 50, 0)], np.int32), (32, 32)
+    )
     image = Image.fromarray(band[..., 0].astype(np.float32))
     expected = pillow(image, (9, 8, 70, 50, 0), (32, 32))[..., None]
     if dtype == np.uint16:

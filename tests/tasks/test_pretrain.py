@@ -12,7 +12,7 @@ from mae_jax.tasks.pretrain import Pretrain
 from mae_jax.training import sharding as mesh_lib
 
 MODEL = dict(
-    patch_size=4, width=128, depth=4, heads=4, decoder_width=64, decoder_depth=2, decoder_heads=4
+    patch_size=4, width=128, depth=2, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=4
 )
 
 TINY = MODEL | dict(width=16, depth=1, decoder_width=16, decoder_depth=1)

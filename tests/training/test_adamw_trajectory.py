@@ -50,7 +50,7 @@ def test_fifty_steps_follow_pytorch():
         updates, state = optimizer.update(gradient, state, trained)
         return optax.apply_updates(trained, updates), state, loss
 
-    state, losses = optimizer.init(trained), []
+    state, losses = jax.jit(optimizer.init)(trained), []
     for seed in range(vitmae.TRAJECTORY_STEPS):
         trained, state, loss = step(trained, state, *vitmae.inputs(case, seed))
         losses.append(loss)

@@ -142,27 +142,6 @@ def test_noise_differs_between_steps_and_between_seeds():
     assert not np.array_equal(draws[0][0], draws[0][1])
 
 
-def test_norms_in_the_metrics_are_those_of_the_trained_parameters():
-    task, tx = make_task(), make_tx()
-    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-    state = create_state(task, tx, mesh, seed=3)
-    flat = jax.tree.leaves(split_params(state.params, task.is_trained)[0])
-    expected = np.sqrt(sum(np.square(np.asarray(p, np.float64)).sum() for p in flat))
-    _, metrics = jit_step(make_step(task, tx, seed=3), mesh, state)(state, batch_at(0))
-    assert float(metrics['param_norm']) == pytest.approx(expected, rel=1e-5)
-    assert float(metrics['update_norm']) == 0  # the first step of a warm-up
-    assert float(metrics['grad_norm']) > 0
-
-
-def test_state_is_initialised_straight_into_shards():
-    mesh = mesh_lib.make_mesh(8)
-    target = abstract_state(make_task(), make_tx(), mesh)
-    state = create_state(make_task(), make_tx(), mesh, seed=0)
-    for wanted, array in zip(jax.tree.leaves(target), jax.tree.leaves(state), strict=True):
-        assert array.sharding == wanted.sharding
-        assert array.shape == wanted.shape
-
-
 class Regression:
     """A task that compiles at once: a trained linear map after a frozen one."""
 
@@ -182,6 +161,10 @@ class Regression:
         return jnp.mean(jnp.square(out)), {}, model_state
 
 
+def rows_at(step: int) -> dict[str, np.ndarray]:
+    return {'x': np.random.default_rng(step).normal(size=(BATCH, 64)).astype(np.float32)}
+
+
 def regress(fsdp: int = 1, ema_decay: float | None = None, start=None, name: str = 'adamw'):
     """Every state of four steps, the first included, as copies: a step takes its state over."""
     task = Regression()
@@ -193,8 +176,7 @@ def regress(fsdp: int = 1, ema_decay: float | None = None, start=None, name: str
     step = jit_step(make_step(task, tx, seed=3, ema_decay=ema_decay), mesh, state)
     states = [jax.tree.map(jnp.copy, state)]
     for number in range(4):
-        batch = {'x': np.random.default_rng(number).normal(size=(BATCH, 64)).astype(np.float32)}
-        state, _ = step(state, mesh_lib.put_batch(mesh, batch))
+        state, _ = step(state, mesh_lib.put_batch(mesh, rows_at(number)))
         states.append(jax.tree.map(jnp.copy, state))
     return states
 
@@ -211,6 +193,29 @@ def follow_average(states, decay: float) -> None:
             assert state.ema['head'][name].dtype == jnp.float32
             np.testing.assert_allclose(state.ema['head'][name], value, atol=1e-6)
     assert np.abs(np.asarray(state.ema['head']['kernel'] - new['kernel'])).max() > 0.01
+
+
+def test_norms_in_the_metrics_are_those_of_the_trained_parameters():
+    task, tx = Regression(), make_tx()
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    state = create_state(task, tx, mesh, seed=3)
+    leaves = [np.asarray(p, np.float64) for p in state.params['head'].values()]
+    _, metrics = jit_step(make_step(task, tx, seed=3), mesh, state)(state, rows_at(0))
+    expected = np.sqrt(sum(np.square(leaf).sum() for leaf in leaves))
+    assert float(metrics['param_norm']) == pytest.approx(expected, rel=1e-5)
+    assert float(metrics['update_norm']) == 0  # the first step of a warm-up
+    assert float(metrics['grad_norm']) > 0
+
+
+def test_state_is_initialised_straight_into_shards():
+    mesh = mesh_lib.make_mesh(8)
+    target = abstract_state(Regression(), make_tx(), mesh)
+    state = create_state(Regression(), make_tx(), mesh, seed=0)
+    for expected, array in zip(jax.tree.leaves(target), jax.tree.leaves(state), strict=True):
+        assert array.sharding == expected.sharding
+        assert array.shape == expected.shape
+    kernel = state.params['head']['kernel']
+    assert kernel.addressable_shards[0].data.size == kernel.size // 8
 
 
 @pytest.mark.parametrize('decay', [0.7, 0.9999])
