@@ -67,8 +67,8 @@ install() {
     'rm -rf mae_jax && mkdir mae_jax'
     "tar -xzf $archive -C mae_jax"
     'PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv' # brings a new Python
-    '.local/bin/uv venv --quiet --clear --python 3.12 mae_venv'
-    ".local/bin/uv pip install --quiet --python mae_venv -c mae_jax/constraints.txt -e './mae_jax[tpu]'"
+    '.local/bin/uv venv --quiet --clear --python 3.13 mae_venv'
+    ".local/bin/uv pip install --quiet --python mae_venv -c mae_jax/constraints/newest.txt -e './mae_jax[tpu]'"
     '.local/bin/uv pip install --quiet --python mae_venv gcsfs' # work directories, data on gs://
   )
   execute git -C "$root" archive --format=tar.gz --output="$directory/$archive" HEAD || return
