@@ -14,7 +14,7 @@ import numpy as np
 from absl import app
 
 import main
-from mae_jax.experiment import run as run_lib
+from mae_jax.experiment import train
 
 
 def recorded(step):
@@ -35,8 +35,10 @@ def recorded(step):
     return stepping
 
 
-jit_step = run_lib.jit_step
-run_lib.jit_step = lambda *arguments: recorded(jit_step(*arguments))
+jit_step = train.jit_step
+train.jit_step = lambda *arguments: recorded(jit_step(*arguments))
 
 if __name__ == '__main__':
-    app.run(main.told_to_user(main.main), flags_parser=main.told_to_user(main.parse_flags))
+    app.run(
+        main.exit_on_user_error(main.main), flags_parser=main.exit_on_user_error(main.parse_flags)
+    )
