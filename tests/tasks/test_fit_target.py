@@ -131,7 +131,7 @@ def bright(images):
 
 @pytest.mark.slow
 def test_ids_that_are_no_codes_are_told_before_the_first_step(pca_run, tmp_path):
-    token = {'target.name': 'token', 'target.tokenizer': 'test_fit_target:bright'}
+    token = {'target.name': 'token', 'target.tokenizer': f'{__name__}:bright'}
     start(pretraining(**token, **{'target.codes': 9}), tmp_path / 'run')
     with pytest.raises(UserError, match=r'ids from 0 to \d, and target\.codes=4 are 0 to 3'):
         start(pretraining(**token, **{'target.codes': 4}), tmp_path / 'other')

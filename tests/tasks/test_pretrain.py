@@ -125,7 +125,9 @@ def test_tokens_are_made_of_the_images_as_they_were_loaded():
     odds = np.exp(np.float64(output.prediction))
     chosen = np.take_along_axis(odds, ids[..., None], -1)[..., 0] / odds.sum(axis=-1)
     wanted = -np.log(chosen)[np.asarray(output.mask)].mean()
-    np.testing.assert_allclose(jax.jit(task.loss)(params, state, batch, None)[0], wanted, rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(task.loss)(params, state, batch, jax.random.key(0))[0], wanted, rtol=1e-4
+    )
     whole = jax.jit(task.evaluate)(params, state, {'image': rows, 'valid': np.ones(2, bool)}, 0)
     assert np.isfinite(whole.loss.total)
 
