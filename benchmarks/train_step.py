@@ -90,6 +90,7 @@ def make_finetuning(variant: str, image_size: int, dtype: str, **model) -> Class
         mixup=0.8,
         cutmix=1.0,
         erase=0.25,
+        layer_decay=LAYER_DECAY.get(variant, 0.75),
     )
 
 
