@@ -47,7 +47,12 @@ def execute(arguments, folder, **variables):
     """Runs Python with this version of the package in a folder, to its successful end."""
     environment = os.environ | {'PYTHONPATH': str(ROOT)} | variables
     ended = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
