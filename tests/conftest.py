@@ -63,7 +63,7 @@ def fine_tuned(pretrained, run_once, tmp_path_factory):
 
 @pytest.fixture
 def one_device(request):
-    """Runs in the process of a test use one device, or as many as `@pytest.mark.devices(n)` says.
+    """Runs in the process of a test use one device, or `n` under `@pytest.mark.devices(n)`.
 
     One compiles sooner than eight.
     """

@@ -193,5 +193,5 @@ def test_recipes_are_the_published_ones(recipe, size):
         name: value[size] if isinstance(value, dict) else value
         for name, value in (RECIPES[recipe] | IN_ALL).items()
     }
-    found = {name: functools.reduce(getattr, name.split('.'), config) for name in expected}
-    assert found == expected
+    actual = {name: functools.reduce(getattr, name.split('.'), config) for name in expected}
+    assert actual == expected

@@ -69,8 +69,8 @@ def test_a_task_of_ones_own_trains_resumes_and_keeps_its_best(module, tmp_path, 
     config = make_tiny_config()
     config.update_from_flattened_dict({'task': 'my_mae:rotation', 'num_steps': 6})
     mae_jax.run(config, tmp_path / 'run')
-    said = capsys.readouterr().out
-    assert re.search(r'best checkpoint: .*checkpoints/\d \(accuracy 0\.\d{4}\)', said)
+    printed = capsys.readouterr().out
+    assert re.search(r'best checkpoint: .*checkpoints/\d \(accuracy 0\.\d{4}\)', printed)
     evaluations = [x for x in lines(tmp_path / 'run/metrics.jsonl') if 'eval/accuracy' in x]
     assert [x['step'] for x in evaluations] == [4, 6]
     assert 0 < evaluations[-1]['eval/accuracy'] < 1

@@ -39,8 +39,8 @@ def run(name, folder, monkeypatch):
 
 def numbers(pattern, text):
     """What the groups of a pattern that occurs once match, as floats."""
-    (found,) = re.findall(pattern, text)
-    return [float(number) for number in ((found,) if isinstance(found, str) else found)]
+    (actual,) = re.findall(pattern, text)
+    return [float(number) for number in ((actual,) if isinstance(actual, str) else actual)]
 
 
 def test_there_are_three():

@@ -1,4 +1,4 @@
-"""The Python of README.md works as it stands, where there is a run as it says."""
+"""The Python of README.md works as it stands, beside a run of its commands."""
 
 import re
 
@@ -22,7 +22,7 @@ def test_python_of_the_readme_trains_a_head_and_goes_to_nnx(
     (accuracy,) = re.findall(r'^accuracy (.*)$', capsys.readouterr().out, re.M)
     assert float(accuracy) > 0.6  # by chance 0.1; the encoder has seen four steps
     encoder, images = names['encoder'], names['images']
-    wanted = encoder.apply(
+    expected = encoder.apply(
         {'params': names['pretrained']}, images, method='features', output='mean'
     )
-    np.testing.assert_allclose(names['features'], wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(names['features'], expected, rtol=1e-5, atol=1e-5)

@@ -92,10 +92,10 @@ def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] 
         arguments['cluster_detection_method'] = 'deactivate'  # Slurm's would divide the GPUs
         return f'{origin} names {address} as coordinator', arguments
     if _on_tpu(environment):
-        return 'found by Cloud TPU', {}
+        return 'started by Cloud TPU', {}
     if int(environment.get('SLURM_NTASKS', '1')) > 1:
         if all(name in environment for name in SLURM_STEP):
-            return f'found by Slurm, job {environment["SLURM_JOB_ID"]}', {}
+            return f'started by Slurm, job {environment["SLURM_JOB_ID"]}', {}
         return 'one process: the Slurm job has several tasks, but srun did not start it', None
     return '', None
 

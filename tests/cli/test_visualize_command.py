@@ -83,7 +83,7 @@ def test_visible_patches_are_the_images_own_pixels(workdir, photographs, tmp_pat
     original, masked, full, filled = drawn(out, 3, 4)
     np.testing.assert_array_equal(original, [as_the_model_saw_it(path) for path in photographs])
     hidden = grey_patches(masked)
-    np.testing.assert_array_equal(hidden.sum(axis=(1, 2)), [8, 8, 8])  # half, as its config says
+    np.testing.assert_array_equal(hidden.sum(axis=(1, 2)), [8, 8, 8])  # half, as in its config
     assert (hidden[0] != hidden[1]).any()
     pixels = np.kron(hidden, np.ones((1, PATCH, PATCH), bool)).astype(bool)
     for shown in (masked, filled):

@@ -123,12 +123,12 @@ def test_partial_fine_tuning_moves_the_last_blocks_and_what_follows(
     assert moments(after.opt_state) == 2 * sizes(after.params, expected)
 
 
-def test_a_finished_run_says_so_and_changes_nothing(fine_tuned, copy, capsys):
+def test_a_finished_run_is_reported_and_changes_nothing(fine_tuned, copy, capsys):
     workdir = copy(fine_tuned)
     again = run(fine_tuned[2], workdir)
-    told = capsys.readouterr().out
-    assert 'resuming at step 6 of 6' in told and 'finished at step 6 of 6' in told
-    assert 'compiling' not in told
+    message = capsys.readouterr().out
+    assert 'resuming at step 6 of 6' in message and 'finished at step 6 of 6' in message
+    assert 'compiling' not in message
     assert_equal(fine_tuned[1], again)
     for name in ('metrics.jsonl', 'per_class.csv', 'config.json'):
         assert (workdir / name).read_text() == (fine_tuned[0] / name).read_text()
@@ -163,8 +163,8 @@ def test_the_best_checkpoint_is_kept_beside_the_latest(restless, capsys):
     assert {int(p.name) for p in (workdir / 'checkpoints').iterdir()} == {best, 12}
     assert best % 5 and best != 12, 'this run tests nothing: make it another one'
     run(config, workdir)
-    told = f'best checkpoint: {workdir}/checkpoints/{best} (top-1 {accuracy[best]:.4f})'
-    assert told in capsys.readouterr().out
+    message = f'best checkpoint: {workdir}/checkpoints/{best} (top-1 {accuracy[best]:.4f})'
+    assert message in capsys.readouterr().out
 
 
 def evaluated(output: str) -> dict[str, str]:
@@ -232,7 +232,7 @@ def test_micro_batches_make_no_difference(made, request, pretrained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('recipe', 'fields', 'told'),
+    ('recipe', 'fields', 'message'),
     [
         (partial, {'trained': '7'}, r'trained=7 blocks, but the model has 2'),
         (partial, {'trained': 'encoder'}, r"trained='encoder' is unknown"),
@@ -254,17 +254,17 @@ def test_micro_batches_make_no_difference(made, request, pretrained, tmp_path):
         (scratch_large, {'ema_decay': 1.5}, r'ema_decay=1\.5'),
     ],
 )
-def test_a_field_that_cannot_work_is_named(pretrained, tmp_path, recipe, fields, told):
+def test_a_field_that_cannot_work_is_named(pretrained, tmp_path, recipe, fields, message):
     make = finetune.get_config
     if recipe is scratch_large:
         make = lambda: scratch_large.make_scratch(finetune.get_config())  # noqa: E731
     elif recipe is not finetune:
         make = recipe.get_config
-    refuse(classifying(make, pretrained[0], fields), tmp_path, told)
+    refuse(classifying(make, pretrained[0], fields), tmp_path, message)
 
 
-def refuse(config, workdir, told):
-    with pytest.raises(UserError, match=told) as caught:
+def refuse(config, workdir, message):
+    with pytest.raises(UserError, match=message) as caught:
         run(config, workdir)
     assert '\n' not in str(caught.value)
 
@@ -272,8 +272,8 @@ def refuse(config, workdir, told):
 def test_randaugment_of_four_bands_is_refused(tmp_path):
     fields = SIZES | {'dataset.name': 'synthetic', 'dataset.synthetic_examples': 64}
     fields |= {'dataset.channels': 4, 'dataset.mean': (0.5,) * 4, 'dataset.std': (0.5,) * 4}
-    told = r"dataset\.augment='rand-m9-mstd0\.5-inc1' .* RGB .*4 channels.*dataset\.augment=''"
-    refuse(classifying(finetune.get_config, None, fields), tmp_path, told)
+    message = r"dataset\.augment='rand-m9-mstd0\.5-inc1' .* RGB .*4 channels.*dataset\.augment=''"
+    refuse(classifying(finetune.get_config, None, fields), tmp_path, message)
 
 
 def folder_config(pretrained, root, **fields):
@@ -287,21 +287,21 @@ def test_images_without_labels_are_refused(pretrained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('classes', 'told'),
+    ('classes', 'message'),
     [
         ('', r'label -1 .*every image needs a label, also in dataset\.eval_split'),
         ('abcd', r'3 classes and dataset\.eval_split 4.*only in evaluation: d'),
         ('bc', r'3 classes and dataset\.eval_split 2.*only in training: a'),
     ],
 )
-def test_an_evaluation_split_of_other_classes_is_refused(pretrained, tmp_path, classes, told):
+def test_an_evaluation_split_of_other_classes_is_refused(pretrained, tmp_path, classes, message):
     images = tmp_path / 'images'
     make_image_folder(images / 'train', 'abc')
     make_image_folder(images / 'val', 'abc')
     make_image_folder(images / 'extra', classes)
     fields = PLAIN | {'trained': '0', 'num_steps': 1, 'eval_every_steps': 1}
     fields |= {'dataset.eval_split': 'extra'}
-    refuse(folder_config(pretrained, images, **fields), tmp_path / 'run', told)
+    refuse(folder_config(pretrained, images, **fields), tmp_path / 'run', message)
 
 
 def test_an_unknown_transfer_set_is_one_sentence(command, tmp_path):

@@ -35,17 +35,17 @@ def test_knn_is_evaluated_by_the_command_and_kept(command, pretrained, tmp_path)
     status, output = command(*arguments)
     assert status == 0, output
     (line,) = (tmp_path / 'results.jsonl').read_text().splitlines()
-    found = json.loads(line)
-    assert {'init_from': str(pretrained[0]), 'step': 4, 'pool': 'mean'}.items() <= found.items()
+    actual = json.loads(line)
+    assert {'init_from': str(pretrained[0]), 'step': 4, 'pool': 'mean'}.items() <= actual.items()
     assert '360 held-out images' in output
-    for name, told in (
+    for name, message in (
         ('knn', 'k-NN'),
         ('linear', 'linear probe'),
         ('3_shot', 'linear probe, 3 labels a class'),
     ):
         # Even four steps are enough to tell many of the ten digits apart.
-        assert 0.3 < found[name] <= 1
-        assert f'  {told:<40} {found[name]:.4f}' in output
+        assert 0.3 < actual[name] <= 1
+        assert f'  {message:<40} {actual[name]:.4f}' in output
 
     again = probing(
         pretrained[0],
@@ -59,19 +59,19 @@ def test_knn_is_evaluated_by_the_command_and_kept(command, pretrained, tmp_path)
 
 
 def test_a_fine_tuned_encoder_without_a_final_norm_is_evaluated(fine_tuned, tmp_path):
-    found = run(probing(fine_tuned[0], **{'knn.linear': 'ridge'}), tmp_path)
-    assert 0.3 < found['knn'] <= 1
+    actual = run(probing(fine_tuned[0], **{'knn.linear': 'ridge'}), tmp_path)
+    assert 0.3 < actual['knn'] <= 1
 
 
 def test_positions_are_resized_for_another_image_size(pretrained, tmp_path, capsys):
     fields = {'image_size': (12, 12), 'knn.linear': 'ridge'}
-    found = run(probing(pretrained[0], **fields), tmp_path)
+    actual = run(probing(pretrained[0], **fields), tmp_path)
     assert 'positions resized from 4 x 4 to 6 x 6 patches' in capsys.readouterr().out
-    assert 0.3 < found['knn'] <= 1
+    assert 0.3 < actual['knn'] <= 1
 
 
 @pytest.mark.parametrize(
-    ('fields', 'told'),
+    ('fields', 'message'),
     [
         ({'model.width': 32}, r'model\.width: 16 there, 32 here'),
         ({'model.depth': 1}, r'model\.depth: 2 there, 1 here'),
@@ -84,8 +84,8 @@ def test_positions_are_resized_for_another_image_size(pretrained, tmp_path, caps
         ({'init_from': ''}, r'--config\.init_from'),
     ],
 )
-def test_what_cannot_be_probed_is_refused(pretrained, tmp_path, fields, told):
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_be_probed_is_refused(pretrained, tmp_path, fields, message):
+    with pytest.raises(UserError, match=message):
         run(probing(pretrained[0], **fields), tmp_path)
 
 

@@ -83,8 +83,8 @@ def check(sums, expected):
     assert sums.keys() == expected.keys()
     for name in expected.keys() - {'loss'}:
         np.testing.assert_array_equal(sums[name], expected[name], err_msg=name)
-    mean, wanted = (found['loss'] / found['count'] for found in (sums, expected))
-    assert float(mean) == pytest.approx(wanted, abs=1e-6)
+    mean, target_values = (actual['loss'] / actual['count'] for actual in (sums, expected))
+    assert float(mean) == pytest.approx(target_values, abs=1e-6)
 
 
 def mesh_of(devices: int):

@@ -1,4 +1,4 @@
-"""The model card says what config.json and metrics.jsonl say, and its code loads the model."""
+"""The model card agrees with config.json and metrics.jsonl, and its code loads the model."""
 
 import json
 import re
@@ -69,7 +69,7 @@ def test_card_leaves_out_what_is_not_known(pretrained):
     assert 'layer decay' not in rows
 
 
-def test_card_of_fine_tuning_tells_accuracy_and_the_best_checkpoint(fine_tuned):
+def test_card_of_fine_tuning_states_accuracy_and_the_best_checkpoint(fine_tuned):
     workdir, _, config = fine_tuned
     card, rows = read(workdir)
     _, last = of(workdir)
@@ -104,12 +104,12 @@ def test_probes_of_a_finished_run_are_added_to_its_card(pretrained, tmp_path, ca
     run(pretraining(probe_at_end=True), workdir)
     _, rows = read(workdir)
     assert before.items() <= rows.items()
-    said = dict(
+    printed = dict(
         re.findall(r'^  (linear probe|k-NN) +(\d.\d+ +\d.\d+)$', capsys.readouterr().out, re.M)
     )
-    for name, values in said.items():
+    for name, values in printed.items():
         assert [f'{float(cell):.3f}' for cell in rows[name]] == values.split()
-    assert len(said) == 2
+    assert len(printed) == 2
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def finished_copy(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('field', 'value', 'told'),
+    ('field', 'value', 'message'),
     [
         pytest.param('batch_size', 12, r'batch_size=12 .* 8 device.* multiple of 8', marks=eight),
         ('image_size', (9, 8), r'image_size=\(9, 8\) .* model\.patch_size'),
@@ -60,9 +60,9 @@ def finished_copy(finished, tmp_path):
         ('init_from', '/nowhere', r'/nowhere is neither a work directory'),
     ],
 )
-def test_a_field_that_cannot_work_is_named(tiny_config, tmp_path, field, value, told):
+def test_a_field_that_cannot_work_is_named(tiny_config, tmp_path, field, value, message):
     tiny_config.update_from_flattened_dict({field: value})
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         run(tiny_config, tmp_path / 'run')
 
 
@@ -121,8 +121,8 @@ def test_the_newest_damaged_checkpoint_is_passed_over(
     content[len(content) // 2] ^= 16
     damaged.write_bytes(content)
     again = run(tiny_config, finished_copy)
-    told = capsys.readouterr().out + caplog.text
-    assert 'step 8' in told and 'damaged' in told and 'resuming at step 6' in told
+    message = capsys.readouterr().out + caplog.text
+    assert 'step 8' in message and 'damaged' in message and 'resuming at step 6' in message
     for a, b in zip(leaves(finished[1].params), leaves(again.params), strict=True):
         np.testing.assert_array_equal(a, b)
 

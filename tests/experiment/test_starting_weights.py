@@ -1,4 +1,4 @@
-"""`init_from` as a user meets it: what a run starts with, and what it is told of that."""
+"""`init_from`: the weights that a run starts with, and what it prints about them."""
 
 import json
 import re
@@ -35,46 +35,46 @@ def test_fine_tuning_takes_the_encoder_and_starts_its_head_anew(
     pretrained, untrained, tmp_path, capsys
 ):
     workdir, state = pretrained
-    found = flat(start(classifying(finetune.get_config, workdir), tmp_path).params)
+    actual = flat(start(classifying(finetune.get_config, workdir), tmp_path).params)
     expected = encoder_of(flat(state.params))
     del expected['encoder/norm/scale'], expected['encoder/norm/bias']  # mean pooling has its own
-    assert encoder_of(found).keys() == expected.keys()
+    assert encoder_of(actual).keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
     assert not np.array_equal(
-        found['encoder/patch_embed/kernel'], untrained['encoder/patch_embed/kernel']
+        actual['encoder/patch_embed/kernel'], untrained['encoder/patch_embed/kernel']
     )
     new = {'head/kernel', 'head/bias', 'fc_norm/scale', 'fc_norm/bias'}
-    assert found.keys() - expected.keys() == new
+    assert actual.keys() - expected.keys() == new
     for name in new:
-        np.testing.assert_array_equal(found[name], untrained[name], err_msg=name)
+        np.testing.assert_array_equal(actual[name], untrained[name], err_msg=name)
 
-    told = capsys.readouterr().out
-    assert re.findall('loaded: (.*)', told) == ['encoder']
-    assert re.findall('left at their initial values: (.*)', told) == ['fc_norm, head']
-    assert re.findall('ignored: (.*)', told) == ['decoder, encoder/norm']
-    assert f'starting from {workdir}, step 4' in told
+    text = capsys.readouterr().out
+    assert re.findall('loaded: (.*)', text) == ['encoder']
+    assert re.findall('left at their initial values: (.*)', text) == ['fc_norm, head']
+    assert re.findall('ignored: (.*)', text) == ['decoder, encoder/norm']
+    assert f'starting from {workdir}, step 4' in text
 
 
 def test_cls_pooling_takes_the_encoders_final_norm(pretrained, tmp_path, capsys):
     workdir, state = pretrained
-    found = flat(start(classifying(linprobe.get_config, workdir), tmp_path).params)
+    actual = flat(start(classifying(linprobe.get_config, workdir), tmp_path).params)
     expected = encoder_of(flat(state.params))
-    assert encoder_of(found).keys() == expected.keys()
+    assert encoder_of(actual).keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-    told = capsys.readouterr().out
-    assert re.findall('ignored: (.*)', told) == ['decoder']
-    assert re.findall('left at their initial values: (.*)', told) == ['batch_stats, head']
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    text = capsys.readouterr().out
+    assert re.findall('ignored: (.*)', text) == ['decoder']
+    assert re.findall('left at their initial values: (.*)', text) == ['batch_stats, head']
 
 
 def test_a_checkpoint_may_be_named_instead_of_a_directory(pretrained, tmp_path, capsys):
     older = pretrained[0] / 'checkpoints' / '2'
-    found = flat(start(classifying(finetune.get_config, older), tmp_path).params)
+    actual = flat(start(classifying(finetune.get_config, older), tmp_path).params)
     expected = flat(restore_weights(*locate(older)).params)
     name = 'encoder/blocks/block_1/mlp/fc1/kernel'
-    np.testing.assert_array_equal(found[name], expected[name])
-    assert not np.array_equal(found[name], flat(pretrained[1].params)[name])
+    np.testing.assert_array_equal(actual[name], expected[name])
+    assert not np.array_equal(actual[name], flat(pretrained[1].params)[name])
     assert 'step 2;' in capsys.readouterr().out
 
 
@@ -83,15 +83,15 @@ def test_a_converted_file_may_be_named_with_data_of_ones_own(pretrained, tmp_pat
     convert(workdir, tmp_path / 'encoder.safetensors', encoder_only=True)
     config = classifying(finetune.get_config, tmp_path / 'encoder.safetensors')
     config.dataset.name = 'digits'
-    found = flat(start(config, tmp_path / 'run').params)
+    actual = flat(start(config, tmp_path / 'run').params)
     expected = encoder_of(flat(state.params))
     del expected['encoder/norm/scale'], expected['encoder/norm/bias']
-    assert encoder_of(found).keys() == expected.keys()
+    assert encoder_of(actual).keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-    told = capsys.readouterr().out
-    assert 'encoder.safetensors, step 4; loaded: encoder\n' in told
-    assert re.findall('ignored: (.*)', told) == ['encoder/norm']
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    text = capsys.readouterr().out
+    assert 'encoder.safetensors, step 4; loaded: encoder\n' in text
+    assert re.findall('ignored: (.*)', text) == ['encoder/norm']
 
 
 def test_a_file_of_another_library_is_to_be_converted_first(tmp_path):
@@ -103,12 +103,12 @@ def test_a_file_of_another_library_is_to_be_converted_first(tmp_path):
 
 def test_positions_are_resized_for_another_image_size(pretrained, tmp_path, capsys):
     config = classifying(finetune.get_config, pretrained[0], {'image_size': (12, 8)})
-    found = flat(start(config, tmp_path).params)['encoder/pos_embed']
+    actual = flat(start(config, tmp_path).params)['encoder/pos_embed']
     before = flat(pretrained[1].params)['encoder/pos_embed']
     assert 'positions resized from 4 x 4 to 6 x 4 patches' in capsys.readouterr().out
-    assert found.shape == (1, 1 + 6 * 4, 16)
-    np.testing.assert_array_equal(found[0, 0], before[0, 0])  # the class token's
-    rows, old_rows = found[0, 1:].reshape(6, 4, 16), before[0, 1:].reshape(4, 4, 16)
+    assert actual.shape == (1, 1 + 6 * 4, 16)
+    np.testing.assert_array_equal(actual[0, 0], before[0, 0])  # the class token's
+    rows, old_rows = actual[0, 1:].reshape(6, 4, 16), before[0, 1:].reshape(4, 4, 16)
     # Six rows over four: each new one lies at (i + .5) * 4 / 6 - .5 among the old.
     between = np.stack(
         [np.interp((np.arange(6) + 0.5) * 4 / 6 - 0.5, range(4), line) for line in old_rows.T[0]]
@@ -213,13 +213,13 @@ def test_with_nothing_to_inherit_from_the_fields_are_named(tmp_path):
 
 def test_a_classifier_is_taken_over_whole_and_by_its_averages(fine_tuned, tmp_path, capsys):
     workdir, state, _ = fine_tuned
-    found = flat(start(classifying(finetune.get_config, workdir), tmp_path).params)
-    assert found.keys() == flat(state.ema).keys()
+    actual = flat(start(classifying(finetune.get_config, workdir), tmp_path).params)
+    assert actual.keys() == flat(state.ema).keys()
     for name, value in flat(state.ema).items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-    assert not np.array_equal(found['head/kernel'], flat(state.params)['head/kernel'])
-    told = capsys.readouterr().out
-    assert 'left at their initial values: nothing' in told and 'ignored: nothing' in told
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    assert not np.array_equal(actual['head/kernel'], flat(state.params)['head/kernel'])
+    text = capsys.readouterr().out
+    assert 'left at their initial values: nothing' in text and 'ignored: nothing' in text
 
 
 def test_a_head_for_other_classes_is_left_and_listed(fine_tuned, tmp_path, capsys):
@@ -227,18 +227,18 @@ def test_a_head_for_other_classes_is_left_and_listed(fine_tuned, tmp_path, capsy
         make_image_folder(tmp_path / 'images' / split, 'abc')
     fields = {'dataset.name': 'folder', 'dataset.path': str(tmp_path / 'images')}
     config = classifying(finetune.get_config, fine_tuned[0], fields)
-    found = flat(start(config, tmp_path / 'run').params)
-    assert found['head/kernel'].shape == (16, 3)
-    assert np.abs(found['head/kernel']).max() < 1e-4  # N(0, 2e-5), as it was drawn
+    actual = flat(start(config, tmp_path / 'run').params)
+    assert actual['head/kernel'].shape == (16, 3)
+    assert np.abs(actual['head/kernel']).max() < 1e-4  # N(0, 2e-5), as it was drawn
     for name in ('fc_norm/scale', 'encoder/cls_token'):
-        np.testing.assert_array_equal(found[name], flat(fine_tuned[1].ema)[name], err_msg=name)
-    told = capsys.readouterr().out
-    assert re.findall('left at their initial values: (.*)', told) == ['head']
-    assert re.findall('ignored: (.*)', told) == ['head']
+        np.testing.assert_array_equal(actual[name], flat(fine_tuned[1].ema)[name], err_msg=name)
+    text = capsys.readouterr().out
+    assert re.findall('left at their initial values: (.*)', text) == ['head']
+    assert re.findall('ignored: (.*)', text) == ['head']
 
 
 def test_pretraining_goes_on_from_pretraining_whole(pretrained, tmp_path, capsys):
-    found = flat(start(pretraining(init_from=str(pretrained[0])), tmp_path).params)
+    actual = flat(start(pretraining(init_from=str(pretrained[0])), tmp_path).params)
     for name, value in flat(pretrained[1].params).items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
     assert 'loaded: decoder, encoder\n' in capsys.readouterr().out

@@ -130,14 +130,14 @@ def test_the_same_config_may_start_again_and_is_read_back_whole(tmp_path):
 def test_what_makes_a_run_itself_may_not_change(tmp_path, field, value):
     start(tmp_path, make_config())
     before = (tmp_path / 'config.json').read_bytes()
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as message:
         start(tmp_path, make_config(**{field: value}))
     old = make_config()
     for name in field.split('.'):
         old = old[name]
     old = 'unset' if old is None else repr(old)
-    assert f'{field} was {old}, now {value!r}' in str(told.value)
-    assert '--workdir' in str(told.value)
+    assert f'{field} was {old}, now {value!r}' in str(message.value)
+    assert '--workdir' in str(message.value)
     assert (tmp_path / 'config.json').read_bytes() == before
 
 
@@ -162,11 +162,11 @@ def test_what_makes_a_run_itself_may_not_change(tmp_path, field, value):
         ('probe_at_end', True),
     ],
 )
-def test_how_a_run_is_computed_may_change_and_is_said_once(tmp_path, field, value):
+def test_how_a_run_is_computed_may_change_and_is_printed_once(tmp_path, field, value):
     start(tmp_path, make_config())
-    (said,) = start(tmp_path, make_config(**{field: value}))
-    assert said.startswith(f'{field} was ')
-    assert said.endswith(f', now {value!r}')
+    (printed,) = start(tmp_path, make_config(**{field: value}))
+    assert printed.startswith(f'{field} was ')
+    assert printed.endswith(f', now {value!r}')
     assert start(tmp_path, make_config(**{field: value})) == []
 
 
@@ -177,11 +177,11 @@ def test_evaluating_a_run_is_no_difference(tmp_path):
 
 def test_every_difference_is_shown_at_once(tmp_path):
     start(tmp_path, make_config())
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as message:
         start(tmp_path, make_config(**{'seed': 7, 'model.width': 48, 'mesh.fsdp': 2}))
-    assert 'seed was 0, now 7' in str(told.value)
-    assert 'model.width was unset, now 48' in str(told.value)
-    assert 'mesh.fsdp' not in str(told.value)
+    assert 'seed was 0, now 7' in str(message.value)
+    assert 'model.width was unset, now 48' in str(message.value)
+    assert 'mesh.fsdp' not in str(message.value)
 
 
 def test_a_field_that_an_older_run_did_not_have_is_shown_as_unset(tmp_path):

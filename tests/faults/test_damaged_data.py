@@ -50,20 +50,20 @@ def run_to_the_end(*arguments, log):
 def test_unreadable_images_are_named_replaced_or_too_many(tmp_path, bad, policy, expected):
     images, workdir = make_greys(tmp_path / 'images', 200), tmp_path / 'run'
     damage_images(images, bad)
-    status, said = run_to_the_end(
+    status, printed = run_to_the_end(
         *RUN,
         f'--config.dataset.path={images}',
         f'--config.dataset.on_error={policy}',
         f'--workdir={workdir}',
         log=tmp_path / 'log',
     )
-    assert 'Traceback' not in said
+    assert 'Traceback' not in printed
     if expected is None:
         assert status == 0 and len(losses(workdir)) == STEPS
         replaced = max(line.get('replaced_images', 0) for line in lines(workdir))
         assert 6 <= replaced <= 8  # 3.84 epochs of two; batches ahead of their use do not count
     else:
-        assert status == EXIT_USER_ERROR and expected in said
+        assert status == EXIT_USER_ERROR and expected in printed
 
 
 ARRAYS = 128
@@ -86,13 +86,13 @@ def test_a_nan_in_a_batch_stops_the_run_or_its_step_is_left_out(tmp_path):
     late = epochs(ARRAYS, seed=0)[100]  # after the first checkpoint
     images, workdir = make_arrays(tmp_path / 'images', broken=[late]), tmp_path / 'run'
     arguments = (*RUN, f'--config.dataset.path={images}', f'--workdir={workdir}')
-    status, said = run_to_the_end(*arguments, log=tmp_path / 'log')
-    assert 'at step 7' in said  # of 8 an epoch
-    assert status == EXIT_DIVERGED and 'optimizer.skip_nonfinite' in said
-    assert 'Traceback' not in said
+    status, printed = run_to_the_end(*arguments, log=tmp_path / 'log')
+    assert 'at step 7' in printed  # of 8 an epoch
+    assert status == EXIT_DIVERGED and 'optimizer.skip_nonfinite' in printed
+    assert 'Traceback' not in printed
     before = losses(workdir)
-    said = finish(*arguments, '--config.optimizer.skip_nonfinite=3', log=tmp_path / 'log')
-    assert 'optimizer.skip_nonfinite was 0, now 3' in said and 'skipped 1' in said
+    printed = finish(*arguments, '--config.optimizer.skip_nonfinite=3', log=tmp_path / 'log')
+    assert 'optimizer.skip_nonfinite was 0, now 3' in printed and 'skipped 1' in printed
     after = losses(workdir)
     assert len(after) == STEPS - STEPS * 16 // ARRAYS  # one step of each epoch
     assert all(math.isfinite(loss) for loss in after.values())
@@ -101,7 +101,7 @@ def test_a_nan_in_a_batch_stops_the_run_or_its_step_is_left_out(tmp_path):
 
 def test_nan_in_every_batch_ends_the_run_after_n_in_a_row(tmp_path):
     images, workdir = make_arrays(tmp_path / 'images', broken=range(ARRAYS)), tmp_path / 'run'
-    status, said = run_to_the_end(
+    status, printed = run_to_the_end(
         *RUN,
         f'--config.dataset.path={images}',
         '--config.optimizer.skip_nonfinite=5',
@@ -109,7 +109,7 @@ def test_nan_in_every_batch_ends_the_run_after_n_in_a_row(tmp_path):
         log=tmp_path / 'log',
     )
     assert status == EXIT_DIVERGED
-    assert 'at step 5, the last of 5 such steps in a row' in said
+    assert 'at step 5, the last of 5 such steps in a row' in printed
 
 
 def test_a_step_that_hangs_ends_the_run_within_the_stated_time_and_the_next_goes_on(tmp_path):
@@ -120,7 +120,7 @@ def test_a_step_that_hangs_ends_the_run_within_the_stated_time_and_the_next_goes
     with ended(processes):
         assert wait_until(lambda: last_step(workdir) >= 8, processes)
         (status,) = wait_for(processes, 120)
-    said = (tmp_path / 'log').read_text()
-    assert status == EXIT_LOST and 'nothing happened for 90 s (config.step_timeout_s)' in said
-    said = finish(*arguments, **options)
-    assert 'resuming at step 8' in said
+    printed = (tmp_path / 'log').read_text()
+    assert status == EXIT_LOST and 'nothing happened for 90 s (config.step_timeout_s)' in printed
+    printed = finish(*arguments, **options)
+    assert 'resuming at step 8' in printed

@@ -38,44 +38,44 @@ def undisturbed(arguments, tmp_path_factory):
 
 
 def failed(processes, log):
-    """What a run said that is to end with a sentence."""
+    """Returns the output of a run that must end with a user error."""
     with ended(processes):
         (status,) = wait_for(processes, 200)
-    said = log.read_text()
-    assert status == EXIT_USER_ERROR, said
-    assert 'Traceback' not in said
-    return said
+    printed = log.read_text()
+    assert status == EXIT_USER_ERROR, printed
+    assert 'Traceback' not in printed
+    return printed
 
 
 def goes_on(arguments, workdir, undisturbed, log):
     """The next start goes on from a checkpoint, and ends as the undisturbed run did."""
-    said = finish(*arguments, f'--workdir={workdir}', log=log)
-    assert 'resuming at step' in said
+    printed = finish(*arguments, f'--workdir={workdir}', log=log)
+    assert 'resuming at step' in printed
     assert parameters(workdir) == parameters(undisturbed)
     assert losses(workdir) == losses(undisturbed)
-    return said
+    return printed
 
 
-def test_a_full_disk_is_told_and_earlier_checkpoints_are_intact(arguments, undisturbed, tmp_path):
+def test_a_full_disk_is_reported_and_checkpoints_stay_intact(arguments, undisturbed, tmp_path):
     log, disk = tmp_path / 'log', tmp_path / 'disk'
     disk.mkdir()
     with small_disk(disk, '1m'):
         run = (*arguments, f'--workdir={disk / "run"}', '--config.keep_every_steps=4')
-        said = failed(spawn(*run, log=log), log)
-        assert 'No space left on device' in said and 'make room' in said
+        printed = failed(spawn(*run, log=log), log)
+        assert 'No space left on device' in printed and 'make room' in printed
         subprocess.run(['mount', '-o', 'remount,size=64m', disk], check=True)
         goes_on(arguments, disk / 'run', undisturbed, log)
 
 
-def test_files_that_may_grow_no_further_are_told_as_a_full_disk(arguments, undisturbed, tmp_path):
+def test_a_file_size_limit_is_reported_as_a_full_disk(arguments, undisturbed, tmp_path):
     """What a quota does, and what stands in for a full disk where none can be mounted."""
     log, workdir = tmp_path / 'log', tmp_path / 'run'
     processes = spawn(*arguments, f'--workdir={workdir}', log=log)
     with ended(processes):
         assert wait_until(lambda: last_step(workdir) >= 10, processes)
         resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
-        said = failed(processes, log)
-    assert 'File too large' in said and 'run the same command again' in said
+        printed = failed(processes, log)
+    assert 'File too large' in printed and 'run the same command again' in printed
     goes_on(arguments, workdir, undisturbed, log)
 
 
@@ -87,11 +87,11 @@ def test_a_stop_whose_save_fails_does_not_say_that_it_saved(arguments, tmp_path)
         assert wait_until(lambda: last_step(workdir) >= 4, processes)
         resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (15_000, 15_000))
         processes[0].terminate()
-        said = failed(processes, log)
-    assert 'could not be written' in said and 'and saved' not in said
+        printed = failed(processes, log)
+    assert 'could not be written' in printed and 'and saved' not in printed
 
 
-def test_a_disk_that_turns_read_only_is_told_and_the_run_goes_on_later(
+def test_a_disk_that_turns_read_only_is_reported_and_the_run_goes_on_later(
     arguments, undisturbed, tmp_path
 ):
     log, disk = tmp_path / 'log', tmp_path / 'disk'
@@ -104,10 +104,10 @@ def test_a_disk_that_turns_read_only_is_told_and_the_run_goes_on_later(
             subprocess.run(['mount', '--bind', disk, disk], check=True)
             try:
                 make_unwritable(disk)
-                said = failed(processes, log)
+                printed = failed(processes, log)
             finally:
                 subprocess.run(['umount', '--lazy', disk], check=True)
-        assert 'Read-only file system' in said
+        assert 'Read-only file system' in printed
         goes_on(arguments, disk / 'run', undisturbed, log)
 
 
@@ -120,8 +120,8 @@ def test_a_directory_on_a_read_only_disk_is_refused_at_the_start(arguments, tmp_
     disk.mkdir()
     with small_disk(disk):
         make_read_only(disk)
-        said = failed(spawn(*arguments, f'--workdir={disk / "run"}', log=log), log)
-        assert 'choose another directory' in said
+        printed = failed(spawn(*arguments, f'--workdir={disk / "run"}', log=log), log)
+        assert 'choose another directory' in printed
 
 
 def truncate(step):
@@ -155,9 +155,9 @@ def largest_file(step):
 @pytest.mark.parametrize('damage', [truncate, flip_a_bit, lose_a_file, delete_it])
 def test_a_damaged_newest_checkpoint_is_passed_over(arguments, undisturbed, tmp_path, damage):
     workdir = shutil.copytree(undisturbed, tmp_path / 'run')
-    told = damage(workdir / 'checkpoints' / '48')
-    said = goes_on(arguments, workdir, undisturbed, tmp_path / 'log')
-    assert told in said and 'resuming at step 44' in said
+    message = damage(workdir / 'checkpoints' / '48')
+    printed = goes_on(arguments, workdir, undisturbed, tmp_path / 'log')
+    assert message in printed and 'resuming at step 44' in printed
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_overwritten(arguments, undisturbed, tmp_path):
@@ -165,7 +165,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_overwritten(arguments, undistur
     for step in (44, 48):
         flip_a_bit(workdir / 'checkpoints' / str(step))
     before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
-    said = failed(spawn(*arguments, f'--workdir={workdir}', log=log), log)
-    assert 'No checkpoint in' in said and 'is intact (tried step 44, 48)' in said
+    printed = failed(spawn(*arguments, f'--workdir={workdir}', log=log), log)
+    assert 'No checkpoint in' in printed and 'is intact (tried step 44, 48)' in printed
     after = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
     assert {p for p in before if before[p] != after.get(p)} <= {workdir / '.lock'}

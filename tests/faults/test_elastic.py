@@ -53,7 +53,7 @@ def test_other_devices_processes_and_fsdp_in_mid_epoch_change_nothing(
         arguments_now = (*arguments, f'--config.mesh.fsdp={fsdp}')
         log = tmp_path / f'log{turn}'
         if turn == len(machines) - 1:
-            said = finish(*arguments_now, log=log, **options)
+            printed = finish(*arguments_now, log=log, **options)
             break
         started = spawn(*arguments_now, log=log, **options)
         with ended(started):
@@ -61,7 +61,7 @@ def test_other_devices_processes_and_fsdp_in_mid_epoch_change_nothing(
             assert wait_until(lambda step=stop: last_step(workdir) >= step, started)
             started[-1].terminate()
             assert set(wait_for(started, 120)) == {75}
-    assert 'resuming at step' in said and f'mesh.fsdp was {machines[-2][2]}' in said
+    assert 'resuming at step' in printed and f'mesh.fsdp was {machines[-2][2]}' in printed
     assert losses(workdir) == pytest.approx(straight[0], rel=1e-5)
     assert given(recorded) == straight[1]  # row for row
     check_exactly_once(recorded)

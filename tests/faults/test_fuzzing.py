@@ -63,13 +63,13 @@ def test_all_is_well_where_nothing_happens(plant):
 
 @pytest.mark.parametrize('harm', HARM)
 def test_harm_is_noticed_and_the_case_is_named(harm, plant):
-    code, told = HARM[harm]
+    code, message = HARM[harm]
     plant(code)
     try:
         failures = run().failures
     except AssertionError as error:  # it left something behind
         failures = [f'case 2 {error}']
-    assert failures and 'case 2 ' in failures[0] and told in failures[0]
+    assert failures and 'case 2 ' in failures[0] and message in failures[0]
 
 
 def test_a_crash_is_noticed_and_the_case_is_named(plant):

@@ -49,7 +49,7 @@ def undisturbed(images, tmp_path_factory):
 def moments(workdir, log):
     """Twenty, in the order in which a run that goes on after each of them reaches them."""
 
-    def said(text):
+    def printed(text):
         return lambda: text in log.read_text()
 
     def stepped(step):
@@ -61,7 +61,7 @@ def moments(workdir, log):
     def evaluating(step):
         return lambda: is_evaluating(workdir, step)
 
-    compiling = said('compiling the step')
+    compiling = printed('compiling the step')
     return [
         lambda: (workdir / 'config.json').exists(),
         compiling,
@@ -71,7 +71,7 @@ def moments(workdir, log):
         stepped(6),
         evaluating(8),
         saving(12),
-        said('resuming at step'),
+        printed('resuming at step'),
         stepped(14),
         evaluating(16),
         saving(20),
@@ -82,7 +82,7 @@ def moments(workdir, log):
         stepped(34),
         stepped(39),
         lambda: (workdir / 'checkpoints' / str(STEPS)).exists() or saving(STEPS)(),
-        said(f'finished at step {STEPS}'),
+        printed(f'finished at step {STEPS}'),
     ]
 
 
@@ -154,5 +154,5 @@ def test_a_notice_of_maintenance_saves_and_stops(images, tmp_path):
             assert wait_until(lambda: last_step(workdir) >= 2, processes)
             answers['maintenance-event'] = 'TERMINATE_ON_HOST_MAINTENANCE'
             assert processes[0].wait(60) == 75, log.read_text()
-    said = log.read_text()
-    assert 'this machine is about to be taken away' in said and 'and saved' in said
+    printed = log.read_text()
+    assert 'this machine is about to be taken away' in printed and 'and saved' in printed

@@ -38,8 +38,8 @@ def alone(arguments, tmp_path_factory):
     """(losses, batches) of one process."""
     root = tmp_path_factory.mktemp('alone')
     workdir, recorded = root / 'run', root / 'given'
-    said = finish(*arguments, f'--workdir={workdir}', log=root / 'log', recorded=recorded)
-    assert '1 cpu device(s), 1 process(es)' in said
+    printed = finish(*arguments, f'--workdir={workdir}', log=root / 'log', recorded=recorded)
+    assert '1 cpu device(s), 1 process(es)' in printed
     return losses(workdir), given(recorded)
 
 
@@ -57,9 +57,9 @@ def test_processes_share_the_data_and_have_the_losses_of_one(arguments, alone, t
         processes=count,
         recorded=recorded,
     )
-    said = said_by(tmp_path / 'log', count)
-    assert re.search(rf'{count} processes: the environment names 127.0.0.1:\d+', said[0])
-    assert all('step 8/' not in other for other in said[1:])  # one process writes logs
+    printed = said_by(tmp_path / 'log', count)
+    assert re.search(rf'{count} processes: the environment names 127.0.0.1:\d+', printed[0])
+    assert all('step 8/' not in other for other in printed[1:])  # one process writes logs
     assert losses(workdir) == pytest.approx(alone[0], rel=1e-5)
     assert given(recorded) == alone[1]  # row for row
     assert all(  # and each process has its share alone
@@ -74,14 +74,14 @@ def test_processes_share_the_data_and_have_the_losses_of_one(arguments, alone, t
 def test_processes_share_canvases_and_repeated_images_too(arguments, tmp_path):
     fields = ('repeats=2', 'resize=device', 'canvas=24')
     arguments = (*arguments, *(f'--config.dataset.{field}' for field in fields))
-    found = []
+    actual = []
     for count in (1, 2):
         workdir = tmp_path / f'run{count}'
         log = tmp_path / f'log{count}'
         finish(*arguments, f'--workdir={workdir}', log=log, processes=count)
-        found.append(losses(workdir))
-    assert len(found[0]) > 8
-    assert found[1] == pytest.approx(found[0], rel=1e-5)
+        actual.append(losses(workdir))
+    assert len(actual[0]) > 8
+    assert actual[1] == pytest.approx(actual[0], rel=1e-5)
 
 
 @pytest.mark.parametrize('killed', [0, 1])
@@ -98,8 +98,8 @@ def test_a_killed_process_ends_the_other_within_a_minute_and_the_restart_resumes
     left = said_by(log, 2)[1 - killed]
     assert status in (EXIT_LOST, ENDED_BY_JAX), left
     assert f'process {1 - killed} of 2 lost another' in left or 'another task died' in left
-    said = finish(*arguments, log=log, processes=2)
-    assert re.search(r'resuming at step \d+ of', said)
+    printed = finish(*arguments, log=log, processes=2)
+    assert re.search(r'resuming at step \d+ of', printed)
     assert losses(workdir) == pytest.approx(alone[0], rel=1e-5)
 
 
@@ -125,11 +125,11 @@ def test_sigterm_to_one_process_saves_in_all_at_the_same_step(arguments, alone, 
         assert wait_until(lambda: last_step(workdir) >= 6, processes)
         processes[1].send_signal(signal.SIGTERM)
         statuses = wait_for(processes, 60)
-    said = said_by(log, 2)
-    assert statuses == [EXIT_PREEMPTED] * 2, said
-    (stopped,) = {re.search(r'stopped at step (\d+) and saved', text)[1] for text in said}
-    said = finish(*arguments, log=log, processes=2)
-    assert f'resuming at step {stopped} of' in said
+    printed = said_by(log, 2)
+    assert statuses == [EXIT_PREEMPTED] * 2, printed
+    (stopped,) = {re.search(r'stopped at step (\d+) and saved', text)[1] for text in printed}
+    printed = finish(*arguments, log=log, processes=2)
+    assert f'resuming at step {stopped} of' in printed
     assert losses(workdir) == pytest.approx(alone[0], rel=1e-5)
 
 
@@ -144,13 +144,13 @@ def test_sigterm_before_the_first_step_of_a_resumed_run_stops_it_too(arguments, 
         assert wait_until(lambda: 'resuming at step 48' in said_by(log, 2)[0], processes)
         processes[0].send_signal(signal.SIGTERM)
         statuses = wait_for(processes, 90)
-    said = said_by(log, 2)
-    assert statuses == [EXIT_PREEMPTED] * 2, said
-    stopped = re.search(r'stopped at step (\d+) and saved', said[0])[1]
+    printed = said_by(log, 2)
+    assert statuses == [EXIT_PREEMPTED] * 2, printed
+    stopped = re.search(r'stopped at step (\d+) and saved', printed[0])[1]
     assert 48 < int(stopped) < 1000
 
 
-def test_what_process_0_finds_wrong_is_told_by_all(arguments, tmp_path):
+def test_what_process_0_finds_wrong_is_reported_by_all(arguments, tmp_path):
     workdir, log = tmp_path / 'run', tmp_path / 'log'
     arguments = (*arguments, f'--workdir={workdir}')
     holder = spawn(*arguments, '--config.num_steps=100000', log=tmp_path / 'holder')
@@ -181,11 +181,11 @@ def test_a_broken_image_in_the_share_of_one_process_ends_the_other_too(tmp_path)
 
 def test_what_process_0_fits_to_the_data_is_shared(arguments, tmp_path):
     fields = ('--config.target.name=pca', '--config.target.components=3', '--config.num_steps=4')
-    found = []
+    actual = []
     for count in (1, 2):
         workdir, log = tmp_path / f'run{count}', tmp_path / f'log{count}'
         run = (*arguments, *fields, '--config.target.sample=40', f'--workdir={workdir}')
-        said = finish(*run, log=log, processes=count)
-        assert 'PCA of 40 training crops' in said
-        found.append(losses(workdir))
-    assert found[1] == pytest.approx(found[0], rel=1e-5)
+        printed = finish(*run, log=log, processes=count)
+        assert 'PCA of 40 training crops' in printed
+        actual.append(losses(workdir))
+    assert actual[1] == pytest.approx(actual[0], rel=1e-5)

@@ -1,5 +1,5 @@
 """The models whose weights are converted, as their own libraries have them; for the tests and
-`make_keys.py`. Needs torch and timm 1, and transformers 5 where a name says `huggingface`.
+`make_keys.py`. Needs torch and timm 1, and transformers 5 for names with `huggingface`.
 
 timm's VisionTransformer has the names and the arithmetic of the official MAE encoders, DeiT,
 MoCo v3 and DINO. What no library has is built here from public facts, each named where it is used.
@@ -41,7 +41,7 @@ SIZES = {
     'large': Size(1024, 24, 16),
     'huge': Size(1280, 32, 16, patch_size=14),
 }
-# Quick, and with the widths of ViT-Tiny, so that heads can be told from the width.
+# Quick, and with the widths of ViT-Tiny, so that the number of heads differs from the width.
 TINY = Size(192, 2, 3, patch_size=8, image_size=32, decoder_width=64, decoder_depth=2, labels=10)
 
 

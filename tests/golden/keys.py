@@ -40,10 +40,10 @@ def compress(shapes: dict[str, tuple[int, ...]]) -> list[str]:
         else:
             numbers[tensor, shape] = []
     lines = []
-    for (tensor, shape), found in numbers.items():
-        if found:
-            assert found == list(range(len(found))), (tensor, found)
-            tensor = tensor % f'{{0..{found[-1]}}}'
+    for (tensor, shape), actual in numbers.items():
+        if actual:
+            assert actual == list(range(len(actual))), (tensor, actual)
+            tensor = tensor % f'{{0..{actual[-1]}}}'
         lines.append(' '.join([tensor, *map(str, shape)]))
     return lines
 

@@ -31,7 +31,7 @@ def to_numpy(images: torch.Tensor) -> np.ndarray:
 
 
 class Recorder:
-    """A Mixup that tells what it drew last: lambda before and after correction, centre and box."""
+    """A Mixup that keeps what it drew last: lambda before and after correction, centre and box."""
 
     def __init__(self, **kwargs):
         self.mixup = Mixup(**kwargs)

@@ -1,4 +1,4 @@
-"""Tiny runs in processes of their own, on images that can be told apart, to be killed."""
+"""Tiny runs in processes of their own, on distinguishable images, to be killed."""
 
 import contextlib
 import json
@@ -112,14 +112,14 @@ def ended(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
 
 
 def finish(*arguments: str, log: Path, timeout: float = 400, **options) -> str:
-    """Runs to the end, which must be a good one; what process 0 said."""
+    """Runs to the end, with status 0; returns the output of process 0."""
     count = options.get('processes', 1)
     processes = spawn(*arguments, log=log, **options)
     with ended(processes):
         statuses = wait_for(processes, timeout)
-    said = [log_of(log, index, count).read_text() for index in range(count)]
-    assert statuses == [0] * count, '\n'.join(said)
-    return said[0]
+    printed = [log_of(log, index, count).read_text() for index in range(count)]
+    assert statuses == [0] * count, '\n'.join(printed)
+    return printed[0]
 
 
 def wait_for(processes: Sequence[subprocess.Popen], timeout: float) -> list[int]:
@@ -164,9 +164,9 @@ def last_step(workdir: Path) -> int:
 
 def losses(workdir: Path) -> dict[int, float]:
     """Step -> training loss; every step stands once."""
-    found = [(line['step'], line['loss']) for line in lines(workdir) if 'loss' in line]
-    assert len(dict(found)) == len(found)
-    return dict(found)
+    actual = [(line['step'], line['loss']) for line in lines(workdir) if 'loss' in line]
+    assert len(dict(actual)) == len(actual)
+    return dict(actual)
 
 
 def is_evaluating(workdir: Path, step: int) -> bool:

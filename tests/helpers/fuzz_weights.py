@@ -62,10 +62,10 @@ class State(NamedTuple):
 class Case(NamedTuple):
     target: Target
     path: Path
-    told: str
+    changes: str
 
     def __repr__(self) -> str:
-        return f'{self.target.name}: {self.told}'
+        return f'{self.target.name}: {self.changes}'
 
 
 def prepare(folder: Path) -> State:
@@ -89,26 +89,26 @@ def make(state: State, rng: random.Random) -> Case:
     target = rng.choices(state.targets, [target.weight for target in state.targets])[0]
     files, names = dict(target.files), list(target.files)
     pool = [*target.files.values(), *state.spare]
-    told = []
+    changes = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         name = rng.choice(names)
         how = rng.random()
         if how < 0.88 or name not in files:
             files[name] = fuzzing.mutate(target.files[name], rng, pool)
-            told.append(f'{name} mutated')
+            changes.append(f'{name} mutated')
         elif how < 0.92:
             files[name] = rng.choice(state.spare)
-            told.append(f'{name} replaced')
+            changes.append(f'{name} replaced')
         elif how < 0.95:
             files[name] = rng.choice(pool)
-            told.append(f'{name} exchanged')
+            changes.append(f'{name} exchanged')
         elif how < 0.97 and len(files) > 1:
             del files[name]
-            told.append(f'{name} removed')
+            changes.append(f'{name} removed')
         else:
             files[name] = rng.choice(('/etc/passwd', '/dev/zero', '..', name or 'x'))
-            told.append(f'{name} a link')
-    return Case(target, _write(state, target, files), ', '.join(told))
+            changes.append(f'{name} a link')
+    return Case(target, _write(state, target, files), ', '.join(changes))
 
 
 def read(state: State, case: Case) -> None:

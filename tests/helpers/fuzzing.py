@@ -56,7 +56,7 @@ NUMBERS += ('true', '"x"', '[]', '{}', '"../../../etc/passwd"', '"/etc/passwd"',
 
 
 class Report(NamedTuple):
-    """What a child found."""
+    """Results of a child process."""
 
     read: int
     refused: int
@@ -230,10 +230,10 @@ def fuzz(what: str, count: int, *, seed: int = 0, start: int = 0, memory: int) -
         with subprocess.Popen(command, **options) as child:
             last, report = _follow(child)
         errors.seek(0)
-        said = errors.read()[-3000:].decode(errors='replace')
+        log = errors.read()[-3000:].decode(errors='replace')
     replay = f'python tests/helpers/fuzzing.py {what} {seed} {last} 1'
     assert report is not None, (
-        f'case {last} of {what} ended the child with {child.returncode}; replay: {replay}\n{said}'
+        f'case {last} of {what} ended the child with {child.returncode}; replay: {replay}\n{log}'
     )
     return Report(**report)
 
@@ -325,7 +325,7 @@ def main(what: str, seed: str, start: str, count: str, memory: str = str(1 << 31
 
 
 def _hidden(error: BaseException | None) -> str | None:
-    """Out of memory, within an error that says something else."""
+    """Out of memory, wrapped in an error of another type."""
     while error is not None:
         if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
             return f'out of memory: {error!r}'

@@ -100,7 +100,7 @@ def truncated_safetensors(folder: Path) -> Path:
 
 
 def huge_header_safetensors(folder: Path) -> Path:
-    """The header is said to be of a tebibyte."""
+    """The stated length of the header is a tebibyte."""
     return _write(folder / 'huge_header.safetensors', struct.pack('<Q', 1 << 40) + b'{}')
 
 

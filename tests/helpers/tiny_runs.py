@@ -54,7 +54,7 @@ SIZES = {
     'dataset.mean': (0.305,),
     'dataset.std': (0.376,),
 }
-"""What a run without `init_from` has to be told."""
+"""Fields that a run without `init_from` must set."""
 
 AVERAGED = {'ema_decay': 0.5, 'per_class': True, 'optimizer.eps': 1e-3}
 """Fine-tuning with averages; an epsilon at which Adam does not turn rounding into steps."""
@@ -100,7 +100,7 @@ def metrics(workdir: Path) -> list[dict[str, float]]:
 
 
 def evaluations(workdir: Path) -> dict[int, dict[str, float]]:
-    """Step -> what was found on the held-out images."""
+    """Returns step -> metrics on the held-out images."""
     return {line['step']: line for line in metrics(workdir) if 'eval/loss' in line}
 
 

@@ -30,16 +30,16 @@ EXPLICIT |= dict(cluster_detection_method='deactivate')
             'Kubernetes names 10.0.0.1:1234 as coordinator',
             EXPLICIT,
         ),
-        (SLURM, 'found by Slurm, job 77', {}),
+        (SLURM, 'started by Slurm, job 77', {}),
         (SLURM | {'SLURM_NTASKS': '1'}, '', None),
-        ({'TPU_ML_PLATFORM': 'JAX'}, 'found by Cloud TPU', {}),
+        ({'TPU_ML_PLATFORM': 'JAX'}, 'started by Cloud TPU', {}),
         (SLURM | COORDINATOR, 'the environment names 10.0.0.1:1234 as coordinator', EXPLICIT),
         ({'TPU_WORKER_HOSTNAMES': 'a,b'}, '', None),  # a TPU's host without its chips
         ({'TPU_ML_PLATFORM': 'JAX', 'JAX_PLATFORMS': 'cpu'}, '', None),
         ({'TPU_ML_PLATFORM': 'JAX', 'TPU_SKIP_MDS_QUERY': '1'}, '', None),  # chips of one machine
     ],
 )
-def test_where_other_processes_are_found(environment, summary, arguments):
+def test_how_processes_discover_each_other(environment, summary, arguments):
     assert find_processes(environment) == (summary, arguments)
 
 

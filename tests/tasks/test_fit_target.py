@@ -61,7 +61,7 @@ def test_the_same_command_again_takes_the_basis_from_the_checkpoint(pca_run, mon
 
 
 @pytest.mark.slow
-def test_another_target_than_that_of_init_from_is_told(pca_run, tmp_path):
+def test_another_target_than_that_of_init_from_is_reported(pca_run, tmp_path):
     fields = MASK_TOKENS | {'init_from': str(pca_run[0])}
     with pytest.raises(UserError, match=r'predicts another target\.name.*decoder/head/bias'):
         start(pretraining(**fields), tmp_path)
@@ -130,7 +130,7 @@ def bright(images):
 
 
 @pytest.mark.slow
-def test_ids_that_are_no_codes_are_told_before_the_first_step(pca_run, tmp_path):
+def test_ids_that_are_no_codes_are_reported_before_the_first_step(pca_run, tmp_path):
     token = {'target.name': 'token', 'target.tokenizer': f'{__name__}:bright'}
     start(pretraining(**token, **{'target.codes': 9}), tmp_path / 'run')
     with pytest.raises(UserError, match=r'ids from 0 to \d, and target\.codes=4 are 0 to 3'):

@@ -47,8 +47,8 @@ def test_a_crop_is_pillows_but_for_a_rounding(size):
     pixels = picture(90, 70)
     ours = crop_and_resize(on_canvas(pixels, 96), np.array(BOXES, np.int32), size)
     assert ours.shape == (len(BOXES), *size, 3) and ours.dtype == np.float32
-    for box, found in zip(BOXES, np.asarray(ours), strict=True):
-        difference = np.abs(found - pillow(Image.fromarray(pixels), box, size))
+    for box, actual in zip(BOXES, np.asarray(ours), strict=True):
+        difference = np.abs(actual - pillow(Image.fromarray(pixels), box, size))
         # Pillow from 13 on begins down where many more rows go than columns: other roundings.
         down = box[3] - size[0] > 2 * max(box[2] - size[1], 0)
         assert difference.max() <= (2 if down else 1)
@@ -67,13 +67,13 @@ def test_the_rows_of_an_image_follow_each_other():
 @pytest.mark.parametrize('dtype', [np.uint16, np.float32])
 def test_other_depths_are_rounded_once_or_never(dtype):
     band = (picture(90, 70)[..., :1].astype(np.float64) * 257).astype(dtype)
-    (found,) = crop_and_resize(
+    (actual,) = crop_and_resize(
         on_canvas(band, 96), np.array([(9, 8, 70, 50, 0)], np.int32), (32, 32)
     )
     image = Image.fromarray(band[..., 0].astype(np.float32))
     expected = pillow(image, (9, 8, 70, 50, 0), (32, 32))[..., None]
     if dtype == np.uint16:
-        assert (found == np.round(found)).all()
-        assert np.abs(np.asarray(found) - expected.clip(0, 65535)).max() <= 0.51
+        assert (actual == np.round(actual)).all()
+        assert np.abs(np.asarray(actual) - expected.clip(0, 65535)).max() <= 0.51
     else:
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=0.05)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=0.05)

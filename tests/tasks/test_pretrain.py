@@ -124,9 +124,9 @@ def test_tokens_are_made_of_the_images_as_they_were_loaded():
     assert len(np.unique(ids)) > 1
     odds = np.exp(np.float64(output.prediction))
     chosen = np.take_along_axis(odds, ids[..., None], -1)[..., 0] / odds.sum(axis=-1)
-    wanted = -np.log(chosen)[np.asarray(output.mask)].mean()
+    expected = -np.log(chosen)[np.asarray(output.mask)].mean()
     np.testing.assert_allclose(
-        jax.jit(task.loss)(params, state, batch, jax.random.key(0))[0], wanted, rtol=1e-4
+        jax.jit(task.loss)(params, state, batch, jax.random.key(0))[0], expected, rtol=1e-4
     )
     whole = jax.jit(task.evaluate)(params, state, {'image': rows, 'valid': np.ones(2, bool)}, 0)
     assert np.isfinite(whole.loss.total)
@@ -142,9 +142,9 @@ def test_evaluation_counts_the_patches_that_the_loss_does_and_valid_rows():
     params = jax.jit(task.init)(jax.random.key(0))[0]
     batch = {'image': images(3), 'valid': np.array([True, True, False])}
     errors = np.asarray(jax.jit(task.reconstruct)(params, batch).errors)
-    found = sums_of(jax.jit(task.evaluate)(params, {}, batch, 0))
-    assert found['count'] == 2
-    np.testing.assert_allclose(found['loss'], errors[:2].mean(axis=1).sum(), rtol=1e-5)
+    actual = sums_of(jax.jit(task.evaluate)(params, {}, batch, 0))
+    assert actual['count'] == 2
+    np.testing.assert_allclose(actual['loss'], errors[:2].mean(axis=1).sum(), rtol=1e-5)
 
 
 def test_images_are_normalised_by_scale_mean_and_std(task):

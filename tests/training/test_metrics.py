@@ -112,7 +112,7 @@ def test_tensorboard_gets_the_same_scalars_at_their_steps(tmp_path):
     assert values == [(5, 'loss', 0.5), (5, 'eval/loss', 0.25), (6, 'loss', 0.125)]
 
 
-def test_tensorboard_is_told_that_later_steps_are_superseded(tmp_path):
+def test_tensorboard_is_reported_that_later_steps_are_superseded(tmp_path):
     with make_writer(tmp_path, start_step=20):
         pass
     starts = [e.step for e in events_of(tmp_path) if e.session_log.status == SessionLog.START]
@@ -187,7 +187,7 @@ def test_a_line_of_a_long_run_fits_in_120_columns():
     assert len(format_line(123_456, 499_200, 396.7, scalars)) <= 150
 
 
-def test_a_line_tells_what_there_is_and_survives_what_is_not_finite():
+def test_a_line_states_what_there_is_and_survives_what_is_not_finite():
     assert format_line(3, 10, 0.3, {}) == 'step  3/10  epoch 0.3'
     assert 'held-out loss 0.2500' in format_line(3, 10, 0.3, {'eval/loss': 0.25})
     assert 'loss nan' in format_line(3, 10, 0.3, {'loss': float('nan')})
@@ -206,7 +206,7 @@ def test_a_line_tells_what_there_is_and_survives_what_is_not_finite():
         (273_600, '3d04h'),
     ],
 )
-def test_times_are_told_in_two_units(seconds, text):
+def test_times_are_reported_in_two_units(seconds, text):
     assert format_seconds(seconds) == text
 
 

@@ -41,9 +41,9 @@ def trained_on(batches, skip_nonfinite, ema_decay=None):
     step = jit_step(make_step(task, tx, seed=3, **options), mesh, state)
     states, metrics = [jax.tree.map(np.asarray, state)], []
     for images in batches:
-        state, found = step(state, mesh_lib.put_batch(mesh, {'image': images}))
+        state, actual = step(state, mesh_lib.put_batch(mesh, {'image': images}))
         states.append(jax.tree.map(np.asarray, state))
-        metrics.append({name: float(value) for name, value in found.items()})
+        metrics.append({name: float(value) for name, value in actual.items()})
     return states, metrics
 
 

@@ -235,8 +235,8 @@ def follow(tx: optax.GradientTransformation, shapes: dict, case: str) -> None:
         grads = traverse_util.unflatten_dict(optimizers.gradients(shapes, step), sep='/')
         params, state = update(grads, state, params)
         for name, ours in traverse_util.flatten_dict(params, sep='/').items():
-            told = f'{name} after step {step}'
-            np.testing.assert_allclose(ours, history[name][step], atol=1e-5, rtol=0, err_msg=told)
+            label = f'{name} after step {step}'
+            np.testing.assert_allclose(ours, history[name][step], atol=1e-5, rtol=0, err_msg=label)
 
 
 def golden_schedule(peak: float, minimum: float = 0.0) -> optax.Schedule:

@@ -241,7 +241,7 @@ def test_averaging_changes_nothing_but_the_average():
 
 
 def test_without_an_average_there_is_no_place_for_one_in_the_state():
-    """A checkpoint is stored, and found again, by these names: even a None would be one."""
+    """Checkpoints are stored and restored by these names: even a None would be one."""
     state = jax.eval_shape(lambda: initial_state(make_task(), make_tx(), seed=3))
     paths, _ = jax.tree.flatten_with_path(state, is_leaf=lambda x: x is None)
     assert {str(path[0]) for path, _ in paths} == {'.step', '.params', '.opt_state'}
