@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mae_jax.data.loader.read_ahead import num_cores
+from mae_jax.runtime.cores import num_cores
 
 
 class Contender(NamedTuple):

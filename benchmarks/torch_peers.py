@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from measure import Contender
 
-from mae_jax.data.loader.read_ahead import num_cores
+from mae_jax.runtime.cores import num_cores
 from mae_jax.tasks.classify import Classify
 from mae_jax.tasks.pretrain import Pretrain
 

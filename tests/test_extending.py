@@ -12,6 +12,7 @@ from helpers.commands import ROOT, make_tiny_config
 from helpers.environment import xla_flags
 
 import mae_jax
+from mae_jax.config.model import make_encoder
 from mae_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -74,8 +75,15 @@ def test_a_task_of_ones_own_trains_resumes_and_keeps_its_best(module, tmp_path, 
     evaluations = [x for x in lines(tmp_path / 'run/metrics.jsonl') if 'eval/accuracy' in x]
     assert [x['step'] for x in evaluations] == [4, 6]
     assert 0 < evaluations[-1]['eval/accuracy'] < 1
-    mae_jax.run(config, tmp_path / 'run')
+    state = mae_jax.run(config, tmp_path / 'run')
     assert 'resuming at step 6 of 6' in capsys.readouterr().out
+    encoder, params = mae_jax.load_encoder(tmp_path / 'run')
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    model = make_encoder(config)
+    expected = model.apply({'params': state.params['encoder']}, images)
+    np.testing.assert_allclose(encoder.apply({'params': params}, images), expected, atol=1e-5)
+    with pytest.raises(UserError, match='has no decoder'):
+        mae_jax.load(tmp_path / 'run')
 
 
 def test_all_of_them_train_by_the_command(module, tmp_path):

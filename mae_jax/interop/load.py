@@ -169,12 +169,15 @@ def read_module(
       given: hyperparameters that override those of the config, see `hyperparameters.py`.
 
     Returns:
-      (module, model); the module is an `Encoder` if the model has neither decoder nor head.
+      (module, model); the module is an `Encoder` if the model has neither decoder nor head, or was
+      trained by a task that is not part of this package, of which only the encoder is read.
 
     Raises:
       UserError: there is no such model, or it is damaged.
     """
     trained = read_trained(path)
+    if trained.config.get('task') not in (None, 'pretrain', 'classify'):  # a task of one's own
+        trained = trained._replace(params={'encoder': trained.params['encoder']}, model_state={})
     config = override(trained.config, given or {})
     tensors = flat(trained)
     try:

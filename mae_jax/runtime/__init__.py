@@ -4,6 +4,7 @@
     preemption.py         SIGTERM, Ctrl-C and the cloud's notices, as a request to save and stop
     watchdog.py           ends a process that hangs
     profile.py            a profiler trace of some steps
+    cores.py              processor cores of the process
     chips.py              peak speed and memory of accelerators
     xla_flags.py          the flags of XLA that a run sets
     compilation_cache.py  compiled programs, kept for the next start

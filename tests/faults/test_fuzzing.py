@@ -3,7 +3,7 @@
 import textwrap
 
 import pytest
-from helpers import fuzzing
+from helpers import fuzzing, mutations
 
 HARM = {
     'an exception': ('raise KeyError(3)', 'KeyError: 3'),
@@ -92,7 +92,7 @@ def test_a_case_is_a_function_of_its_number(plant):
     data, others = bytes(range(256)) * 4, [b'other']
 
     def mutated(number: int) -> bytes:
-        return fuzzing.mutate(data, random.Random(f'images 0 {number}'), others)
+        return mutations.mutate(data, random.Random(f'images 0 {number}'), others)
 
     assert mutated(7) == mutated(7)
     assert len({mutated(number) for number in range(50)}) > 40

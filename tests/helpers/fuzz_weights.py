@@ -21,7 +21,7 @@ import numpy as np
 from etils import epath
 
 import mae_jax
-from helpers import commands, fuzzing, hostile_files
+from helpers import commands, hostile_files, mutations
 from mae_jax.checkpoints.integrity import CHECKSUMS, write_checksums
 from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.checkpoints.weights import restore_weights
@@ -94,7 +94,7 @@ def make(state: State, rng: random.Random) -> Case:
         name = rng.choice(names)
         how = rng.random()
         if how < 0.88 or name not in files:
-            files[name] = fuzzing.mutate(target.files[name], rng, pool)
+            files[name] = mutations.mutate(target.files[name], rng, pool)
             changes.append(f'{name} mutated')
         elif how < 0.92:
             files[name] = rng.choice(state.spare)

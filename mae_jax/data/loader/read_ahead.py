@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,14 +12,10 @@ from absl import flags
 from mae_jax.data.loader.order import Share
 from mae_jax.data.loader.stream import Stream, start_worker
 from mae_jax.errors import UserError
+from mae_jax.runtime.cores import num_cores
 
 MAX_CHUNK = 8
 """The most images that one thread loads at a time, so that all threads work on the same batch."""
-
-
-def num_cores() -> int:
-    """Returns the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def default_threads() -> int:

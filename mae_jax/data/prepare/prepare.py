@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
-from mae_jax.data.loader.read_ahead import num_cores
 from mae_jax.data.prepare.shards import (
     TEMPORARY,
     ShardRange,
@@ -37,6 +36,7 @@ from mae_jax.data.sources.prepared_format import (
 from mae_jax.data.sources.protocol import Source
 from mae_jax.errors import UserError
 from mae_jax.files.lock import claim
+from mae_jax.runtime.cores import num_cores
 
 MOST_SHARDS, LEAST_EXAMPLES = 256, 256
 """Bounds of the default number of shards of a split and of examples of a shard. A run keeps every
