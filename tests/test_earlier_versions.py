@@ -70,6 +70,7 @@ def assert_same(actual, expected, tolerance=1e-6):
         np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('name', 'step'), earlier.RESUMES_AT.items())
 def test_a_run_resumes_to_what_it_would_have_been_unstopped(continued, name, step):
     written = Path(f'runs/{name}/metrics.jsonl').read_text().splitlines()

@@ -86,6 +86,7 @@ def test_a_task_of_ones_own_trains_resumes_and_keeps_its_best(module, tmp_path, 
         mae_jax.load(tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_all_of_them_train_by_the_command(module, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(

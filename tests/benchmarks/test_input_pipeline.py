@@ -26,6 +26,7 @@ def rows_of(table: str) -> dict[str, list[str]]:
     return {name: numbers for name, *numbers in cells}
 
 
+@pytest.mark.slow
 def test_images_per_second_and_pixel_difference_are_printed(capsys):
     input_pipeline.main([*TINY, '--only', 'mae_jax'])
     ((name, (rate, _, _, pixels)),) = rows_of(capsys.readouterr().out).items()

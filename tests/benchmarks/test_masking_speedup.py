@@ -41,6 +41,7 @@ def counted():
     return np.array(rows).T
 
 
+@pytest.mark.slow
 def test_xla_counts_the_products_of_a_whole_step_and_little_else(counted):
     xla, by_hand = counted
     assert np.all(xla > by_hand) and np.all(xla < 1.01 * by_hand)

@@ -81,6 +81,7 @@ def killed(tmp_path_factory):
     return directories
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('moment', KILL_AT)
 def test_a_run_killed_while_it_writes_leaves_an_intact_checkpoint(killed, moment):
     directory: Path = killed[moment]

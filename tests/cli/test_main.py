@@ -17,7 +17,7 @@ import main
 from mae_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 
 
-def test_a_run_trains_and_writes_everything_and_a_finished_one_stops(command, tmp_path):
+def test_a_run_trains_and_writes_everything(command, tmp_path):
     workdir = f'--workdir={tmp_path}'
     status, output = command(*TINY, workdir)
     assert status == 0, output
@@ -33,6 +33,12 @@ def test_a_run_trains_and_writes_everything_and_a_finished_one_stops(command, tm
     assert list((tmp_path / 'tensorboard').iterdir())
     assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['4', '6', '8']
 
+
+@pytest.mark.slow
+def test_a_finished_run_stops_and_is_evaluated(command, tmp_path):
+    workdir = f'--workdir={tmp_path}'
+    status, output = command(*TINY, workdir)
+    assert status == 0, output
     before = (tmp_path / 'metrics.jsonl').read_text()
     status, output = command(*TINY, workdir)
     assert status == 0
@@ -41,6 +47,7 @@ def test_a_run_trains_and_writes_everything_and_a_finished_one_stops(command, tm
 
     status, output = command(*TINY, workdir, '--config.mode=eval')
     assert status == 0
+    lines = map(json.loads, before.splitlines())
     held_out = [line['eval/loss'] for line in lines if 'eval/loss' in line][-1]
     assert f'32 held-out images: loss {held_out:.4f}' in output
 

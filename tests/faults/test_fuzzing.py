@@ -78,6 +78,7 @@ def test_a_crash_is_noticed_and_the_case_is_named(plant):
         run()
 
 
+@pytest.mark.slow
 def test_a_case_that_hangs_is_noticed(plant, monkeypatch):
     monkeypatch.setattr(fuzzing, 'CASE_S', 2.0)
     plant("__import__('time').sleep(100)")

@@ -9,6 +9,7 @@ import pytest
 import vit
 from helpers.commands import ROOT
 from helpers.models import make_mae
+from helpers.slow import slow_after
 
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import BatchNorm, Classifier, drop_path_scale
@@ -186,7 +187,7 @@ def test_the_heads_deviation_is_the_original_by_default():
     assert Classifier(**TINY).head_std == 2e-5
 
 
-@pytest.mark.parametrize('pool', ['mean', 'cls'])
+@pytest.mark.parametrize('pool', slow_after(1, ['mean', 'cls']))
 def test_bfloat16_ends_at_the_features(pool):
     plain, images, variables = tiny(pool=pool, head_std=1.0)
     model = Classifier(**TINY, pool=pool, head_std=1.0, dtype=jnp.bfloat16, drop_path=0.5)

@@ -10,6 +10,7 @@ import pytest
 import vitmae
 from helpers.commands import ROOT
 from helpers.models import make_mae
+from helpers.slow import slow_after
 
 from mae_jax.errors import UserError
 from mae_jax.models.mae import MAE, Decoder
@@ -180,11 +181,14 @@ def test_masks_come_from_the_mask_key_and_differ_from_step_to_step():
 
 @pytest.mark.parametrize(
     'variant, total, trainable',
-    [
-        ('vit_base', 111_907_840, 111_655_680),
-        ('vit_large', 329_541_888, 329_239_296),
-        ('vit_huge', 657_074_508, 656_613_964),
-    ],
+    slow_after(
+        1,
+        [
+            ('vit_base', 111_907_840, 111_655_680),
+            ('vit_large', 329_541_888, 329_239_296),
+            ('vit_huge', 657_074_508, 656_613_964),
+        ],
+    ),
 )
 def test_parameter_counts_are_the_official_ones(variant, total, trainable):
     model = make_mae(**architecture(variant))

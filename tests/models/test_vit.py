@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.jaxprs import multiplications
+from helpers.slow import slow_after
 
 from mae_jax.errors import UserError
 from mae_jax.models.transformer import Transformer
@@ -165,7 +166,7 @@ def three_blocks():
 SWITCHES = [{}, {'scan': True}, {'remat': 'block'}, {'scan': True, 'remat': 'dots'}]
 
 
-@pytest.mark.parametrize('options', SWITCHES)
+@pytest.mark.parametrize('options', slow_after(1, SWITCHES))
 def test_each_branch_is_scaled_for_each_example(options):
     """As if the example had a model of its own, whose branches end in scaled weights."""
     params, tokens = three_blocks()
@@ -203,7 +204,7 @@ def output_and_gradients(**options):
     return out, *gradients
 
 
-@pytest.mark.parametrize('options', SWITCHES)
+@pytest.mark.parametrize('options', slow_after(1, SWITCHES))
 def test_frozen_blocks_run_but_take_no_gradient(options):
     out, params, tokens = output_and_gradients(frozen_blocks=2, **options)
     expected_out, expected, _ = output_and_gradients()
@@ -214,7 +215,7 @@ def test_frozen_blocks_run_but_take_no_gradient(options):
     assert not any(leaf.any() for leaf in jax.tree.leaves(frozen))
 
 
-@pytest.mark.parametrize('options', SWITCHES)
+@pytest.mark.parametrize('options', slow_after(1, SWITCHES))
 def test_frozen_blocks_cost_nothing_backward(options):
     """Neither products nor memory, even for whoever asks for the gradient of all parameters."""
 

@@ -101,6 +101,7 @@ def test_sharded_parameters_are_an_eighth_but_for_small_ones(plain):
     assert 0.8 * plain.memory.parameters < sharded.weight_copies < plain.memory.parameters
 
 
+@pytest.mark.slow
 def test_activations_go_with_the_rows_of_a_micro_batch(plain):
     halves = make_plan(small(**{'optimizer.accumulate': 2}), 8, DATA)
     assert (plain.rows, halves.rows) == (8, 4)
@@ -123,6 +124,7 @@ def test_rematerialisation_keeps_less_and_computes_more():
     assert block.product_flops == none.product_flops
 
 
+@pytest.mark.slow
 def test_a_loop_over_blocks_costs_the_same_operations(plain):
     scanned = make_plan(small(**{'model.scan': True}), 8, DATA)
     assert scanned.xla_flops == plain.xla_flops
@@ -130,6 +132,7 @@ def test_a_loop_over_blocks_costs_the_same_operations(plain):
     assert scanned.memory.weight_copies > 0.5 * plain.memory.parameters  # stacked
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_half_and_a_copy_of_the_weights(plain):
     half = make_plan(small(**{'model.dtype': 'bfloat16'}), 8, DATA).memory
     assert half.parameters == plain.memory.parameters
@@ -137,6 +140,7 @@ def test_bfloat16_keeps_half_and_a_copy_of_the_weights(plain):
     assert half.weight_copies == pytest.approx(plain.memory.parameters / 2, rel=0.15)
 
 
+@pytest.mark.slow
 def test_what_does_not_learn_has_no_gradient_and_no_moments():
     config = finetune.imagenet('vit_base')
     config.update_from_flattened_dict({k: v for k, v in SMALL.items() if 'decoder' not in k})

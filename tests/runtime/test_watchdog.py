@@ -2,6 +2,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from mae_jax.errors import EXIT_LOST
 from mae_jax.runtime.watchdog import watchdog
 
@@ -17,6 +19,7 @@ with watchdog(2.0) as alive:
 """
 
 
+@pytest.mark.slow
 def test_a_process_in_which_nothing_happens_is_ended_with_the_reason_and_the_place():
     done = subprocess.run([sys.executable, '-c', SCRIPT], capture_output=True, text=True)
     assert done.stdout == 'alive for three seconds\n'

@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import traverse_util
 from helpers.jaxprs import multiplications
+from helpers.slow import slow_after
 
 from configs import finetune_digits
 from mae_jax.data.sources.arrays import ArraySource
@@ -136,13 +137,13 @@ def test_a_step_costs_less_the_fewer_blocks_learn_and_a_probe_little_more_than_a
         assert flops(trained) / forward == pytest.approx(1 + 2 * blocks / 3, rel=0.05)
 
 
-@pytest.mark.parametrize('trained', ['all', '1', 'head'])
+@pytest.mark.parametrize('trained', slow_after(1, ['1', 'all', 'head']))
 def test_a_scanned_step_costs_no_more(trained):
     plain, scanned = (multiplications(traced(trained, scan)[1].jaxpr) for scan in (False, True))
     assert scanned == plain > 0
 
 
-@pytest.mark.parametrize('trained', TRAINED)
+@pytest.mark.parametrize('trained', slow_after(1, reversed(TRAINED)))
 def test_flops_agree_with_the_compilers_count(trained):
     # It counts what is no matrix product as well.
     assert traced(trained)[0].flops_per_image() == pytest.approx(flops(trained), rel=0.04)

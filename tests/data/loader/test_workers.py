@@ -99,6 +99,7 @@ def ended(tmp_path_factory):
         return Ended(count, damaged, error.value, ends(pid))
 
 
+@pytest.mark.slow
 def test_a_worker_ignores_ctrl_c_and_sigterm(ended):
     assert ended.batches_after_signals == 20
 
@@ -123,6 +124,7 @@ def test_a_killed_worker_ends_the_stream_and_is_named(photo_folder):
         assert not any(alive(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_ends_the_stream_after_the_timeout(photo_folder):
     with photo_loader(photo_folder(20), workers=1, threads=1).iterate(0) as batches:
         next(batches)
@@ -150,6 +152,7 @@ class Hanging:
         return self.source[index]
 
 
+@pytest.mark.slow
 def test_a_read_that_hangs_ends_the_stream_after_the_timeout(photo_folder):
     source = Hanging(make_source('folder', 'train', path=str(photo_folder(20))))
     sizes = {'batch_size': 12, 'rows': range(12), 'image_size': (16, 16)}

@@ -261,6 +261,7 @@ def test_deep_data_and_unusual_names_are_prepared(tmp_path):
     assert {np.load(io.BytesIO(r['image'])).shape for r in records} == {(32, 38, 6)}
 
 
+@pytest.mark.slow
 def test_worker_processes_prepare_a_data_set_of_tfds_with_the_same_bytes(tmp_path):
     from helpers.tfds_photos import TinyPhotos
 
