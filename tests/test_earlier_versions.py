@@ -82,12 +82,14 @@ def test_a_run_resumes_to_what_it_would_have_been_unstopped(continued, name, ste
     assert_same(earlier.measure_model(continued / f'runs/{name}'), expected['model'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', earlier.EVALUATED)
 def test_a_run_evaluates_to_the_same_accuracies(continued, name):
     evaluations = json.loads((continued / 'evaluations.json').read_text())
     assert evaluations[name] == EXPECTED['runs'][name]['evaluation']
 
 
+@pytest.mark.slow
 def test_a_converted_classifier_evaluates_as_the_run_it_was_converted_from(continued):
     evaluations = json.loads((continued / 'evaluations.json').read_text())
     assert evaluations['converted'] == EXPECTED['runs']['fine_tuning']['evaluation']

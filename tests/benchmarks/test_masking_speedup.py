@@ -47,6 +47,7 @@ def test_xla_counts_the_products_of_a_whole_step_and_little_else(counted):
     assert np.all(xla > by_hand) and np.all(xla < 1.01 * by_hand)
 
 
+@pytest.mark.slow
 def test_saving_equals_the_count_by_hand(counted):
     xla, by_hand = counted
     np.testing.assert_allclose(xla[0] / xla, by_hand[0] / by_hand, rtol=5e-3)

@@ -104,10 +104,12 @@ def test_a_worker_ignores_ctrl_c_and_sigterm(ended):
     assert ended.batches_after_signals == 20
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_named_from_a_worker_too(ended):
     assert ended.damaged in str(ended.error) and 'on_error' in str(ended.error)
 
 
+@pytest.mark.slow
 def test_an_error_closes_the_stream_and_ends_the_worker(ended):
     assert ended.worker_ended
 
@@ -203,12 +205,14 @@ def trainer(tmp_path_factory):
         process.wait()
 
 
+@pytest.mark.slow
 def test_reading_images_imports_neither_tensorflow_nor_torch(trainer):
     _, _, modules = trainer
     assert 'grain' in modules and 'tensorflow_datasets' in modules
     assert not {'tensorflow', 'torch'}.intersection(modules)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_trainer_that_is_killed(trainer):
     process, pid, _ = trainer
     assert alive(pid)
