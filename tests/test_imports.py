@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip('importlinter')
 
 def lint_imports(folder: Path) -> tuple[int, str]:
     """Runs import-linter by the setup.cfg of `folder`: (exit status, output)."""
-    command = ['lint-imports', '--no-cache', '--no-logo']
+    command = [Path(sys.executable).with_name('lint-imports'), '--no-cache']
     process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return process.returncode, process.stdout + process.stderr
 
