@@ -15,8 +15,10 @@ The official mae_visualize_* were trained on --target pixel.
 
 import argparse
 
+from mae_jax.cli.arguments import Parser
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: Parser) -> None:
     """Adds the options of the command."""
     parser.add_argument('source', metavar='SRC', help='a run, a checkpoint, a file, a directory')
     parser.add_argument('destination', metavar='DST', help='the file or directory to write')

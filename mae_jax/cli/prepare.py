@@ -20,11 +20,13 @@ Ctrl-C).
 import argparse
 import sys
 
+from mae_jax.cli.arguments import Parser
+
 GLOBAL_OPTIONS = ('command', 'verbose')
 """Arguments that `main.py` adds for every command."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the options of the command."""
     parser.add_argument('source', metavar='SRC', help='a folder of images, or a TFDS name')
     parser.add_argument('destination', metavar='DST', help='the directory to write')
