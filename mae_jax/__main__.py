@@ -3,6 +3,8 @@
 import os
 import sys
 
+from mae_jax.runtime.interrupts import answer_interrupts
+
 
 def main(argv: list[str] | None = None, program: str = 'mae-jax') -> None:
     """Runs a command, and ends the process with its exit status.
@@ -11,6 +13,7 @@ def main(argv: list[str] | None = None, program: str = 'mae-jax') -> None:
       argv: the command and its arguments; None for those of the process.
       program: its name in messages.
     """
+    answer_interrupts()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ['train']:
         from mae_jax.runtime.large_pages import start_with_large_pages

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mae_jax.cli.arguments import Parser
 from mae_jax.errors import EXIT_PREEMPTED, UserError
+from mae_jax.runtime.interrupts import cleaning_up
 
 
 def add_arguments(parser: Parser) -> None:
@@ -48,7 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
     suite = load_suite(arguments.suite, arguments.overrides)
     message = '\nstopped: run the same command to go on.'
     try:
-        failed = run_suite(suite, arguments.out, arguments.rows, arguments.seeds)
+        with cleaning_up():
+            failed = run_suite(suite, arguments.out, arguments.rows, arguments.seeds)
     except KeyboardInterrupt:
         print(message)
         raise

@@ -21,6 +21,7 @@ import argparse
 import sys
 
 from mae_jax.cli.arguments import Parser
+from mae_jax.runtime.interrupts import cleaning_up
 
 GLOBAL_OPTIONS = ('command', 'verbose')
 """Arguments that `main.py` adds for every command."""
@@ -67,7 +68,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     options = {key: value for key, value in vars(arguments).items() if key not in GLOBAL_OPTIONS}
     try:
-        prepare(**options)
+        with cleaning_up():
+            prepare(**options)
     except (KeyboardInterrupt, SystemExit):
         print('\nstopped: run the same command to go on.', file=sys.stderr)
         raise

@@ -18,6 +18,7 @@ import os
 
 import mae_jax
 from mae_jax.cli.arguments import Parser, config_of
+from mae_jax.runtime.interrupts import current_interrupts
 
 
 def add_arguments(parser: Parser) -> None:
@@ -28,6 +29,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs a config; JAX is imported once the config is known to be valid."""
+    if interrupts := current_interrupts():
+        interrupts.farewell = 'stopped before the first step'
     from mae_jax.config.files import load_config
     from mae_jax.runtime.xla_flags import set_xla_flags
 
