@@ -66,11 +66,12 @@ class Interrupts:
         if self._request is None or self._pressed:
             write_line(self.farewell)
             os._exit(EXIT_INTERRUPTED)
-        self._pressed = True
-        line, request = self._request
-        write_line(line)
-        self._answered.set()
-        request()
+        else:
+            self._pressed = True
+            line, request = self._request
+            write_line(line)
+            self._answered.set()
+            request()
 
 
 def answer_interrupts() -> None:

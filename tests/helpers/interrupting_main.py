@@ -22,6 +22,7 @@ KIND, _, WHAT = os.environ['MOMENT'].partition(' ')
 
 def press() -> None:
     os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)  # longer than an answer takes
 
 
 def press_while_busy() -> None:
