@@ -1,6 +1,7 @@
 """Parses the arguments of a command; every mistake in them is one sentence."""
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 
@@ -29,6 +30,7 @@ class Parser(argparse.ArgumentParser):
           UserError: an argument is unknown, missing or malformed.
         """
         overrides, others = split_overrides(argv)
+        others = [expand_home(argument) for argument in others]
         arguments, unknown = self.parse_known_args(others)
         if unknown:
             self.error(f'{unknown[0]!r} is not an argument of {self.prog}{self._hint(unknown[0])}')
@@ -85,6 +87,12 @@ def config_of(arguments: argparse.Namespace) -> str:
         problem = f'two configs, {" and ".join(named)}' if named else 'no config'
         raise UserError(f'{problem}: name one, such as quickstart or my/config.py.')
     return named[0]
+
+
+def expand_home(argument: str) -> str:
+    """Replaces `~` in a path or in --flag=path; a shell does it only for the first."""
+    flag, equals, value = argument.partition('=') if argument[:2] == '--' else ('', '', argument)
+    return f'{flag}{equals}{os.path.expanduser(value)}'
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     name = config_of(arguments)
     config = load_config(name, arguments.overrides)
-    workdir = os.path.expanduser(arguments.workdir or default_workdir(name))
+    workdir = arguments.workdir or default_workdir(name)
     if _is_first_process():
         print(f'mae_jax {mae_jax.__version__}: {name} in {workdir}', flush=True)
     set_xla_flags(config.deterministic)  # before anything touches a device

@@ -81,9 +81,9 @@ def find_file(name: str, option: str, function: str) -> str:
     stem, suffix = os.path.splitext(base)
     if suffix == '.py' and os.path.isfile(expanded):
         return expanded
-    known = recipes(function)
-    if folder in ('', 'configs') and suffix in ('', '.py') and stem in known:
-        return os.path.join(RECIPES, f'{stem}.py')
+    recipe, known = os.path.join(RECIPES, f'{stem}.py'), recipes(function)
+    if folder in ('', 'configs') and suffix in ('', '.py') and os.path.isfile(recipe):
+        return recipe
     hint = ''
     if os.path.isdir(folder or '.') and suffix:
         files = [each for each in os.listdir(folder or '.') if each.endswith('.py')]
