@@ -25,7 +25,7 @@ FILES = [
     (('train', 'vit_large:8'), "vit_large takes no argument ('8')"),
     (
         ('train', 'my/broken.py'),
-        "my/broken.py cannot be loaded (ImportError: No module named 'nix'",
+        "cannot be loaded (ModuleNotFoundError: No module named 'nix')",
     ),
     (('train',), 'no config: name one, such as quickstart'),
     ((*TRAIN, '--config=vit_large'), 'two configs, quickstart and vit_large: name one'),
