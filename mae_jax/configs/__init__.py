@@ -6,4 +6,4 @@ which needs no installation, this module takes their place and names that direct
 
 from pathlib import Path
 
-__path__ = [str(Path(__file__).parents[2] / 'configs')]
+__path__ = [str(Path(__file__).resolve().parents[2] / 'configs')]
