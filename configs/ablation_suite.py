@@ -1,7 +1,7 @@
 """Lists the ablations of a suite, and the fields that all of its runs share.
 
-    mae-jax ablate --suite=configs/ablation_suite.py:small --out=runs/ablations \
-        --set dataset.path=/path/to/images
+    mae-jax ablate --suite=ablation_suite:small --out=runs/ablations \
+        --config.dataset.path=/path/to/images
 
 | suite            | what it runs                                                             |
 |------------------|--------------------------------------------------------------------------|
@@ -17,7 +17,7 @@ To define another suite, write a file with a `get_suite` function like the one b
 
 from ml_collections import ConfigDict
 
-from configs import ablations
+from mae_jax.configs import ablations
 
 TABLE = tuple(name for name, row in ablations.ROWS.items() if row.table.startswith('1'))
 MASK_RATIO = tuple(name for name in ablations.ROWS if name.startswith('mask_ratio_'))
@@ -83,7 +83,7 @@ SMALL_CHANGES = {
     **{f'epochs_{n}': {'num_epochs': n / 160} for n in (100, 200, 400, 800, 1600)},
     # A tokenizer that needs no weights of another model.
     'target_dvae': {
-        'target.tokenizer': 'benchmarks.color_tokens:color_tokens',
+        'target.tokenizer': 'mae_jax.pretext.color_tokens:color_tokens',
         'target.codes': 512,
     },
     'target_pca': {'target.components': 24},

@@ -10,13 +10,13 @@ fine-tunes each with the recipes in `FROM_PRETRAINED`.
 Six rows, one in each subtable of Table 1, equal the base. Where the paper gives no value, these
 configs use 16 heads for decoders of every width, and colour jitter of 0.4 (brightness, contrast,
 saturation) and 0.1 (hue). The row target_dvae needs a file written by scripts/convert_dvae.py:
---config.target.tokenizer=dvae.safetensors, or in a suite --set target_dvae.target.tokenizer=... .
+--config.target.tokenizer=dvae.safetensors, or in a suite --config.target_dvae.target.tokenizer=....
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from configs import finetune, linprobe, vit_large
+from mae_jax.configs import finetune, linprobe, vit_large
 
 
 class Row(NamedTuple):

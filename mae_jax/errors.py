@@ -1,7 +1,9 @@
 """Errors with a message for the user, and the exit statuses of a command."""
 
+import difflib
 import os
 import re
+from collections.abc import Iterable, Mapping
 
 EXIT_USER_ERROR = 1
 """A mistake of the user's; the message explains how to correct it."""
@@ -52,3 +54,16 @@ def brief(error: Exception) -> str:
     if code or isinstance(error, OSError) and error.errno:
         return os.strerror(int(code[1]) if code else error.errno)
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def did_you_mean(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
+    """Returns ": did you mean 'x'?" with the name that is most like this one, or ''.
+
+    Args:
+      name: what the user wrote.
+      known: the names that exist; of a mapping, the value of the nearest key is shown.
+    """
+    shown = known if isinstance(known, Mapping) else {each: each for each in known}
+    lower = {each.lower(): each for each in shown}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    return f': did you mean {shown[lower[near[0]]]!r}?' if near else ''

@@ -20,7 +20,7 @@ from mae_jax.ablation.stage import (
     run_stage,
 )
 from mae_jax.ablation.suite import Suite
-from mae_jax.errors import UserError
+from mae_jax.errors import UserError, did_you_mean
 
 
 def run_suite(suite: Suite, out: Path, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> int:
@@ -38,7 +38,8 @@ def run_suite(suite: Suite, out: Path, rows: Sequence[str] = (), seeds: Sequence
     """
     rows, seeds = rows or tuple(suite.rows), seeds or suite.seeds
     if unknown := [row for row in rows if row not in suite.rows]:
-        raise UserError(f'{suite.name} has no row {unknown[0]!r}: choose {", ".join(suite.rows)}.')
+        hint = did_you_mean(unknown[0], list(suite.rows)) or f': choose {", ".join(suite.rows)}.'
+        raise UserError(f'{suite.name} has no row {unknown[0]!r}{hint}')
     for stage in suite.stages_on_disk(out):
         refuse_changed(stage)
     runs = list(dict.fromkeys(suite.run_of[row] for row in rows))

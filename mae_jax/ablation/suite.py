@@ -4,20 +4,19 @@ Rows with the same config share one run. <out>/<run>/seed<k>/<stage>/ is the wor
 stage.
 """
 
-import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from mae_jax.ablation.stage import Stage
-from mae_jax.config.fields import group_of, read_value, set_fields
-from mae_jax.config.files import load_module, loading
+from mae_jax.config.fields import field_names, group_of, read_value, set_fields, unknown_field
+from mae_jax.config.files import load_module
 from mae_jax.config.saved import to_json
-from mae_jax.errors import UserError
+from mae_jax.configs import ablations
+from mae_jax.errors import UserError, did_you_mean
 
 STAGES = ('pretrain', 'linprobe', 'finetune')
 
@@ -62,23 +61,26 @@ def load_suite(name: str, settings: Sequence[str] = ()) -> Suite:
 
     Args:
       name: a file with a `get_suite`, and its argument: 'configs/ablation_suite.py:small'.
-      settings: 'field=value' for the stages that have the field, 'finetune.field=value' for one,
-        'target_pca.field=value' for the pretraining of a row. They override what the suite sets for
-        all rows, or for that one; the changes that define a row override those for all rows.
+      settings: texts of `--config.field=value`: 'field=value' for the stages that have the field,
+        'finetune.field=value' for one, 'target_pca.field=value' for the pretraining of a row. They
+        override what the suite sets for all rows, or for that one; the changes that define a row
+        override those for all rows.
 
     Raises:
       UserError: the file, a row, a field or a value does not work.
     """
     path, _, argument = name.partition(':')
-    module, ablations = _load_modules(path)
+    module = load_module(path, '--suite', 'get_suite')
     try:
         spec = module.get_suite(*[argument] if argument else [])
     except ValueError as error:
         raise UserError(str(error)) from error
     for row in (*spec.rows, *spec.changes):
         if row not in ablations.ROWS:
-            known = ', '.join(ablations.ROWS)
-            raise UserError(f'{name}: no row {row!r} in configs/ablations.py: choose {known}.')
+            hint = (
+                did_you_mean(row, list(ablations.ROWS)) or f': choose {", ".join(ablations.ROWS)}.'
+            )
+            raise UserError(f'{name}: no row {row!r} in configs/ablations.py{hint}')
 
     base = {'pretrain': ablations.get_config()}
     base |= {stage: make() for stage, make in ablations.FROM_PRETRAINED.items()}
@@ -103,24 +105,15 @@ def load_suite(name: str, settings: Sequence[str] = ()) -> Suite:
     return Suite(name, tuple(spec.seeds), ablations.TABLES, rows, run_of, configs)
 
 
-def _load_modules(path: str) -> tuple[ModuleType, ModuleType]:
-    """Imports a suite's file, and configs/ablations.py."""
-    suite = load_module(path, '--suite', 'get_suite', like='configs/ablation_suite.py')
-    with loading(f'--suite={path}'):
-        return suite, importlib.import_module('configs.ablations')
-
-
 def _add_setting(text: str, base: Mapping[str, ConfigDict], changes: dict[str, dict]) -> None:
     """Adds 'field=value', '<stage>.field=value' or '<row>.field=value' to the changes of those."""
-    field, equals, value = text.partition('=')
+    field, _, value = text.partition('=')
     first, _, rest = field.partition('.')
     chosen, field = ((first,), rest) if first in changes else (STAGES, field)
     group = {name: group_of(base.get(name, base['pretrain']), field) for name in chosen}
     chosen = [name for name in chosen if group[name] is not None]
-    if not equals or not chosen:
-        raise UserError(
-            f'--set {text}: there is no config field {field!r} to set (configs/default.py and '
-            'configs/finetune.py list them; write e.g. --set dataset.path=/data/images).'
-        )
+    if not chosen:
+        known = dict.fromkeys(name for config in base.values() for name in field_names(config))
+        raise UserError(unknown_field(field, list(known)))
     for name in chosen:
         changes[name][field] = read_value(group[name], field, value)

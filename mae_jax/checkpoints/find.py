@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from mae_jax.checkpoints.integrity import find_damage
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_json, reason
-from mae_jax.files.paths import absolute
+from mae_jax.files.paths import absolute, similar_path
 
 Log = Callable[[str], None]
 
@@ -35,7 +35,7 @@ def locate(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
     )
     if (path / 'config.json').exists():  # Hugging Face's directories have one too
         message += ': convert it first, with mae-jax convert'
-    raise UserError(f'{message}.')
+    raise UserError(f'{message}{similar_path(path) or "."}')
 
 
 def is_checkpoint(path: epath.Path) -> bool:

@@ -1,9 +1,9 @@
 """Trains rows of an ablation, probes and fine-tunes each, and tabulates them beside the paper's.
 
-    mae-jax ablate --suite=configs/ablation_suite.py:small --out=runs/ablations \\
-        --set dataset.path=/path/to/images
-    mae-jax ablate --suite=configs/ablation_suite.py:small --out=runs/ablations \\
-        --set dataset.path=/path/to/images --rows target_pixel target_pca --seeds 1 2
+    mae-jax ablate --suite=ablation_suite:small --out=runs/ablations \\
+        --config.dataset.path=/path/to/images
+    mae-jax ablate --suite=ablation_suite:small --out=runs/ablations \\
+        --config.dataset.path=/path/to/images --rows target_pixel target_pca --seeds 1 2
 
 Writes <out>/table.md, plot.png (with matplotlib) and results.json; every run has a work directory,
 <out>/<run>/seed<k>/{pretrain,linprobe,finetune}, with its output in log.txt. The same command
@@ -17,26 +17,23 @@ import argparse
 import sys
 from pathlib import Path
 
+from mae_jax.cli.arguments import Parser
 from mae_jax.errors import EXIT_PREEMPTED, UserError
+from mae_jax.runtime.interrupts import cleaning_up
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the options of the command."""
     parser.add_argument(
         '--suite',
-        default='configs/ablation_suite.py',
-        help='a file with a get_suite, :its argument; unset: configs/ablation_suite.py',
+        default='ablation_suite',
+        help='a file with a get_suite, :its argument; unset: ablation_suite',
     )
     parser.add_argument('--out', required=True, type=Path, help='directory of runs and table')
     parser.add_argument('--rows', nargs='+', default=(), help="unset: the suite's")
     parser.add_argument('--seeds', nargs='+', default=(), type=_seed, help="unset: the suite's")
-    parser.add_argument(
-        '--set',
-        nargs='+',
-        default=[],
-        action='extend',
-        metavar='[STAGE.|ROW.]FIELD=VALUE',
-        help='a config field of all runs, or of a stage or row alone: finetune.num_epochs=5',
+    parser.add_overrides(
+        'a field of all runs, or of a stage or row alone: --config.finetune.num_epochs=5'
     )
 
 
@@ -49,10 +46,11 @@ def run(arguments: argparse.Namespace) -> None:
     from mae_jax.ablation.run import run_suite
     from mae_jax.ablation.suite import load_suite
 
-    suite = load_suite(arguments.suite, arguments.set)
+    suite = load_suite(arguments.suite, arguments.overrides)
     message = '\nstopped: run the same command to go on.'
     try:
-        failed = run_suite(suite, arguments.out, arguments.rows, arguments.seeds)
+        with cleaning_up():
+            failed = run_suite(suite, arguments.out, arguments.rows, arguments.seeds)
     except KeyboardInterrupt:
         print(message)
         raise

@@ -15,8 +15,11 @@ The official mae_visualize_* were trained on --target pixel.
 
 import argparse
 
+from mae_jax.cli.arguments import Parser
+from mae_jax.runtime.interrupts import cleaning_up
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: Parser) -> None:
     """Adds the options of the command."""
     parser.add_argument('source', metavar='SRC', help='a run, a checkpoint, a file, a directory')
     parser.add_argument('destination', metavar='DST', help='the file or directory to write')
@@ -50,12 +53,13 @@ def run(arguments: argparse.Namespace) -> None:
     from mae_jax.interop.hyperparameters import FIELDS
 
     given = {name: getattr(arguments, name) for name in FIELDS}
-    convert(
-        arguments.source,
-        arguments.destination,
-        to='official' if arguments.to == 'timm' else arguments.to,
-        encoder_only=arguments.encoder_only,
-        overwrite=arguments.overwrite,
-        run=not arguments.no_run,
-        given={name: value for name, value in given.items() if value is not None},
-    )
+    with cleaning_up():
+        convert(
+            arguments.source,
+            arguments.destination,
+            to='official' if arguments.to == 'timm' else arguments.to,
+            encoder_only=arguments.encoder_only,
+            overwrite=arguments.overwrite,
+            run=not arguments.no_run,
+            given={name: value for name, value in given.items() if value is not None},
+        )

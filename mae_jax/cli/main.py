@@ -1,70 +1,97 @@
 """Runs `mae-jax <command>`: parses the arguments and calls the module of the command.
 
 Exit status: 0 done; 1 a mistake of the user, with the remedy in the message; 130 Ctrl-C; 143
-SIGTERM.
+SIGTERM. `train.py` lists those of a run.
 """
 
 import argparse
 import importlib
-import signal
 import sys
+import textwrap
 import traceback
+from collections.abc import Sequence
 from types import ModuleType
 
-from mae_jax.errors import UserError
-from mae_jax.runtime.library_noise import silence_libraries
+import mae_jax
+from mae_jax.cli.arguments import Parser
+from mae_jax.errors import UserError, did_you_mean
 
 COMMANDS = {
     'ablate': "rows of an ablation, trained and put beside the paper's figures",
     'convert': 'weights of another library into ours, and ours into theirs',
+    'fields': 'every field of a config, with its default and what it means',
     'plan': 'what a run needs of a machine that is not at hand: memory, operations, days',
     'prepare': 'a data set as shards of smaller images, which are read and decoded in less time',
+    'train': 'pretraining, fine-tuning, probes and evaluation: whatever a config describes',
     'visualize': 'what a model reconstructs of images, attends to and distinguishes, as a picture',
 }
 """Name of a command, which is that of its module -> its line in `mae-jax --help`."""
 
 
-def main() -> None:
-    """Runs the command that the arguments name, and exits with its status."""
-    arguments = parse_arguments(sys.argv[1:])
-    silence_libraries()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs cleanup of half-written files
+def main(argv: Sequence[str], program: str = 'mae-jax') -> int:
+    """Runs the command that the arguments name, and returns its exit status."""
     try:
+        arguments = parse_arguments(argv, program)
+        from mae_jax.runtime.library_noise import silence_libraries
+
+        silence_libraries()
         _module(arguments.command).run(arguments)
     except UserError as error:
-        if arguments.verbose:
+        if '--verbose' in argv:
             traceback.print_exc()
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(error.exit_status)
+        print(f'error: {error}' if error.exit_status == 1 else error, file=sys.stderr, flush=True)
+        return error.exit_status
     except KeyboardInterrupt:
-        sys.exit(130)  # a shell's status for SIGINT
+        return 130  # a shell's status for SIGINT
+    return 0
 
 
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parses the arguments of a command; a mistake in them ends the process with status 1."""
-    parser = _Parser('mae-jax', description='Masked Autoencoders in JAX.')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='command')
-    for name, summary in COMMANDS.items():
-        is_chosen = name in argv[:1]  # only the chosen command's module is imported
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=_module(name).__doc__ if is_chosen else summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+def parse_arguments(argv: Sequence[str], program: str = 'mae-jax') -> argparse.Namespace:
+    """Parses a command and its arguments; only the module of that command is imported.
+
+    Args:
+      program: for the help of the command; 'main.py' stands for `mae-jax train`.
+
+    Raises:
+      UserError: there is no such command, or an argument of it does not work.
+    """
+    command = argv[0] if argv else '--help'
+    if command in ('-h', '--help'):
+        print(_help())
+        raise SystemExit
+    if command == '--version':
+        print(f'mae_jax {mae_jax.__version__}')
+        raise SystemExit
+    if command not in COMMANDS:
+        hint = did_you_mean(command, COMMANDS.keys()) or f': choose {", ".join(COMMANDS)}.'
+        raise UserError(f'{command!r} is not a command of mae-jax{hint}')
+    module = _module(command)
+    prog = program if program != 'mae-jax' else f'mae-jax {command}'
+    parser = Parser(prog, module.__doc__)
+    parser.add_argument('--verbose', action='store_true', help='show the traceback of an error')
+    module.add_arguments(parser)
+    arguments = parser.parse(argv[1:])
+    arguments.command = command
+    return arguments
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 4
+    lines = [
+        textwrap.fill(f'  {name:<{width - 2}}{summary}', 80, subsequent_indent=' ' * width)
+        for name, summary in COMMANDS.items()
+    ]
+    return '\n'.join(
+        (
+            'usage: mae-jax <command> [arguments]',
+            '',
+            'Masked Autoencoders in JAX.',
+            '',
+            *lines,
+            '',
+            'mae-jax <command> --help lists the arguments; mae-jax --version the version.',
         )
-        command.add_argument(
-            '--verbose', action='store_true', help='show the traceback of an error'
-        )
-        if is_chosen:
-            _module(name).add_arguments(command)
-    return parser.parse_args(argv)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        """Prints the usage and one sentence, and exits with 1 instead of argparse's 2."""
-        self.print_usage(sys.stderr)
-        self.exit(1, f'error: {message} (--help lists the options)\n')
+    )
 
 
 def _module(command: str) -> ModuleType:

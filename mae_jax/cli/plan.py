@@ -1,8 +1,8 @@
 """Plans a run on a machine that is not at hand: memory of a device, operations, days.
 
-    mae-jax plan --config=configs/vit_huge.py --devices 256
-    mae-jax plan --config=configs/vit_huge.py --devices 8 --chip h100 a100 --mfu 0.35 \\
-        --set mesh.fsdp=8 model.remat=block optimizer.accumulate=4
+    mae-jax plan vit_huge --devices 256
+    mae-jax plan vit_huge --devices 8 --chip h100 a100 --mfu 0.35 \\
+        --config.mesh.fsdp=8 --config.model.remat=block --config.optimizer.accumulate=4
 
 Needs no accelerator, no data and hardly any memory: everything is computed from shapes. Activations
 are an estimate: the arrays that autodiff keeps, before XLA fuses operations.
@@ -10,12 +10,14 @@ are an estimate: the arrays that autodiff keeps, before XLA fuses operations.
 
 import argparse
 
+from mae_jax.cli.arguments import Parser, config_of
+
 DEFAULT_CHIPS = ('v4', 'v5e', 'v5p', 'v6e', 'a100', 'h100', 'h200')
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the options of the command."""
-    parser.add_argument('--config', required=True, metavar='FILE', help='configs/vit_huge.py')
+    parser.add_config()
     parser.add_argument('--devices', required=True, type=int, help='of the whole machine')
     parser.add_argument(
         '--chip',
@@ -30,16 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--examples', type=int, help="of an epoch; unset: the data set's, or ImageNet's"
     )
-    parser.add_argument(
-        '--set', nargs='+', default=[], action='extend', metavar='FIELD=VALUE', help='of the config'
-    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints the plan of a config."""
     import jax
 
-    from mae_jax.config.fields import apply_settings
     from mae_jax.config.files import load_config
     from mae_jax.experiment.inherit import inherit
     from mae_jax.planning.plan import check_mfu, find_data, make_plan
@@ -49,9 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     jax.config.update('jax_platforms', 'cpu')  # an accelerator of this machine may be in use
     chips = [named_chip(name) for name in arguments.chip]
     check_mfu(arguments.mfu)
-    config = load_config(arguments.config)
-    apply_settings(config, arguments.set)
-    config = inherit(config, '')
+    config = inherit(load_config(config_of(arguments), arguments.overrides), '')
     data = find_data(config, arguments.examples)
     plan = make_plan(config, arguments.devices, data)
     print(format_plan(plan, data))

@@ -20,11 +20,14 @@ Ctrl-C).
 import argparse
 import sys
 
+from mae_jax.cli.arguments import Parser
+from mae_jax.runtime.interrupts import cleaning_up
+
 GLOBAL_OPTIONS = ('command', 'verbose')
 """Arguments that `main.py` adds for every command."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the options of the command."""
     parser.add_argument('source', metavar='SRC', help='a folder of images, or a TFDS name')
     parser.add_argument('destination', metavar='DST', help='the directory to write')
@@ -65,7 +68,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     options = {key: value for key, value in vars(arguments).items() if key not in GLOBAL_OPTIONS}
     try:
-        prepare(**options)
+        with cleaning_up():
+            prepare(**options)
     except (KeyboardInterrupt, SystemExit):
         print('\nstopped: run the same command to go on.', file=sys.stderr)
         raise

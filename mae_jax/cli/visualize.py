@@ -11,10 +11,11 @@ components of patch features need only an encoder.
 
 import argparse
 
+from mae_jax.cli.arguments import Parser
 from mae_jax.errors import UserError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the options of the command."""
     parser.add_argument(
         'checkpoint', metavar='CHECKPOINT', help='a run, one of its checkpoints, a converted file'

@@ -16,8 +16,11 @@ from mae_jax.pretext.targets import make_target
 def image_size(config: ConfigDict) -> tuple[int, int]:
     """Returns (height, width) in pixels; one number in the config stands for a square."""
     size = tuple(config.image_size)
-    if len(size) not in (1, 2) or min(size) < 1:
-        raise UserError(f'image_size={size} is not a height and a width: give e.g. (224, 224).')
+    whole = all(isinstance(side, int) for side in size)
+    if len(size) not in (1, 2) or not whole or min(size) < 1:
+        raise UserError(
+            f'image_size={size} is no height and width in pixels: give e.g. (224, 224).'
+        )
     return (size[0], size[-1])
 
 

@@ -1,21 +1,26 @@
 """Fills the unset fields of a config from the run that `init_from` names."""
 
+import os
 import re
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from mae_jax.config.fields import group_of
 from mae_jax.errors import UserError
 from mae_jax.experiment.workdir import has_begun
 from mae_jax.interop.trained import read_config
 
 MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
 DATA = ('name', 'path')
+PATHS = ('init_from', 'dataset.path', 'target.tokenizer')
 STATISTICS = ('channels', 'scale', 'mean', 'std')
 
 
 def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
     """Returns a copy whose unset fields of model and data are those of the run `init_from`.
+
+    In paths `~` is replaced, for good: config.json holds what the run has read.
 
     A model whose variant is given keeps its own sizes, and a named data set its own path. A run
     that has begun in `workdir` no longer needs the other: its own config has the fields.
@@ -23,7 +28,7 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
     Raises:
       UserError: a field is unset and there is no run to take it from.
     """
-    config = config.copy_and_resolve_references()
+    config = expand_paths(config.copy_and_resolve_references())
     begun = has_begun(workdir)
     if begun or config.init_from:
         source = read_config(workdir if begun else config.init_from)
@@ -46,6 +51,16 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
             f'{", ".join(unset)} must be given, or taken from a pretrained model by '
             '--config.init_from=<its work directory>.'
         )
+    return config
+
+
+def expand_paths(config: ConfigDict) -> ConfigDict:
+    """Replaces `~` in the fields that hold a path, and returns the config."""
+    for name in PATHS:
+        group = group_of(config, name)
+        field = name.rpartition('.')[2]
+        if group is not None and isinstance(group[field], str):
+            group[field] = os.path.expanduser(group[field])
     return config
 
 

@@ -7,6 +7,7 @@ What a run starts from is decided in this order (`starting_state.py`):
 """
 
 import contextlib
+import os
 
 from ml_collections import ConfigDict
 
@@ -40,6 +41,7 @@ def run(config: ConfigDict, workdir: str) -> TrainState | dict[str, float]:
       UserError: something the user can mend; `Diverged` and `Preempted` have an exit status of
         their own.
     """
+    workdir = os.path.expanduser(workdir)  # once, for every module that writes there
     config = inherit(config, workdir)
     if evaluation := EVALUATIONS.get(config.task):
         return evaluation(config, workdir)

@@ -4,8 +4,27 @@ import os
 
 from etils import epath
 
+from mae_jax.errors import did_you_mean
+
 
 def absolute(directory: str | os.PathLike) -> epath.Path:
     """Returns an absolute path, which Orbax needs: resolves `~`, leaves `gs://` unchanged."""
     directory = epath.Path(directory).expanduser()
     return directory if '://' in os.fspath(directory) else epath.Path(os.path.abspath(directory))
+
+
+def similar_path(path: str | os.PathLike) -> str:
+    """Returns ": did you mean 'x'?" for a local path that does not exist, or ''.
+
+    The first part of the path that is missing is compared to what is beside it.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    missing, rest = path.rstrip(os.sep), []
+    while missing and not os.path.lexists(missing):
+        parent, name = os.path.split(missing)
+        if os.path.isdir(parent or '.'):
+            names = os.listdir(parent or '.')
+            paths = {each: os.path.join(parent, each, *rest) for each in names}
+            return did_you_mean(name, paths)
+        missing, rest = parent, [name, *rest]
+    return ''

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from mae_jax.errors import UserError
 from mae_jax.files.limits import check_expansion, read_npy, reason, regular_size
-from mae_jax.files.paths import absolute
+from mae_jax.files.paths import absolute, similar_path
 
 Tensors = dict[str, np.ndarray]
 
@@ -180,7 +180,7 @@ def local_copy(path: str | os.PathLike) -> Iterator[str]:
     """
     path = absolute(path)
     if not path.exists():
-        raise UserError(f'{path} does not exist.')
+        raise UserError(f'{path} does not exist{similar_path(path) or "."}')
     if '://' not in os.fspath(path):
         try:
             regular_size(path)

@@ -11,7 +11,7 @@ from etils import epath
 from mae_jax.checkpoints.find import is_checkpoint
 from mae_jax.config.model import image_size, make_architecture
 from mae_jax.errors import UserError
-from mae_jax.files.paths import absolute
+from mae_jax.files.paths import absolute, similar_path
 from mae_jax.files.tensors import (
     read_safetensors_metadata,
     replacing,
@@ -137,7 +137,7 @@ def is_ours(path: str | os.PathLike) -> bool:
     """
     path = absolute(path)
     if not path.exists():
-        raise UserError(f'{path} does not exist.')
+        raise UserError(f'{path} does not exist{similar_path(path) or "."}')
     if path.is_dir():
         return is_checkpoint(path) or (path / 'checkpoints').exists()
     return path.suffix.lower() == '.safetensors' and HEADER in read_safetensors_metadata(path)

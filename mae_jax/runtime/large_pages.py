@@ -11,6 +11,7 @@ import platform
 import sys
 from pathlib import Path
 
+from mae_jax.runtime.interrupts import hold_interrupts
 from mae_jax.runtime.xla_flags import uses_cpu
 
 VARIABLE, TUNABLE = 'GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1'
@@ -31,4 +32,5 @@ def start_with_large_pages() -> None:
     with contextlib.suppress(OSError):  # large pages are only faster
         if '[madvise]' in SETTING.read_text():
             variables = os.environ | {VARIABLE: TUNABLE}
+            hold_interrupts()
             os.execve(sys.executable, sys.orig_argv, variables)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from mae_jax.runtime.interrupts import AGAIN, current_interrupts, write_line
+
 METADATA = 'http://{host}/computeMetadata/v1/instance/{key}'
 NOTICES = {'maintenance-event': 'TERMINATE_ON_HOST_MAINTENANCE', 'preempted': 'TRUE'}
 """Key -> value that Compute Engine's metadata server gives before it preempts the machine."""
@@ -18,9 +20,15 @@ POLL_S = 5.0
 """Seconds between two requests to the metadata server, and the timeout of one."""
 
 
+STOPPING = f'stopping after this step; {AGAIN}'
+STOPPED = 'stopped: saved steps are intact, run the same command to go on'
+
+
 @contextlib.contextmanager
 def stop_requests(first_step: int = 0) -> Iterator[Callable[[int], bool]]:
     """Handles SIGTERM and Ctrl-C as a request to save and stop; a second Ctrl-C stops at once.
+
+    In a command (see `interrupts.py`) a Ctrl-C before the first step stops at once, too.
 
     Yields a function of the step that returns whether to stop after it. The loop must call it at
     every step, from `first_step` + 1 on. With several processes it returns the same in all of them,
@@ -32,25 +40,39 @@ def stop_requests(first_step: int = 0) -> Iterator[Callable[[int], bool]]:
     requested = threading.Event()
     several = jax.process_count() > 1
 
-    def request(number: int, frame: object) -> None:
-        if requested.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
+    def request(*_: object) -> None:
         requested.set()
         if several:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def interrupted(number: int, frame: object) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        write_line(STOPPING)
+        request()
+
+    interrupts = current_interrupts()
+
     def stopping(step: int) -> bool:
-        # JAX counts from 0, and never stops before the step that the processes have agreed on.
-        return multihost_utils.reached_preemption_sync_point(step - first_step)
+        if interrupts and step == first_step + 1:
+            interrupts.ask(STOPPING, request)  # from now on there is something to save
+            interrupts.farewell = STOPPED
+        if several:
+            # JAX counts from 0, and never stops before the step that the processes have agreed on.
+            return multihost_utils.reached_preemption_sync_point(step - first_step)
+        return requested.is_set()
 
     # With several processes JAX handles SIGTERM: its preemption service agrees on the step at which
     # all of them stop.
-    numbers = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, request) for number in numbers}
+    handlers = {} if several else {signal.SIGTERM: request}
+    handlers |= {} if interrupts else {signal.SIGINT: interrupted}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         with _notices() if _in_cloud() else contextlib.nullcontext():
-            yield stopping if several else lambda step: requested.is_set()
+            yield stopping
     finally:
+        if interrupts:
+            interrupts.exit(interrupts.farewell)
         if several:
             before[signal.SIGTERM] = signal.SIG_DFL  # nothing is left to save
         for number, handler in before.items():

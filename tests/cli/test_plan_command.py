@@ -51,13 +51,13 @@ def test_chips_are_rows_and_what_does_not_fit_is_warned_of(printed):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (('--config=configs/none.py',), '--config=configs/none.py is no Python file'),
+        (('--config=configs/none.py',), '--config=configs/none.py: there is no such'),
         (('--config=configs/ablation_suite.py',), 'has no get_config'),
         (('--config=configs/ablations.py:nothing',), 'nothing'),
         (('--config=configs/vit_huge.py', '--chip', 'v99'), "'v99'"),
         (('--config=configs/vit_huge.py', '--mfu=40'), '--mfu 40.0'),
         (('--config=configs/vit_huge.py', '--set', 'modle.width=3'), "'modle.width'"),
-        (('--config=configs/vit_huge.py', '--set', 'mesh.fsdp=two'), "'two' is no number"),
+        (('--config=configs/vit_huge.py', '--set', 'mesh.fsdp=two'), 'mesh.fsdp=two does not work'),
         (('--config=configs/vit_huge.py', '--set', 'mesh.fsdp=3'), 'mesh.fsdp=3 does not divide'),
         (('--config=configs/finetune.py',), 'model.variant'),
     ],

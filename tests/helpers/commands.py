@@ -42,11 +42,11 @@ def parse(argument: str) -> tuple[str, int | bool]:
     return key, value == 'True' if value in ('True', 'False') else int(value)
 
 
-def start(*arguments: str, **options) -> subprocess.Popen:
+def start(*arguments: str, script: str = 'main.py', **options) -> subprocess.Popen:
     """The real command, on one CPU device, its output as text."""
     environment = os.environ | {'XLA_FLAGS': xla_flags(), 'JAX_PLATFORMS': 'cpu'}
     return subprocess.Popen(
-        [sys.executable, 'main.py', *arguments],
+        [sys.executable, script, *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

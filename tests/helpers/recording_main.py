@@ -8,12 +8,12 @@ HANG_AT=n: step n never ends.
 
 import json
 import os
+import sys
 import time
 
 import numpy as np
-from absl import app
 
-import main
+from mae_jax.__main__ import main
 from mae_jax.experiment import train
 
 
@@ -39,6 +39,4 @@ jit_step = train.jit_step
 train.jit_step = lambda *arguments: recorded(jit_step(*arguments))
 
 if __name__ == '__main__':
-    app.run(
-        main.exit_on_user_error(main.main), flags_parser=main.exit_on_user_error(main.parse_flags)
-    )
+    main(['train', *sys.argv[1:]], 'main.py')

@@ -1,7 +1,6 @@
 """The command `mae-jax` in this process, and files to convert."""
 
 import shutil
-import signal
 import sys
 
 import pytest
@@ -15,20 +14,13 @@ from mae_jax.cli.main import main, parse_arguments
 def run(monkeypatch, capsys):
     """Runs `mae-jax` with arguments: run(*arguments) -> (exit status, what it printed)."""
     monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # restored afterwards
-    handler = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['mae-jax', *map(str, arguments)])
-        try:
-            main()
-            status = 0
-        except SystemExit as stopped:
-            status = stopped.code
+        status = main([*map(str, arguments)])
         captured = capsys.readouterr()
         return status, captured.out + captured.err
 
-    yield run
-    signal.signal(signal.SIGTERM, handler)
+    return run
 
 
 @pytest.fixture

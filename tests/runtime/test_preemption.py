@@ -7,7 +7,8 @@ import pytest
 from helpers.metadata_server import metadata_server
 
 from mae_jax.runtime import preemption
-from mae_jax.runtime.preemption import stop_requests
+from mae_jax.runtime.interrupts import Interrupts
+from mae_jax.runtime.preemption import STOPPED, STOPPING, stop_requests
 
 
 def test_sigterm_and_ctrl_c_ask_to_stop_and_the_old_handlers_come_back():
@@ -20,11 +21,30 @@ def test_sigterm_and_ctrl_c_ask_to_stop_and_the_old_handlers_come_back():
     assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
 
-def test_a_second_ctrl_c_stops_at_once():
+def test_a_second_ctrl_c_stops_at_once(capfd):
     with pytest.raises(KeyboardInterrupt), stop_requests():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
+    assert capfd.readouterr().err == f'{STOPPING}\n'
+
+
+def test_in_a_command_it_stops_at_once_before_the_first_step_and_then_saves(monkeypatch, capfd):
+    exits, interrupts = [], Interrupts()
+    monkeypatch.setattr(os, '_exit', exits.append)
+    before = signal.signal(signal.SIGINT, interrupts)
+    try:
+        with stop_requests(first_step=6) as stopping:
+            interrupts.answer()
+            assert exits == [130] and not stopping(7)
+            interrupts.answer()
+            assert exits == [130] and stopping(8)
+            interrupts.answer()
+            assert exits == [130, 130]
+        assert signal.getsignal(signal.SIGINT) is interrupts
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capfd.readouterr().err == f'stopped\n{STOPPING}\n{STOPPED}\n'
 
 
 def test_another_thread_than_the_first_cannot_be_asked():

@@ -31,7 +31,6 @@ ALLOWED = {
     ('mae_jax/__init__.py', 'import_module'),  # the modules of the public names
     ('mae_jax/registry.py', 'import_module'),  # 'module:function' in the config of a run
     ('mae_jax/interop/check.py', 'import_module'),  # 'timm' or 'transformers'
-    ('mae_jax/ablation/suite.py', 'import_module'),  # 'configs.ablations'
     ('mae_jax/cli/main.py', 'import_module'),  # the command
 }
 MODULES = {'pickle', 'cloudpickle', 'dill', 'marshal', 'shelve', 'joblib', 'yaml', 'code'}

@@ -15,6 +15,7 @@ from mae_jax.data.sources.protocol import Example
 from mae_jax.data.sources.splits import EVAL_SPLITS
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_bytes, reason
+from mae_jax.files.paths import similar_path
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.npy')
 HELD_OUT = 20
@@ -80,7 +81,7 @@ def folder_source(split: str, *, path: str | None, **unused) -> FolderSource:
     if not path:
         raise UserError("dataset.name='folder' needs dataset.path, the folder of the images.")
     if not os.path.isdir(path):
-        raise UserError(f'dataset.path={path!r} is not a folder.')
+        raise UserError(f'dataset.path={path!r} is not a folder{similar_path(path) or "."}')
     train = _find_split(path, ('train',))
     held_out = _find_split(path, EVAL_SPLITS)
     if split not in ('train', *EVAL_SPLITS):

@@ -1,7 +1,7 @@
 """Image data sets of the TensorFlow Datasets catalogue, read without TensorFlow.
 
 A data set must have been prepared as ArrayRecord (or Parquet). Preparing most of them needs
-TensorFlow, once: `pip install -e '.[tfds]'` and `tfds build <name> --file_format=array_record`.
+TensorFlow, once: `pip install tensorflow` and `tfds build <name> --file_format=array_record`.
 """
 
 import contextlib
@@ -82,13 +82,12 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         ) from error
     except ImportError as error:
         raise UserError(
-            f'{name} cannot be opened: {error}; what it needs comes with '
-            "`pip install -e '.[tfds]'`."
+            f'{name} cannot be opened: {error}; what it needs comes with `pip install tensorflow`.'
         ) from error
     if not builder.info.splits:
         raise UserError(
             f'{name} is not prepared in {directory}; prepare it once with '
-            f"`pip install -e '.[tfds]'` and `tfds build {name} --file_format=array_record`, "
+            f'`pip install tensorflow` and `tfds build {name} --file_format=array_record`, '
             'or set dataset.path to the directory that contains it.'
         )
     return builder

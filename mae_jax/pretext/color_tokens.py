@@ -1,19 +1,19 @@
 """Defines a simple tokenizer: the mean colour of a patch, quantised to one of 512.
 
     --config.target.name=token --config.target.codes=512 \
-        --config.target.tokenizer=benchmarks.color_tokens:color_tokens
+        --config.target.tokenizer=mae_jax.pretext.color_tokens:color_tokens
 """
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 LEVELS = 8
 """Levels of each of red, green and blue."""
 PATCH_SIZE = 8
 
 
-def color_tokens(images: jax.Array) -> jax.Array:
-    """Maps images, float [B, H, W, 3] in [0, 1], to ids, int32 [B, H / 8, W / 8]: 511 is white."""
+def color_tokens(images: Float[Array, 'B H W 3']) -> Int32[Array, 'B H/8 W/8']:
+    """Maps images, in [0, 1], to ids of 0 to 511, which is white."""
     batch, height, width, _ = images.shape
     rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
     cells = images.reshape(batch, rows, PATCH_SIZE, columns, PATCH_SIZE, 3).mean(axis=(2, 4))
