@@ -1,22 +1,53 @@
 """Masked Autoencoders in JAX.
 
-Public: `run` a config, `load` a trained model, `load_encoder` for a model of one's own, and
-`load_normalize` for its images. The packages below are read best from `experiment/run.py`.
+Public: `run` a config, on images of one's own as an `ArraySource`, `FileSource` or
+`HuggingFaceSource` (or any `Source`); `embed` images; `load` a trained `MAE` or classifier,
+`load_encoder` an `Encoder` for a model of one's own, and `load_images` (or `load_normalize`) what
+it takes. The packages below are read best from `experiment/run.py`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mae_jax.data.sources.arrays import ArraySource
+    from mae_jax.data.sources.files import FileSource
+    from mae_jax.data.sources.huggingface import HuggingFaceSource
+    from mae_jax.data.sources.protocol import Source
     from mae_jax.experiment.run import run
+    from mae_jax.inference.embed import embed
+    from mae_jax.inference.images import load_images
     from mae_jax.interop.load import load, load_encoder, load_normalize
+    from mae_jax.models.mae import MAE
+    from mae_jax.models.vit import Encoder
 
 _PUBLIC = {
-    'run': 'mae_jax.experiment.run',
+    'ArraySource': 'mae_jax.data.sources.arrays',
+    'Encoder': 'mae_jax.models.vit',
+    'FileSource': 'mae_jax.data.sources.files',
+    'HuggingFaceSource': 'mae_jax.data.sources.huggingface',
+    'MAE': 'mae_jax.models.mae',
+    'Source': 'mae_jax.data.sources.protocol',
+    'embed': 'mae_jax.inference.embed',
     'load': 'mae_jax.interop.load',
     'load_encoder': 'mae_jax.interop.load',
+    'load_images': 'mae_jax.inference.images',
     'load_normalize': 'mae_jax.interop.load',
+    'run': 'mae_jax.experiment.run',
 }
-__all__ = ['load', 'load_encoder', 'load_normalize', 'run']
+__all__ = [
+    'ArraySource',
+    'Encoder',
+    'FileSource',
+    'HuggingFaceSource',
+    'MAE',
+    'Source',
+    'embed',
+    'load',
+    'load_encoder',
+    'load_images',
+    'load_normalize',
+    'run',
+]
 
 
 def __getattr__(name: str) -> Any:
