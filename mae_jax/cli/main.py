@@ -18,6 +18,7 @@ COMMANDS = {
     'ablate': "rows of an ablation, trained and put beside the paper's figures",
     'convert': 'weights of another library into ours, and ours into theirs',
     'embed': 'features of all images below a folder, by a trained encoder',
+    'eval': 'a run again, from its work directory alone',
     'plan': 'what a run needs of a machine that is not at hand: memory, operations, days',
     'prepare': 'a data set as shards of smaller images, which are read and decoded in less time',
     'visualize': 'what a model reconstructs of images, attends to and distinguishes, as a picture',

@@ -56,8 +56,13 @@ def _check_data(config: ConfigDict) -> None:
     data = f'dataset.name={name!r}, dataset.path={path!r} of init_from={config.init_from}'
     if not isinstance(name, str | None) or not isinstance(path, str | None):
         raise UserError(f'{data} are no names: give dataset.name.')
-    if re.match(r'[^:/]*:[^\d*]', name or ''):
+    if names_code(name):
         raise UserError(f'{data} is of a namespace, and its code would be run: give dataset.name.')
+
+
+def names_code(name: object) -> bool:
+    """Returns whether a name in a config would import or fetch code: 'module:function'."""
+    return isinstance(name, str) and bool(re.match(r'[^:/]*:[^\d*]', name))
 
 
 def _fill(group: ConfigDict, source: Mapping, fields: tuple[str, ...]) -> None:

@@ -24,7 +24,8 @@ SHARED_WITHIN_S = 60
 def hold(workdir: str | os.PathLike, config: ConfigDict) -> Iterator[list[str]]:
     """Holds the directory for this run, and keeps the run's config in it.
 
-    Process 0 does it for all, since each other would see the directory held.
+    Process 0 does it for all, since each other would see the directory held. An evaluation of a run
+    that has begun leaves its config as it is.
 
     Yields:
       One line for each field that differs from the last start, where it may (`config/changes.py`).
@@ -37,8 +38,10 @@ def hold(workdir: str | os.PathLike, config: ConfigDict) -> Iterator[list[str]]:
 
         def enter() -> list[str]:
             stack.enter_context(claim(workdir))
-            changes = check_config(workdir, config) if has_begun(workdir) else []
-            write_config(workdir, config)
+            begun = has_begun(workdir)
+            changes = check_config(workdir, config) if begun else []
+            if not begun or config.mode != 'eval':
+                write_config(workdir, config)
             return changes
 
         changes = on_first(enter)
