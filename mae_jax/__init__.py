@@ -1,29 +1,60 @@
 """Masked Autoencoders in JAX.
 
-Public: `run` a config, `configs` to start from, `load` a trained model, `load_encoder` for a model
-of one's own, and `load_normalize` for its images. The packages below are read best from
-`experiment/run.py`.
+Public: `run` a config (start from those in `configs`), on images of one's own as an `ArraySource`,
+`FileSource` or `HuggingFaceSource` (or any `Source`); `embed` images; `load` a trained `MAE` or
+classifier, `load_encoder` an `Encoder` for a model of one's own, and `load_images` (or
+`load_normalize`) what it takes. The packages below are read best from `experiment/run.py`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mae_jax import configs as configs
+    from mae_jax.data.sources.arrays import ArraySource as ArraySource
+    from mae_jax.data.sources.files import FileSource as FileSource
+    from mae_jax.data.sources.huggingface import HuggingFaceSource as HuggingFaceSource
+    from mae_jax.data.sources.protocol import Source as Source
     from mae_jax.experiment.run import run as run
+    from mae_jax.inference.embed import embed as embed
+    from mae_jax.inference.images import load_images as load_images
     from mae_jax.interop.load import load as load
     from mae_jax.interop.load import load_encoder as load_encoder
     from mae_jax.interop.load import load_normalize as load_normalize
+    from mae_jax.models.mae import MAE as MAE
+    from mae_jax.models.vit import Encoder as Encoder
 
 __version__ = '0.1.0'
 _PUBLIC = {
+    'ArraySource': 'mae_jax.data.sources.arrays',
+    'Encoder': 'mae_jax.models.vit',
+    'FileSource': 'mae_jax.data.sources.files',
+    'HuggingFaceSource': 'mae_jax.data.sources.huggingface',
+    'MAE': 'mae_jax.models.mae',
+    'Source': 'mae_jax.data.sources.protocol',
     'configs': 'mae_jax.configs',
+    'embed': 'mae_jax.inference.embed',
     'load': 'mae_jax.interop.load',
     'load_encoder': 'mae_jax.interop.load',
+    'load_images': 'mae_jax.inference.images',
     'load_normalize': 'mae_jax.interop.load',
     'run': 'mae_jax.experiment.run',
 }
 """Name -> its module, or the module itself."""
-__all__ = ['configs', 'load', 'load_encoder', 'load_normalize', 'run']
+__all__ = [
+    'ArraySource',
+    'Encoder',
+    'FileSource',
+    'HuggingFaceSource',
+    'MAE',
+    'Source',
+    'configs',
+    'embed',
+    'load',
+    'load_encoder',
+    'load_images',
+    'load_normalize',
+    'run',
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,8 @@ from mae_jax.errors import UserError, did_you_mean
 COMMANDS = {
     'ablate': "rows of an ablation, trained and put beside the paper's figures",
     'convert': 'weights of another library into ours, and ours into theirs',
+    'embed': 'features of all images below a folder, by a trained encoder',
+    'eval': 'a run again, from its work directory alone',
     'fields': 'every field of a config, with its default and what it means',
     'plan': 'what a run needs of a machine that is not at hand: memory, operations, days',
     'prepare': 'a data set as shards of smaller images, which are read and decoded in less time',

@@ -12,7 +12,8 @@ from mae_jax.data.loader import memory
 from mae_jax.data.loader.batches import Loader, eval_batches, make_loader
 from mae_jax.data.loader.stream import Stream
 from mae_jax.data.sources.arrays import FeatureSource
-from mae_jax.data.sources.make import make_source
+from mae_jax.data.sources.make import PYTHON, check_source, make_source
+from mae_jax.data.sources.subset import hold_out
 from mae_jax.data.transforms.color_jitter import parse_color_jitter
 from mae_jax.data.transforms.randaugment import parse_randaugment
 from mae_jax.data.transforms.views import Augment
@@ -32,6 +33,31 @@ def make_source_of(config: ConfigDict, split: str) -> Any:
         synthetic_examples=dataset.synthetic_examples,
         seed=config.seed,
     )
+
+
+def given_sources(train: Any, held_out: Any = None) -> tuple[Any, Any] | None:
+    """Returns the sources that were passed to a run: training and held-out; None without `train`.
+
+    Without `held_out`, every twentieth training example is held out.
+
+    Raises:
+      UserError: one is not a source.
+    """
+    if train is None:
+        if held_out is not None:
+            raise UserError('held_out is given without train: give both, or train alone.')
+        return None
+    for name, source in (('train', train), ('held_out', held_out)):
+        if source is not None:
+            check_source(f'{name} is', source)
+    return hold_out(train) if held_out is None else (train, held_out)
+
+
+def name_given(config: ConfigDict) -> ConfigDict:
+    """Returns a copy of a config that states that its sources were passed from Python."""
+    config = config.copy_and_resolve_references()
+    config.dataset.name, config.dataset.path = PYTHON, None
+    return config
 
 
 def make_sources(config: ConfigDict) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from mae_jax.config.fields import group_of
 from mae_jax.errors import UserError
 from mae_jax.experiment.workdir import has_begun
-from mae_jax.interop.trained import read_config
+from mae_jax.interop.read import read_config
 
 MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
 DATA = ('name', 'path')
@@ -35,6 +35,7 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
         if config.model.variant is None:
             _fill(config.model, source.model, MODEL_FIELDS)
         _fill(config, source, ('image_size',))
+        _fill(config.model, source.model, ('norm_eps',))
         named = config.dataset.name is not None
         _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA)
         if not (named or begun):
@@ -70,11 +71,16 @@ def _check_data(config: ConfigDict) -> None:
     data = f'dataset.name={name!r}, dataset.path={path!r} of init_from={config.init_from}'
     if not isinstance(name, str | None) or not isinstance(path, str | None):
         raise UserError(f'{data} are no names: give dataset.name.')
-    if re.match(r'[^:/]*:[^\d*]', name or ''):
+    if names_code(name):
         raise UserError(f'{data} is of a namespace, and its code would be run: give dataset.name.')
+
+
+def names_code(name: object) -> bool:
+    """Returns whether a name in a config would import or fetch code: 'module:function'."""
+    return isinstance(name, str) and bool(re.match(r'[^:/]*:[^\d*]', name))
 
 
 def _fill(group: ConfigDict, source: Mapping, fields: tuple[str, ...]) -> None:
     for field in fields:
-        if group[field] is None:
+        if field in group and group[field] is None:  # a config of one's own may lack new ones
             group[field] = source.get(field)

@@ -48,7 +48,9 @@ def initial_encoder(config: ConfigDict, encoder: Encoder, mesh: Mesh) -> tuple[d
     return {'encoder': params}, loaded.step
 
 
-def evaluate_knn(config: ConfigDict, workdir: str) -> dict[str, float]:
+def evaluate_knn(
+    config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None = None
+) -> dict[str, float]:
     """Runs the task 'knn' on the frozen encoder of `init_from`, and adds a line to results.jsonl.
 
     Returns:
@@ -62,7 +64,7 @@ def evaluate_knn(config: ConfigDict, workdir: str) -> dict[str, float]:
     fields, mesh = config.knn, sharding.make_mesh(config.mesh.fsdp)
     sharding.check_batch(config.batch_size, mesh)
     frozen = make_frozen_encoder(config, fields.pool)
-    sources = make_sources(config)
+    sources = sources or make_sources(config)
     check_classes(*sources)
     params, step = initial_encoder(config, frozen.encoder, mesh)
     encode = make_encode(frozen.features, mesh)

@@ -8,10 +8,12 @@ What a run starts from is decided in this order (`starting_state.py`):
 
 import contextlib
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from mae_jax.checkpoints.manager import Checkpoints
+from mae_jax.config.data import given_sources, name_given
 from mae_jax.experiment import workdir as workdirs
 from mae_jax.experiment.cached_features import with_cached_features
 from mae_jax.experiment.inherit import inherit
@@ -24,15 +26,22 @@ from mae_jax.runtime.processes import say
 from mae_jax.training.state import TrainState
 
 EVALUATIONS = {'knn': evaluate_knn}
-"""Tasks that train nothing: name -> function (config, workdir) -> values by name."""
+"""Tasks that train nothing: name -> function (config, workdir, given sources or None) -> values
+by name."""
 
 
-def run(config: ConfigDict, workdir: str) -> TrainState | dict[str, float]:
+def run(
+    config: ConfigDict, workdir: str, *, train: Any = None, held_out: Any = None
+) -> TrainState | dict[str, float]:
     """Runs a config in a work directory, from where the directory's last checkpoint left it.
 
     Args:
       config: as a file of `configs/` returns it, fields changed at will; it is copied.
       workdir: a directory of this run alone, local or of any file system that fsspec knows.
+      train: the training examples, in place of those that `dataset.name` names: an `ArraySource`,
+        a `FileSource`, a `HuggingFaceSource`, or any object with the interface of
+        `mae_jax.data.sources.protocol.Source`. The same must be given to resume the run.
+      held_out: the examples for evaluation; None holds out every twentieth of `train`.
 
     Returns:
       The state after the last step; for the task 'knn', accuracies by name.
@@ -42,10 +51,11 @@ def run(config: ConfigDict, workdir: str) -> TrainState | dict[str, float]:
         their own.
     """
     workdir = os.path.expanduser(workdir)  # once, for every module that writes there
-    config = inherit(config, workdir)
+    sources = given_sources(train, held_out)
+    config = inherit(name_given(config) if sources else config, workdir)
     if evaluation := EVALUATIONS.get(config.task):
-        return evaluation(config, workdir)
-    setup = make_setup(config, workdir)
+        return evaluation(config, workdir, sources)
+    setup = make_setup(config, workdir, sources)
     with contextlib.ExitStack() as stack:
         for change in stack.enter_context(workdirs.hold(workdir, config)):
             say(change)

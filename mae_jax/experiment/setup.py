@@ -51,8 +51,13 @@ class Setup:
     identity: dict[str, Any]
 
 
-def make_setup(config: ConfigDict, workdir: str) -> Setup:
+def make_setup(config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None = None) -> Setup:
     """Makes mesh, data, task, length and optimiser of a run.
+
+    Args:
+      config: complete.
+      workdir: of the run.
+      sources: the training and the held-out examples; None takes those of the config.
 
     Raises:
       UserError: a field does not work; the message names it.
@@ -60,7 +65,7 @@ def make_setup(config: ConfigDict, workdir: str) -> Setup:
     check_fields(config)
     mesh = sharding.make_mesh(config.mesh.fsdp)
     check_batch(config, mesh)
-    source, held_out = make_sources(config)
+    source, held_out = sources or make_sources(config)
     task = make_task(config, source)
     task.check_data(source, held_out)
     length = make_length(config, len(source))

@@ -7,13 +7,18 @@ import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.model import image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
-from mae_jax.interop.trained import COLLECTIONS, read_trained
+from mae_jax.interop.load import NEW_CHANNELS, adapt_channels, adapt_prediction
+from mae_jax.interop.read import read_model
+from mae_jax.interop.trained import COLLECTIONS
 from mae_jax.models.patches import grid_size
 from mae_jax.models.positions import resize_positions
+from mae_jax.runtime.processes import say
 
 POSITIONS = 'encoder/pos_embed'
+PATCH_KERNEL = 'encoder/patch_embed/kernel'
+PREDICTION = ('decoder/head/kernel', 'decoder/head/bias')
 Flat = dict[str, Any]
 
 
@@ -23,7 +28,7 @@ class Loaded(NamedTuple):
     params: Any
     model_state: Any
     resized: list[str]
-    """Lines for the console: which positions were resized."""
+    """Lines for the console: positions that were resized, channels that were adapted."""
     report: list[str]
     """Lines for the console: what was loaded, resized, left at its initial value, ignored."""
     initial: list[str]
@@ -46,7 +51,7 @@ def load_weights(
     original does). Further parameters are taken where name and shape agree.
 
     Args:
-      path: a work directory, one of its checkpoints, or a file that `mae-jax convert` wrote.
+      path: of the other model, as for `read_model`.
       config: of the run that is about to start.
       params, model_state: its initial values, laid out over the devices.
       required: whether a parameter must be there on both sides, and of one shape.
@@ -54,10 +59,11 @@ def load_weights(
     Raises:
       UserError: there is no checkpoint, or what it holds is of another architecture.
     """
-    weights = read_trained(path)
+    weights = read_model(path, say)
     source = weights.config
     available, expected = _flat(weights.params), _flat(params)
     resized = _resize_positions(available, expected, source, config)
+    resized += _adapt_channels(available, expected, source, config)
     _check_architecture(path, available, expected, source, config, required)
     loaded = {n: v for n, v in available.items() if _shape(expected.get(n)) == v.shape}
     initial = expected.keys() - loaded.keys()
@@ -86,8 +92,10 @@ def _check_architecture(
     required: Callable[[str], bool],
 ) -> None:
     """Raises a UserError where `init_from` holds another model than this run trains."""
-    trained, ours = make_architecture(source.model), make_architecture(config.model)
-    # The number of heads, for one, shows in no shape.
+    trained, ours = (
+        make_architecture(c.model) | {'norm_eps': norm_eps(c.model)} for c in (source, config)
+    )
+    # The number of heads and the epsilon of the norms show in no shape.
     differing = [
         f'model.{field}: {trained[field]} there, {ours[field]} here'
         for field in ours
@@ -103,6 +111,12 @@ def _check_architecture(
             f'init_from={path} predicts another target.name, or another number of '
             f'target.components or target.codes ({"; ".join(differing)}): give what it was '
             'trained with.'
+        )
+    old, new = source.dataset.channels, config.dataset.channels
+    if old != new and not config.get('new_channels'):
+        raise UserError(
+            f'init_from={path} was trained on {old} channel(s), where dataset.channels={new}: give '
+            '--config.new_channels=average or =repeat to adapt its patch embedding.'
         )
     if differing:
         shown = '; '.join(differing[:5]) + ('; ...' if len(differing) > 5 else '')
@@ -125,6 +139,23 @@ def _resize_positions(
         return []  # another architecture, which `_check_architecture` reports
     available[POSITIONS] = resize_positions(available[POSITIONS], old, new)
     return [f'  positions resized from {old[0]} x {old[1]} to {new[0]} x {new[1]} patches']
+
+
+def _adapt_channels(
+    available: Flat, expected: Flat, source: ConfigDict, config: ConfigDict
+) -> list[str]:
+    """Adapts what depends on the number of channels, as `new_channels` says; returns a line."""
+    how, old, new = config.get('new_channels'), source.dataset.channels, config.dataset.channels
+    if how not in (None, *NEW_CHANNELS):
+        raise UserError(f'new_channels={how!r}: choose {" or ".join(NEW_CHANNELS)}.')
+    if how is None or old == new or PATCH_KERNEL not in available:
+        return []
+    available[PATCH_KERNEL] = adapt_channels(available[PATCH_KERNEL], old, new, how)
+    for name in PREDICTION:
+        predicted = available[name].shape[-1] if name in available else 0
+        if name in expected and expected[name].shape[-1] * old == predicted * new:  # pixels
+            available[name] = adapt_prediction(available[name], old, new, how)
+    return [f'  patches of {old} channels adapted to {new} (new_channels={how})']
 
 
 def _groups(names: Iterable[str], among: Iterable[str]) -> str:

@@ -16,6 +16,8 @@ from mae_jax.errors import UserError
 from mae_jax.files.lock import claim
 from mae_jax.runtime.processes import on_first
 
+LENGTH = {'num_epochs', 'num_steps'}
+"""Fields that make a run longer."""
 SHARED_WITHIN_S = 60
 """Seconds for which network file systems may remember that a file did not exist."""
 
@@ -24,7 +26,8 @@ SHARED_WITHIN_S = 60
 def hold(workdir: str | os.PathLike, config: ConfigDict) -> Iterator[list[str]]:
     """Holds the directory for this run, and keeps the run's config in it.
 
-    Process 0 does it for all, since each other would see the directory held.
+    Process 0 does it for all, since each other would see the directory held. An evaluation of a run
+    that has begun leaves its config as it is.
 
     Yields:
       One line for each field that differs from the last start, where it may (`config/changes.py`).
@@ -37,8 +40,10 @@ def hold(workdir: str | os.PathLike, config: ConfigDict) -> Iterator[list[str]]:
 
         def enter() -> list[str]:
             stack.enter_context(claim(workdir))
-            changes = check_config(workdir, config) if has_begun(workdir) else []
-            write_config(workdir, config)
+            begun = has_begun(workdir)
+            changes = check_config(workdir, config) if begun else []
+            if not begun or config.mode != 'eval':
+                write_config(workdir, config)
             return changes
 
         changes = on_first(enter)
@@ -62,11 +67,17 @@ def check_config(workdir: str | os.PathLike, config: ConfigDict) -> list[str]:
       UserError: a field differs that makes another run; or config.json cannot be read.
     """
     changes = changed_fields(load_config(workdir), config)
-    refused = [line for field, line in changes.items() if not may_change(field)]
+    refused = {field: line for field, line in changes.items() if not may_change(field)}
     if refused:
+        # The learning rate of every step depends on the length, which a longer run cannot change.
+        longer = (
+            f' To train longer, start a new run from its weights, with a schedule of its own: '
+            f'another --workdir and --config.init_from={workdir}'
+        )
         raise UserError(
-            f'{workdir} belongs to another run ({"; ".join(refused)}): choose another '
+            f'{workdir} belongs to another run ({"; ".join(refused.values())}): choose another '
             '--workdir, or give the fields their old values.'
+            + (longer if refused.keys() & LENGTH else '')
         )
     return list(changes.values())
 

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
 from PIL import Image
 
-from mae_jax.config.model import image_size, statistics
-from mae_jax.data.sources.folder import FolderSource
-from mae_jax.data.transforms.views import eval_transform
+from mae_jax.config.model import statistics
 from mae_jax.errors import UserError
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import replacing, writing
+from mae_jax.inference.images import read_images, reading
 from mae_jax.interop.load import load, load_encoder
-from mae_jax.interop.trained import read_config
+from mae_jax.interop.read import read_config
 from mae_jax.models.mae import MAE
 from mae_jax.pretext.masking import STRATEGIES
 from mae_jax.tasks.preprocess import normalize
@@ -69,13 +67,7 @@ def visualize(
         raise UserError(f'--seed={seed} must be from 0 to {2**32 - 1}.')
     config = read_config(checkpoint)
     data = config.dataset
-    pixels = read_images(
-        images,
-        image_size=image_size(config),
-        channels=data.channels,
-        apply_exif=data.get('apply_exif', True),
-        crop_share=data.get('eval_crop_share'),
-    )
+    pixels = read_images(images, **reading(config))
     inputs = np.asarray(normalize(pixels, **statistics(config)))
     undo = dict(mean=data.mean, std=data.std)
     if show == 'reconstruction':
@@ -122,24 +114,3 @@ def _load_mae(checkpoint: str | os.PathLike) -> tuple[MAE, Any]:
             'from, or look at its encoder with --show=attention or --show=pca.'
         )
     return model, params
-
-
-def read_images(
-    paths: Sequence[str | os.PathLike], **options: Any
-) -> Shaped[np.ndarray, 'B H W C']:
-    """Reads image files, resized and cropped as for evaluation.
-
-    Args:
-      paths: of image files.
-      **options: of `eval_transform`: image_size, channels, apply_exif, crop_share.
-
-    Returns:
-      Images of the files' dtype.
-
-    Raises:
-      UserError: no paths are given, or a file cannot be read as an image; the message names it.
-    """
-    if not paths:
-        raise UserError('there is no image to look at: name one or more image files.')
-    source = FolderSource('', [os.fspath(path) for path in paths], None, [])
-    return np.stack([eval_transform(source[i], **options) for i in range(len(source))])

@@ -24,7 +24,8 @@ from mae_jax.interop.modules import (
     shape_differences,
     shapes_of,
 )
-from mae_jax.interop.trained import Trained, flat, read_config, read_trained
+from mae_jax.interop.read import read_config, read_model
+from mae_jax.interop.trained import Trained, flat
 from mae_jax.models.classifier import BatchNorm, Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.patches import grid_size
@@ -41,7 +42,9 @@ def load(path: str | os.PathLike, *, dtype: str = 'float32') -> tuple[MAE | Clas
 
     Args:
       path: a work directory (its newest checkpoint), one of its checkpoints
-        (`<workdir>/checkpoints/<step>`), or a file that `mae-jax convert` wrote.
+        (`<workdir>/checkpoints/<step>`), a file that `mae-jax convert` wrote, a file or directory
+        of another library (`.pth`, a directory of Hugging Face, ...: `mae-jax convert --help`), or
+        'hf://owner/name[@revision]' on the Hugging Face Hub.
       dtype: dtype of activations, 'float32' or 'bfloat16'.
 
     Returns:
@@ -145,17 +148,31 @@ def adapt_channels(kernel: np.ndarray, old: int, new: int, how: str | None) -> n
     Raises:
       UserError: `how` is not one of `NEW_CHANNELS`.
     """
-    cells = np.asarray(kernel).reshape(-1, old, kernel.shape[-1])
-    if how == 'average':
-        cells = np.repeat(cells.mean(axis=1, keepdims=True), new, axis=1)
-    elif how == 'repeat':
-        cells = cells[:, np.arange(new) % old]
-    else:
+    if how not in NEW_CHANNELS:
         raise UserError(
             f'{new} channels, where the encoder was trained on {old}: choose '
             "new_channels='average' or new_channels='repeat'."
         )
-    return (cells * (old / new)).reshape(-1, kernel.shape[-1]).astype(np.float32)
+    cells = np.asarray(kernel).reshape(-1, old, kernel.shape[-1])
+    cells = _other_channels(cells, new, how) * (old / new)
+    return cells.reshape(-1, kernel.shape[-1]).astype(np.float32)
+
+
+def adapt_prediction(array: np.ndarray, old: int, new: int, how: str) -> np.ndarray:
+    """Converts a pixel head's kernel or bias, [..., P*P*old], to `new` channels.
+
+    A new channel is predicted as the mean of the old ones, or as one of them.
+    """
+    shape = array.shape[:-1]
+    cells = np.asarray(array).reshape(-1, old, 1)  # each row of patches after the other
+    return _other_channels(cells, new, how).reshape(*shape, -1).astype(np.float32)
+
+
+def _other_channels(cells: np.ndarray, new: int, how: str) -> np.ndarray:
+    """Converts [N, old, D] to [N, new, D]: the mean of the old ones, or these in order."""
+    if how == 'average':
+        return np.repeat(cells.mean(axis=1, keepdims=True), new, axis=1)
+    return cells[:, np.arange(new) % cells.shape[1]]
 
 
 def read_module(
@@ -175,7 +192,7 @@ def read_module(
     Raises:
       UserError: there is no such model, or it is damaged.
     """
-    trained = read_trained(path)
+    trained = read_model(path)
     if trained.config.get('task') not in (None, 'pretrain', 'classify'):  # a task of one's own
         trained = trained._replace(params={'encoder': trained.params['encoder']}, model_state={})
     config = override(trained.config, given or {})

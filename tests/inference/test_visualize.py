@@ -6,7 +6,7 @@ from helpers.photographs import photograph
 from PIL import Image
 
 from mae_jax.errors import UserError
-from mae_jax.inference.visualize import read_images
+from mae_jax.inference.images import read_images
 
 
 def test_images_are_read_as_evaluation_sees_them(tmp_path):

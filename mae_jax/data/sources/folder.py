@@ -117,7 +117,7 @@ def _read_split(folder: str) -> FolderSource:
         )
     files, labels = [], []
     for label, name in enumerate(classes):
-        images = _images_below(folder, name)
+        images = images_below(folder, name)
         if not images:
             raise UserError(f'The class folder {os.path.join(folder, name)} has no image in it.')
         files += images
@@ -126,7 +126,7 @@ def _read_split(folder: str) -> FolderSource:
 
 
 def _read_flat(folder: str) -> FolderSource:
-    files = _images_below(folder, '')
+    files = images_below(folder, '')
     if not files:
         kinds = ', '.join(EXTENSIONS)
         raise UserError(f'{folder} has no image in it; images are files that end in {kinds}.')
@@ -150,7 +150,7 @@ def _hold_out(source: FolderSource, evaluation: bool) -> FolderSource:
     return FolderSource(source.root, files, labels, source.class_names)
 
 
-def _images_below(root: str, folder: str) -> list[str]:
+def images_below(root: str, folder: str) -> list[str]:
     """Returns the sorted paths, relative to the root, of all images below one of its folders.
 
     Links are followed, except to a folder that contains them, which would never end.

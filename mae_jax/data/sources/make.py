@@ -2,7 +2,8 @@
 
 A name is looked up in this order:
 
-1. a name in `SOURCES`: digits, folder, prepared, synthetic, or one added by `SOURCES.register`;
+1. a name in `SOURCES`: csv, digits, folder, prepared, synthetic, or one added by
+   `SOURCES.register`;
 2. 'module:function', a factory of one's own (below), where the module can be imported;
 3. a data set of TensorFlow Datasets ('imagenet2012', 'imagenet_v2/matched-frequency:3.0.0',
    'huggingface:beans', 'robotics:mt_opt_rlds').
@@ -36,6 +37,7 @@ SOURCES = Registry(
     'data source',
     'dataset.name',
     {
+        'csv': 'mae_jax.data.sources.files:csv_source',
         'digits': 'mae_jax.data.sources.digits:digits_source',
         'folder': 'mae_jax.data.sources.folder:folder_source',
         'prepared': 'mae_jax.data.sources.prepared:prepared_source',
@@ -44,6 +46,8 @@ SOURCES = Registry(
 )
 """Factories of sources by name; a string is imported when it is first used."""
 
+PYTHON = 'python'
+"""The name of sources that were passed to `mae_jax.run`, in the config of the run."""
 REQUIRED = ('__len__', '__getitem__', 'num_classes', 'class_names', 'identity')
 
 
@@ -73,11 +77,16 @@ def make_source(
       UserError: the data set or the split does not exist or cannot be used, or a factory of one's
         own returns something that is not a source.
     """
+    if name == PYTHON:
+        raise UserError(
+            'the images of this run were passed from Python: call mae_jax.run(config, workdir, '
+            'train=..., held_out=...) again, or give dataset.name.'
+        )
     factory = _find_factory(name)
     if name == 'synthetic':
         factory = functools.partial(factory, examples=synthetic_examples)
     source = factory(split, path=path, channels=channels, image_size=image_size, seed=seed)
-    _check_source(name, source)
+    check_source(f'dataset.name={name!r} returned', source)
     return source
 
 
@@ -101,7 +110,8 @@ def is_own_factory(name: str) -> bool:
     return module in sys.modules or importlib.util.find_spec(module) is not None
 
 
-def _check_source(name: str, source: Source) -> None:
+def check_source(origin: str, source: Source) -> None:
+    """Raises a UserError, which begins with `origin`, for an object that is not a source."""
     # Looked up without evaluating properties: an identity may have to read all the data.
     missing = [
         attribute
@@ -111,7 +121,6 @@ def _check_source(name: str, source: Source) -> None:
     ]
     if missing:
         raise UserError(
-            f'dataset.name={name!r} returned a {type(source).__name__} without '
-            f'{", ".join(missing)}: return a source as mae_jax/data/sources/protocol.py '
-            'describes it.'
+            f'{origin} a {type(source).__name__} without {", ".join(missing)}: a source is '
+            'described in mae_jax/data/sources/protocol.py.'
         )
