@@ -17,7 +17,7 @@ To define another suite, write a file with a `get_suite` function like the one b
 
 from ml_collections import ConfigDict
 
-from configs import ablations
+from mae_jax.configs import ablations
 
 TABLE = tuple(name for name, row in ablations.ROWS.items() if row.table.startswith('1'))
 MASK_RATIO = tuple(name for name in ablations.ROWS if name.startswith('mask_ratio_'))

@@ -16,7 +16,7 @@ saturation) and 0.1 (hue). The row target_dvae needs a file written by scripts/c
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from configs import finetune, linprobe, vit_large
+from mae_jax.configs import finetune, linprobe, vit_large
 
 
 class Row(NamedTuple):

@@ -14,7 +14,7 @@ in full. Small data sets need smaller batches and more epochs: --config.batch_si
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import default
+from mae_jax.configs import default
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@
 Without `init_from` the same recipe trains from scratch.
 """
 
-from configs import finetune, quickstart
+from mae_jax.configs import finetune, quickstart
 
 
 def get_config():

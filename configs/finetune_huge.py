@@ -6,7 +6,7 @@
 pretraining; 87.8 at 448 pixels.
 """
 
-from configs import finetune
+from mae_jax.configs import finetune
 
 
 def get_config():

@@ -5,7 +5,7 @@
 To expect: 85.9 % top-1 after 1600 epochs of pretraining (85.4-85.5 after 800).
 """
 
-from configs import finetune
+from mae_jax.configs import finetune
 
 
 def get_config():

@@ -12,7 +12,7 @@ images/latest.png show colours within the first epochs and edges later; a few th
 several hundred epochs.
 """
 
-from configs import default
+from mae_jax.configs import default
 
 
 def get_config():

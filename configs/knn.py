@@ -10,7 +10,7 @@ ImageNet's million images use --config.knn.linear=ridge.
 
 from ml_collections import ConfigDict
 
-from configs import finetune
+from mae_jax.configs import finetune
 
 
 def get_config() -> ConfigDict:

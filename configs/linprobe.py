@@ -9,7 +9,7 @@ augmentation, and then takes seconds; if the data set is smaller than a batch, s
 --config.batch_size.
 """
 
-from configs import finetune
+from mae_jax.configs import finetune
 
 
 def make_linprobe(config):

@@ -6,7 +6,7 @@ If a batch of 16384 does not fit, --config.optimizer.accumulate=8 gives the same
 To expect: 68.0 % top-1 after 1600 epochs of pretraining (65.1 after 800).
 """
 
-from configs import finetune, linprobe
+from mae_jax.configs import finetune, linprobe
 
 
 def get_config():

@@ -8,7 +8,7 @@ The recipe is the paper's Table 9; its figure shows the best of 50, 100 and 200 
 number of blocks. Unset fields are taken from the run that `init_from` belongs to.
 """
 
-from configs import finetune
+from mae_jax.configs import finetune
 
 
 def make_partial(config):

@@ -6,7 +6,7 @@
 The paper has no figure for ViT-H.
 """
 
-from configs import finetune, partial
+from mae_jax.configs import finetune, partial
 
 
 def get_config():

@@ -6,7 +6,7 @@
 To expect (the best of 50, 100 and 200 epochs): 73.5 % top-1 with 0 blocks, 81.0 with 1.
 """
 
-from configs import finetune, partial
+from mae_jax.configs import finetune, partial
 
 
 def get_config():

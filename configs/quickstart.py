@@ -7,7 +7,7 @@ hidden. The run ends with the accuracies of the frozen encoder, untrained and pr
 has the figures), a reconstruction picture and a checkpoint.
 """
 
-from configs import default
+from mae_jax.configs import default
 
 
 def get_config():

@@ -5,7 +5,7 @@
 To expect: 82.3 % top-1 (arXiv 2111.06377, Table 3).
 """
 
-from configs import finetune, scratch_large
+from mae_jax.configs import finetune, scratch_large
 
 
 def get_config():

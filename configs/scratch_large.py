@@ -6,7 +6,7 @@ The running average of the parameters is evaluated. To expect: 82.6 % top-1 (arX
 Table 3).
 """
 
-from configs import finetune
+from mae_jax.configs import finetune
 
 
 def make_scratch(config):

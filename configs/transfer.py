@@ -16,7 +16,7 @@ and image size from the run of `init_from`. For any other data set use configs/f
 --config.dataset.name, a TFDS name or `folder`.
 """
 
-from configs import finetune
+from mae_jax.configs import finetune
 
 TFDS = {'inaturalist2018': 'i_naturalist2018', 'places365': 'places365_small'}
 FOLDERS = ('inaturalist2017', 'inaturalist2019', 'places205')

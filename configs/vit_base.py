@@ -6,7 +6,7 @@ Hardware: at least one node of 8 accelerators. 58 GFLOP per image, forward and b
 To expect after fine-tuning: 83.3 % top-1 (83.6 with --config.num_epochs=1600); linear probe 65.1.
 """
 
-from configs import default
+from mae_jax.configs import default
 
 
 def get_config():

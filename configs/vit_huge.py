@@ -7,7 +7,7 @@ If memory is short: --config.model.remat=block, --config.mesh.fsdp=8.
 To expect after fine-tuning (1600 epochs): 86.9 % top-1 at 224 pixels, 87.8 at 448.
 """
 
-from configs import default
+from mae_jax.configs import default
 
 
 def get_config():

@@ -7,7 +7,7 @@ On smaller machines --config.optimizer.accumulate=8 keeps the batch size.
 To expect after fine-tuning: 85.4-85.5 % top-1 (85.9 with --config.num_epochs=1600).
 """
 
-from configs import default
+from mae_jax.configs import default
 
 
 def get_config():
