@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.width = placeholder(int)
     model.depth = placeholder(int)
     model.heads = placeholder(int)
+    model.norm_eps = placeholder(float)  # of LayerNorm; unset: that of init_from, else 1e-6
     model.decoder_width = 512
     model.decoder_depth = 8
     model.decoder_heads = 16

@@ -30,12 +30,10 @@ def locate(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
         return path.parent, int(path.name)
     if (path / 'checkpoints').exists():
         return path / 'checkpoints', None
-    message = (
-        f'{path} is neither a work directory nor one of its checkpoints, nor a file of a model'
+    raise UserError(
+        f'{path} is neither a work directory nor one of its checkpoints, nor a file or directory '
+        'of weights.'
     )
-    if (path / 'config.json').exists():  # Hugging Face's directories have one too
-        message += ': convert it first, with mae-jax convert'
-    raise UserError(f'{message}.')
 
 
 def is_checkpoint(path: epath.Path) -> bool:

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('hyperparameters that SRC does not contain, or to override')
     group.add_argument('--heads', type=int, help='of the encoder; unset: by its width')
     group.add_argument('--decoder_heads', type=int, help='unset: 16, if it is 512 wide')
+    group.add_argument('--norm_eps', type=float, help='of LayerNorm; unset: as the library has it')
     group.add_argument('--mask_ratio', type=float, help='unset: 0.75')
     group.add_argument(
         '--target', choices=('normalized_pixel', 'pixel'), help='unset: normalized_pixel'

@@ -48,6 +48,7 @@ ADDED = {
     'step_timeout_s': 1800.0,
     'optimizer.skip_nonfinite': 0,
     'model.attention': 'plain',
+    'model.norm_eps': None,
     'dataset.repeats': 1,
     'dataset.resize': 'host',
     'dataset.canvas': 384,

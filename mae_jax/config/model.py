@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
+from mae_jax.models.transformer import NORM_EPS
 from mae_jax.models.vit import Encoder, architecture
 from mae_jax.pretext.masking import make_masking
 from mae_jax.pretext.targets import make_target
@@ -82,7 +83,15 @@ def _encoder(config: ConfigDict) -> dict[str, Any]:
         raise UserError(f"model.dtype='{model.dtype}': choose 'float32' or 'bfloat16'.")
     options = dict(dtype=jnp.dtype(model.dtype), remat=model.remat, scan=model.scan)
     options['attention'] = model.get('attention', 'plain')  # not in the configs of earlier versions
-    return make_architecture(model) | options
+    return make_architecture(model) | options | {'norm_eps': norm_eps(model)}
+
+
+def norm_eps(model: ConfigDict) -> float:
+    """Returns what LayerNorm adds to the variance; configs of earlier versions lack the field."""
+    eps = model.get('norm_eps')
+    if eps is not None and not 0 < eps < 1:
+        raise UserError(f'model.norm_eps={eps} must be above 0 and below 1, such as 1e-6.')
+    return NORM_EPS if eps is None else float(eps)
 
 
 def statistics(config: ConfigDict) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.errors import UserError
 from mae_jax.experiment.workdir import has_begun
-from mae_jax.interop.trained import read_config
+from mae_jax.interop.read import read_config
 
 MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
 DATA = ('name', 'path')
@@ -30,6 +30,7 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
         if config.model.variant is None:
             _fill(config.model, source.model, MODEL_FIELDS)
         _fill(config, source, ('image_size',))
+        _fill(config.model, source.model, ('norm_eps',))
         named = config.dataset.name is not None
         _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA)
         if not (named or begun):
@@ -61,5 +62,5 @@ def _check_data(config: ConfigDict) -> None:
 
 def _fill(group: ConfigDict, source: Mapping, fields: tuple[str, ...]) -> None:
     for field in fields:
-        if group[field] is None:
+        if field in group and group[field] is None:  # a config of one's own may lack new ones
             group[field] = source.get(field)

@@ -7,11 +7,13 @@ import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.model import image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
-from mae_jax.interop.trained import COLLECTIONS, read_trained
+from mae_jax.interop.read import read_model
+from mae_jax.interop.trained import COLLECTIONS
 from mae_jax.models.patches import grid_size
 from mae_jax.models.positions import resize_positions
+from mae_jax.runtime.processes import say
 
 POSITIONS = 'encoder/pos_embed'
 Flat = dict[str, Any]
@@ -46,7 +48,7 @@ def load_weights(
     original does). Further parameters are taken where name and shape agree.
 
     Args:
-      path: a work directory, one of its checkpoints, or a file that `mae-jax convert` wrote.
+      path: of the other model, as for `read_model`.
       config: of the run that is about to start.
       params, model_state: its initial values, laid out over the devices.
       required: whether a parameter must be there on both sides, and of one shape.
@@ -54,7 +56,7 @@ def load_weights(
     Raises:
       UserError: there is no checkpoint, or what it holds is of another architecture.
     """
-    weights = read_trained(path)
+    weights = read_model(path, say)
     source = weights.config
     available, expected = _flat(weights.params), _flat(params)
     resized = _resize_positions(available, expected, source, config)
@@ -86,8 +88,10 @@ def _check_architecture(
     required: Callable[[str], bool],
 ) -> None:
     """Raises a UserError where `init_from` holds another model than this run trains."""
-    trained, ours = make_architecture(source.model), make_architecture(config.model)
-    # The number of heads, for one, shows in no shape.
+    trained, ours = (
+        make_architecture(c.model) | {'norm_eps': norm_eps(c.model)} for c in (source, config)
+    )
+    # The number of heads and the epsilon of the norms show in no shape.
     differing = [
         f'model.{field}: {trained[field]} there, {ours[field]} here'
         for field in ours

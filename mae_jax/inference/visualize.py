@@ -16,7 +16,7 @@ from mae_jax.errors import UserError
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import replacing, writing
 from mae_jax.interop.load import load, load_encoder
-from mae_jax.interop.trained import read_config
+from mae_jax.interop.read import read_config
 from mae_jax.models.mae import MAE
 from mae_jax.pretext.masking import STRATEGIES
 from mae_jax.tasks.preprocess import normalize

@@ -1,14 +1,17 @@
 """Compares the outputs of a model of ours with those of another library, if it is installed."""
 
+import functools
 import importlib
+import json
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.model import image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
 from mae_jax.files.tensors import Tensors
 from mae_jax.interop import huggingface
@@ -22,18 +25,21 @@ TOLERANCE = 3e-5
 """Largest allowed difference of outputs, relative to the largest output."""
 
 
-def compare_outputs(foreign: Foreign, trained: Trained) -> str:
+def compare_outputs(foreign: Foreign, trained: Trained, given: Collection[str] = ()) -> str:
     """Runs both models on random images; returns how much they differ, or why they were not run.
 
     transformers runs autoencoders and the models of Hugging Face, timm runs the others. Tensors
     with the names of a third library are converted through ours.
 
-    The other library receives the tensors only, never the files they come from: a config.json can
-    make transformers download and run code.
+    The other library computes what the files of the source say, not what was understood of them:
+    transformers receives the source's own tensors, and those fields of its config.json that change
+    an output without changing a shape. It never receives the file itself, which can make it
+    download and run code.
 
     Args:
       foreign: the checkpoint that was read.
       trained: the same weights as a model of ours.
+      given: names of the hyperparameters that the user overrides, which are taken from `trained`.
 
     Raises:
       UserError: the outputs differ by more than `TOLERANCE`.
@@ -57,7 +63,8 @@ def compare_outputs(foreign: Foreign, trained: Trained) -> str:
     with torch.no_grad():
         inputs = torch.from_numpy(images.transpose(0, 3, 1, 2))
         if by_transformers:
-            theirs = _run_transformers(foreign, trained, kind, inputs, torch.from_numpy(noise))
+            noise_tensor = torch.from_numpy(noise)
+            theirs = _run_transformers(foreign, trained, kind, given, inputs, noise_tensor)
         else:
             official = foreign.naming.startswith('official')
             tensors = foreign.tensors if official else to_theirs(trained, 'official')
@@ -92,7 +99,7 @@ def run_ours(trained: Trained, images: np.ndarray, noise: np.ndarray) -> np.ndar
 
 
 def _run_transformers(
-    foreign: Foreign, trained: Trained, kind: Kind, images: Any, noise: Any
+    foreign: Foreign, trained: Trained, kind: Kind, given: Collection[str], images: Any, noise: Any
 ) -> np.ndarray:
     import transformers
 
@@ -106,12 +113,26 @@ def _run_transformers(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'model'
         huggingface.write(path, tensors, trained.config, kind)
+        if is_theirs and foreign.config:
+            ours = huggingface.make_config(trained.config, kind)
+            content = json.dumps(_as_in_source(foreign.config, ours, given))
+            (path / 'config.json').write_text(content)
         opened = getattr(transformers, name).from_pretrained(path, local_files_only=True, **options)
     model = opened.float().eval()
     if kind.name == 'mae':
         return model(images, noise=noise).logits.numpy()
     outputs = model(images)
     return (outputs.logits if kind.name == 'classifier' else outputs.last_hidden_state).numpy()
+
+
+def _as_in_source(
+    theirs: dict[str, Any], ours: dict[str, Any], given: Collection[str]
+) -> dict[str, Any]:
+    """Puts the source's values into our config.json; what it lacks is left to transformers."""
+    read = {field for field, name in huggingface.STATED.items() if name not in given}
+    fields = (read | {'hidden_act', 'qkv_bias', 'norm_pix_loss'}) - {'image_size'}
+    kept = {field: value for field, value in ours.items() if field not in fields}
+    return kept | {field: theirs[field] for field in fields & theirs.keys()}
 
 
 def _run_timm(tensors: Tensors, trained: Trained, kind: Kind, images: Any) -> np.ndarray:
@@ -127,6 +148,7 @@ def _run_timm(tensors: Tensors, trained: Trained, kind: Kind, images: Any) -> np
         depth=sizes['depth'],
         num_heads=sizes['heads'],
         num_classes=kind.classes or 0,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=norm_eps(config.model)),
         global_pool='avg' if 'fc_norm' in trained.params else 'token',
     )
     if trained.model_state:

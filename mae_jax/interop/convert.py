@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mae_jax.checkpoints.find import is_checkpoint
-from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.model import image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import (
-    read_safetensors_metadata,
     replacing,
     write_npz,
     write_pth,
@@ -26,8 +24,10 @@ from mae_jax.interop.foreign import read_foreign
 from mae_jax.interop.hyperparameters import hyperparameters
 from mae_jax.interop.load import read_module
 from mae_jax.interop.modules import encoder_of, join_first, kind_of
-from mae_jax.interop.trained import HEADER, Trained, flat, write_trained
+from mae_jax.interop.read import is_ours, locate_model
+from mae_jax.interop.trained import Trained, flat, write_trained
 from mae_jax.interop.translate import to_ours, to_theirs
+from mae_jax.models.transformer import NORM_EPS
 
 FORMATS = {
     'mae_jax': ('.safetensors',),
@@ -58,7 +58,8 @@ def convert(
     those of the other library, if it is installed.
 
     Args:
-      source: a work directory, one of its checkpoints, a file of ours or of another library.
+      source: a work directory, one of its checkpoints, a file of ours or of another library, or
+        'hf://owner/name[@revision]'.
       destination: the file or directory to write.
       to: one of `FORMATS`; None chooses by the suffix of `destination`.
       encoder_only: leave out decoder and head.
@@ -81,6 +82,7 @@ def convert(
             f'{source} was fine-tuned with mean pooling: its encoder has no final norm, '
             f"which '{to}' needs: convert to 'mae_jax', or the whole classifier to 'official'."
         )
+    _check_eps(source, trained, to)
     say(summary(trained))
     with replacing(destination) as fresh:
         with writing(destination):
@@ -93,6 +95,17 @@ def convert(
         if message:
             say(f'{when}: {message}')
     say(f'{destination} is written.')
+
+
+def _check_eps(source: str | os.PathLike, trained: Trained, to: str) -> None:
+    """Raises a UserError where the format implies another epsilon of the norms than the model's."""
+    eps = norm_eps(trained.config.model)
+    if to not in ('mae_jax', 'huggingface') and eps != NORM_EPS:
+        raise UserError(
+            f"{source} computes with norm_eps={eps:g}, and models of '{to}' with {NORM_EPS:g}: "
+            f"convert to 'mae_jax' or 'huggingface', or give --norm_eps {NORM_EPS:g} for a model "
+            'whose outputs differ a little.'
+        )
 
 
 def _check_destination(
@@ -127,20 +140,6 @@ def write(path: str | os.PathLike, trained: Trained, to: str) -> None:
         write_pth(path, tensors)
     else:
         write_safetensors(path, tensors, {'format': 'pt'})
-
-
-def is_ours(path: str | os.PathLike) -> bool:
-    """Returns whether a path is a model of ours, for `read_trained` rather than `read_foreign`.
-
-    Raises:
-      UserError: the path does not exist.
-    """
-    path = absolute(path)
-    if not path.exists():
-        raise UserError(f'{path} does not exist.')
-    if path.is_dir():
-        return is_checkpoint(path) or (path / 'checkpoints').exists()
-    return path.suffix.lower() == '.safetensors' and HEADER in read_safetensors_metadata(path)
 
 
 def summary(trained: Trained) -> str:
@@ -183,13 +182,16 @@ def _read(
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Trained, str | None]:
     """Reads a model of any format; returns it and the message of `compare_outputs`, if it ran."""
-    if is_ours(path):
-        _, trained = read_module(path, given=given)
+    local = locate_model(path)
+    if not local.exists():
+        raise UserError(f'{local} does not exist.')
+    if is_ours(local):
+        _, trained = read_module(local, given=given)
         return trained, None
-    foreign = read_foreign(path)
+    foreign = read_foreign(local)
     try:
         trained = to_ours(foreign, given, say)
-        return trained, compare_outputs(foreign, trained) if run else None
+        return trained, compare_outputs(foreign, trained, given) if run else None
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
 

@@ -9,10 +9,12 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.model import statistics
 from mae_jax.errors import UserError
+from mae_jax.interop import huggingface
 from mae_jax.interop.foreign import IMAGENET, Foreign
 from mae_jax.interop.hyperparameters import check_hyperparameters
 from mae_jax.interop.modules import join_first
 from mae_jax.interop.name_maps import CONV, NAME_MAPS, Rule
+from mae_jax.models.transformer import NORM_EPS
 from mae_jax.models.vit import VARIANTS
 
 HEADS = {sizes['width']: sizes['heads'] for sizes in VARIANTS.values()}
@@ -45,7 +47,8 @@ def detect_config(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, 
             return known[name]
         if default is None:
             raise UserError(
-                f'The file does not state {name}, and it has no default: give --{name}.'
+                f'The file does not state {name}, and it has no default: give --{name} to mae-jax '
+                'convert.'
             )
         assumed.append(f'{name}={default}')
         return default
@@ -55,6 +58,10 @@ def detect_config(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, 
     channels = kernel.shape[1] if _is_conv(foreign) else kernel.shape[2]
     config.image_size = _image_size(foreign, model.patch_size, known)
     model.heads = read('heads', HEADS.get(model.width))
+    if foreign.naming == 'huggingface':
+        model.norm_eps = read('norm_eps', huggingface.NORM_EPS)
+    else:
+        model.norm_eps = known.get('norm_eps', NORM_EPS)  # of all libraries but transformers
     rgb = IMAGENET if channels == 3 else dict(mean=None, std=None)
     config.dataset = dict(
         name=None,

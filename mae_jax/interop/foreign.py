@@ -43,6 +43,8 @@ class Foreign(NamedTuple):
     """Hyperparameters in the file's metadata, or known of its kind; see `hyperparameters.py`."""
     left_out: list[str]
     """Names of tensors that do not belong to the model, such as a projector."""
+    config: dict[str, Any] = {}
+    """Content of the config.json beside the tensors; empty where there is none."""
 
 
 def read_foreign(path: str | os.PathLike) -> Foreign:
@@ -57,9 +59,12 @@ def read_foreign(path: str | os.PathLike) -> Foreign:
         files = [path / name for name in DIRECTORY_WEIGHTS if (path / name).exists()]
         if not files:
             names = ' or '.join(DIRECTORY_WEIGHTS)
-            raise UserError(f'{path} is a directory without {names}: give a file of weights.')
+            raise UserError(
+                f'{path} is neither a work directory nor one of its checkpoints, and has no '
+                f'{names}: give the path of a model.'
+            )
         path = files[0]
-    stated = _read_configs(directory) if path.name in DIRECTORY_WEIGHTS else {}
+    stated, config = _read_configs(directory) if path.name in DIRECTORY_WEIGHTS else ({}, {})
     kind = path.suffix.lower()
     if path.name.endswith('.index.json'):
         tensors = _read_shards(path)
@@ -75,7 +80,7 @@ def read_foreign(path: str | os.PathLike) -> Foreign:
         raise UserError(f'{path} is of an unknown kind: a name ends in {suffixes}.')
     tensors = {name: _float32(path, name, tensor) for name, tensor in tensors.items()}
     try:
-        return recognise(tensors, stated)
+        return recognise(tensors, stated)._replace(config=config)
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
 
@@ -118,21 +123,26 @@ def _read_arguments(args: Any) -> dict[str, Any]:
     return stated
 
 
-def _read_configs(path: epath.Path) -> dict[str, Any]:
-    """Reads the hyperparameters in the JSON files beside weights of Hugging Face or timm."""
-    stated = {}
+def _read_configs(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the JSON files beside weights of Hugging Face or timm.
+
+    Returns:
+      (hyperparameters, content of config.json).
+    """
+    stated, contents = {}, {}
     for name, read in (
         ('config.json', huggingface.read_config),
         ('preprocessor_config.json', huggingface.read_preprocessor),
     ):
         if (path / name).exists():
             try:
-                stated |= read(read_json(path / name))
+                contents[name] = read_json(path / name)
+                stated |= read(contents[name])
             except UserError:
                 raise
             except Exception as error:  # an untrusted file can raise errors of any kind
                 raise unreadable(path / name, 'configuration', reason(error)) from error
-    return stated
+    return stated, contents.get('config.json', {})
 
 
 def _float32(path: epath.Path, name: str, tensor: np.ndarray) -> np.ndarray:

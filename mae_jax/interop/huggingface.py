@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.model import image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
 from mae_jax.files.tensors import write_safetensors
 from mae_jax.interop.modules import Kind
@@ -21,6 +21,23 @@ ARCHITECTURES = {
 }
 """Kind of a model -> Hugging Face's class."""
 
+STATED = {
+    'num_attention_heads': 'heads',
+    'decoder_num_attention_heads': 'decoder_heads',
+    'layer_norm_eps': 'norm_eps',
+    'mask_ratio': 'mask_ratio',
+    'image_size': 'image_size',
+}
+"""Field of config.json -> hyperparameter."""
+
+NORM_EPS = 1e-12
+"""transformers' default of layer_norm_eps; configs on the hub have it, the official MAE 1e-6."""
+
+_VIT = {'num_attention_heads': 12, 'layer_norm_eps': NORM_EPS, 'image_size': 224}
+_MAE = {'decoder_num_attention_heads': 16, 'mask_ratio': 0.75, 'norm_pix_loss': False}
+DEFAULTS = {'vit': _VIT, 'vit_mae': _VIT | _MAE}
+"""model_type -> what transformers computes with where config.json lacks a field."""
+
 
 def read_config(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the hyperparameters in the content of config.json, by the names we use.
@@ -30,24 +47,15 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     """
     if 'architecture' in config:  # timm's
         return read_timm(config)
-    if config.get('layer_norm_eps', 1e-6) > 2e-6:  # transformers' default 1e-12 is as good
-        raise UserError(
-            f'config.json has layer_norm_eps={config["layer_norm_eps"]}, and the ViT of MAE has '
-            '1e-6: its outputs would differ.'
-        )
     expected = {'hidden_act': 'gelu', 'qkv_bias': True}
     for field, value in expected.items():
         if config.get(field, value) != value:
             raise UserError(
                 f'config.json has {field}={config[field]!r}, and the ViT of MAE has {value!r}.'
             )
-    names = {
-        'num_attention_heads': 'heads',
-        'decoder_num_attention_heads': 'decoder_heads',
-        'mask_ratio': 'mask_ratio',
-        'image_size': 'image_size',
-    }
-    stated = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    if config.get('model_type') in DEFAULTS:
+        config = DEFAULTS[config['model_type']] | config
+    stated = {ours: config[theirs] for theirs, ours in STATED.items() if theirs in config}
     if 'norm_pix_loss' in config:
         stated['target'] = 'normalized_pixel' if config['norm_pix_loss'] else 'pixel'
     return stated
@@ -113,7 +121,7 @@ def make_config(config: ConfigDict, kind: Kind) -> dict[str, Any]:
         'num_channels': config.dataset.channels,
         'hidden_act': 'gelu',
         'qkv_bias': True,
-        'layer_norm_eps': 1e-6,
+        'layer_norm_eps': norm_eps(model),
         'hidden_dropout_prob': 0.0,
         'attention_probs_dropout_prob': 0.0,
         'initializer_range': 0.02,

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mae_jax.config.model import image_size, make_architecture, statistics
+from mae_jax.config.model import image_size, make_architecture, norm_eps, statistics
 from mae_jax.errors import UserError
 from mae_jax.pretext.targets import TARGETS
 from mae_jax.registry import is_path
@@ -13,6 +13,7 @@ from mae_jax.registry import is_path
 FIELDS = {
     'heads': 'model.heads',
     'decoder_heads': 'model.decoder_heads',
+    'norm_eps': 'model.norm_eps',
     'image_size': 'image_size',
     'scale': 'dataset.scale',
     'mean': 'dataset.mean',
@@ -27,6 +28,7 @@ def hyperparameters(config: ConfigDict) -> dict[str, Any]:
     """Returns the hyperparameters in the config of a model, by name."""
     values = {
         'heads': make_architecture(config.model)['heads'],
+        'norm_eps': norm_eps(config.model),
         'image_size': image_size(config),
         **{name: config.dataset[name] for name in ('scale', 'mean', 'std')},
     }
@@ -49,7 +51,8 @@ def check_hyperparameters(values: dict[str, Any]) -> None:
         else:
             is_valid = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
             is_valid = is_valid and is_sequence == (name in ('mean', 'std'))
-            is_valid = is_valid and (name not in ('std', 'scale') or min(numbers) > 0)
+            is_valid = is_valid and (name not in ('std', 'scale', 'norm_eps') or min(numbers) > 0)
+            is_valid = is_valid and (name != 'norm_eps' or numbers[0] < 1)
         if not is_valid:
             raise UserError(f'{name}={value!r} is not possible: give --{name}.')
 

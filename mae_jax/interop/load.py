@@ -24,7 +24,8 @@ from mae_jax.interop.modules import (
     shape_differences,
     shapes_of,
 )
-from mae_jax.interop.trained import Trained, flat, read_config, read_trained
+from mae_jax.interop.read import read_config, read_model
+from mae_jax.interop.trained import Trained, flat
 from mae_jax.models.classifier import BatchNorm, Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.patches import grid_size
@@ -41,7 +42,9 @@ def load(path: str | os.PathLike, *, dtype: str = 'float32') -> tuple[MAE | Clas
 
     Args:
       path: a work directory (its newest checkpoint), one of its checkpoints
-        (`<workdir>/checkpoints/<step>`), or a file that `mae-jax convert` wrote.
+        (`<workdir>/checkpoints/<step>`), a file that `mae-jax convert` wrote, a file or directory
+        of another library (`.pth`, a directory of Hugging Face, ...: `mae-jax convert --help`), or
+        'hf://owner/name[@revision]' on the Hugging Face Hub.
       dtype: dtype of activations, 'float32' or 'bfloat16'.
 
     Returns:
@@ -175,7 +178,7 @@ def read_module(
     Raises:
       UserError: there is no such model, or it is damaged.
     """
-    trained = read_trained(path)
+    trained = read_model(path)
     if trained.config.get('task') not in (None, 'pretrain', 'classify'):  # a task of one's own
         trained = trained._replace(params={'encoder': trained.params['encoder']}, model_state={})
     config = override(trained.config, given or {})

@@ -9,7 +9,6 @@ target.
 
 import json
 import os
-import shlex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,6 +136,6 @@ def _checked(path: str | os.PathLike, config: ConfigDict) -> ConfigDict:
 
 def _not_ours(path: str | os.PathLike) -> UserError:
     return UserError(
-        f'{path} is not in the format of mae_jax: convert it first, by\n'
-        f'    mae-jax convert {shlex.quote(os.fspath(path))} <name>.safetensors'
+        f'{path} is not in the format of mae_jax, nor a file of another library: give a run or a '
+        'file that ends in .safetensors, .pth or .npz.'
     )

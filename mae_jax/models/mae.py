@@ -11,7 +11,7 @@ from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
 from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
-from mae_jax.models.transformer import LayerNorm, Transformer
+from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer
 from mae_jax.models.vit import Encoder, check_width
 
 
@@ -40,6 +40,7 @@ class Decoder(nn.Module):
     remat: str = 'none'
     scan: bool = False
     attention: str = 'plain'
+    norm_eps: float = NORM_EPS
 
     @nn.compact
     def __call__(
@@ -76,9 +77,11 @@ class Decoder(nn.Module):
             self.remat,
             self.scan,
             attention=self.attention,
+            norm_eps=self.norm_eps,
             name='blocks',
         )
-        tokens = LayerNorm(dtype=self.dtype, name='norm')(blocks(tokens))
+        norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
+        tokens = norm(blocks(tokens))
         head = Dense(prediction_size, dtype=self.dtype, name='head')
         return head(tokens[:, 1:]).astype(jnp.float32)
 
@@ -134,10 +137,11 @@ class MAE(nn.Module):
     remat: str = 'none'
     scan: bool = False
     attention: str = 'plain'
+    norm_eps: float = NORM_EPS
 
     def setup(self):
         options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
-        options |= dict(attention=self.attention)
+        options |= dict(attention=self.attention, norm_eps=self.norm_eps)
         self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
         self.decoder = Decoder(
             self.decoder_width, self.decoder_depth, self.decoder_heads, **options

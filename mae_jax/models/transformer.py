@@ -1,8 +1,8 @@
 """The transformer that encoder and decoder share: attention, MLP, block, and a stack of blocks.
 
-Pre-norm blocks with fused qkv, exact GELU and LayerNorm of eps 1e-6, initialised as the original
-MAE. Parameters are float32; `dtype` is that of activations, while LayerNorm statistics, the
-softmax and its logits are float32.
+Pre-norm blocks with fused qkv and exact GELU, initialised as the original MAE, whose LayerNorm adds
+1e-6 to the variance; models of other libraries may have another `norm_eps`. Parameters are float32;
+`dtype` is that of activations, while LayerNorm statistics, the softmax and its logits are float32.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,11 @@ ATTENTION = ('plain', 'xla', 'cudnn')
 """How attention is computed: by plain products, or by `jax.nn.dot_product_attention` with this
 implementation."""
 
+NORM_EPS = 1e-6
+"""What LayerNorm adds to the variance in the original."""
+
 # The one-pass variance, E[x^2] - E[x]^2, cancels where the mean is large.
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+LayerNorm = partial(nn.LayerNorm, epsilon=NORM_EPS, use_fast_variance=False)
 
 
 class Attention(nn.Module):
@@ -111,6 +114,7 @@ class Block(nn.Module):
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
     attention: str = 'plain'
+    norm_eps: float = NORM_EPS
 
     @nn.compact
     def __call__(
@@ -128,10 +132,10 @@ class Block(nn.Module):
                 return branch
             return branch * branch_scale[:, index, None, None].astype(branch.dtype)
 
-        hidden = LayerNorm(dtype=self.dtype, name='norm1')(tokens)
+        hidden = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm1')(tokens)
         attention = Attention(self.heads, self.dtype, self.attention, name='attention')
         tokens = tokens + scaled(attention(hidden), 0)
-        hidden = LayerNorm(dtype=self.dtype, name='norm2')(tokens)
+        hidden = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm2')(tokens)
         mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name='mlp')
         return tokens + scaled(mlp(hidden), 1)
 
@@ -148,6 +152,7 @@ class Transformer(nn.Module):
       frozen_blocks: how many of the first blocks have no backward pass: the gradient of everything
         before the others is zero.
       attention: one of `ATTENTION`.
+      norm_eps: what LayerNorm adds to the variance.
     """
 
     depth: int
@@ -158,6 +163,7 @@ class Transformer(nn.Module):
     scan: bool = False
     frozen_blocks: int = 0
     attention: str = 'plain'
+    norm_eps: float = NORM_EPS
 
     @nn.compact
     def __call__(
@@ -210,7 +216,7 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat])
         for i in ids:
             scale = None if branch_scale is None else branch_scale[:, i]
-            options = (self.heads, self.mlp_ratio, self.dtype, self.attention)
+            options = (self.heads, self.mlp_ratio, self.dtype, self.attention, self.norm_eps)
             layer = block(*options, name=f'block_{i}')
             tokens = layer(tokens, scale)
         return tokens
@@ -224,7 +230,8 @@ class Transformer(nn.Module):
         """Applies the blocks `ids`, compiled once, in a loop over their stacked parameters."""
         if not ids:
             return tokens
-        block = Block(self.heads, self.mlp_ratio, self.dtype, self.attention, parent=None)
+        options = (self.heads, self.mlp_ratio, self.dtype, self.attention, self.norm_eps)
+        block = Block(*options, parent=None)
         blocks = [self.variables['params'][f'block_{i}'] for i in ids]
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         if branch_scale is not None:

@@ -12,7 +12,7 @@ from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
 from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
-from mae_jax.models.transformer import LayerNorm, Transformer
+from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer
 
 VARIANTS = {
     'vit_tiny': dict(width=192, depth=12, heads=3, patch_size=16),
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
     Attributes:
       has_norm: whether there is a final norm; fine-tuning with mean pooling removes it.
-      remat, scan, frozen_blocks, attention: as of `Transformer`.
+      remat, scan, frozen_blocks, attention, norm_eps: as of `Transformer`.
     """
 
     patch_size: int
@@ -90,6 +90,7 @@ class Encoder(nn.Module):
     frozen_blocks: int = 0
     has_norm: bool = True
     attention: str = 'plain'
+    norm_eps: float = NORM_EPS
 
     @nn.compact
     def __call__(
@@ -149,11 +150,12 @@ class Encoder(nn.Module):
             self.scan,
             self.frozen_blocks,
             self.attention,
+            self.norm_eps,
             name='blocks',
         )
         tokens = transformer(tokens, branch_scale, blocks)
         if final_norm and self.has_norm:
-            norm = LayerNorm(dtype=self.dtype, name='norm')
+            norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
             tokens = jax.tree.map(norm, tokens)
         return tokens
 

@@ -94,13 +94,6 @@ def test_a_converted_file_may_be_named_with_data_of_ones_own(pretrained, tmp_pat
     assert re.findall('ignored: (.*)', text) == ['encoder/norm']
 
 
-def test_a_file_of_another_library_is_to_be_converted_first(tmp_path):
-    (tmp_path / 'mae_pretrain_vit_base.pth').write_bytes(b'')
-    config = classifying(finetune.get_config, tmp_path / 'mae_pretrain_vit_base.pth')
-    with pytest.raises(UserError, match='mae-jax convert'):
-        start(config, tmp_path / 'run')
-
-
 def test_positions_are_resized_for_another_image_size(pretrained, tmp_path, capsys):
     config = classifying(finetune.get_config, pretrained[0], {'image_size': (12, 8)})
     actual = flat(start(config, tmp_path).params)['encoder/pos_embed']
@@ -161,7 +154,7 @@ def test_another_architecture_ends_a_run_before_its_first_step(pretrained, tmp_p
 def test_a_path_that_is_no_run_is_named(tmp_path, there):
     path = tmp_path / 'nowhere'
     if there:
-        path.mkdir()
+        path.mkdir()  # nor does it hold weights of another library
     with pytest.raises(UserError, match=f'{path} is neither a work directory nor'):
         run(classifying(finetune.get_config, path), tmp_path / 'run')
 

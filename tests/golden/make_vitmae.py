@@ -1,4 +1,4 @@
-"""Makes vitmae.npz and adamw.npz with Hugging Face's ViTMAE in PyTorch, in float64.
+"""Makes vitmae.npz, norm_eps.npz and adamw.npz with Hugging Face's ViTMAE in PyTorch, in float64.
 
     python tests/golden/make_vitmae.py
 
@@ -33,7 +33,7 @@ def build(case: vitmae.Case) -> ViTMAEForPreTraining:
         num_channels=case.channels,
         mask_ratio=case.mask_ratio,
         norm_pix_loss=case.normalized,
-        layer_norm_eps=1e-6,  # transformers' default is 1e-12
+        layer_norm_eps=case.norm_eps,
         attn_implementation='sdpa',
     )
     model = ViTMAEForPreTraining(config).double()
@@ -110,6 +110,9 @@ def main() -> None:
         for key, value in parity(case).items()
     }
     np.savez_compressed(HERE / 'vitmae.npz', **golden)
+    of_eps = parity(vitmae.NORM_EPS)
+    kept = {name: of_eps[name] for name in ('loss', 'prediction')}
+    np.savez_compressed(HERE / 'norm_eps.npz', **kept)
     np.savez_compressed(HERE / 'adamw.npz', **trajectory(vitmae.TRAJECTORY))
 
 

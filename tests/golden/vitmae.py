@@ -27,6 +27,7 @@ class Case(NamedTuple):
     heads: int = 3
     decoder_width: int = 8
     decoder_heads: int = 2
+    norm_eps: float = 1e-6
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -44,6 +45,8 @@ CASES = {
     'wide_gray_pixel': Case((4, 10), 1, 2, 0.5, normalized=False),
     'square_four_bands_normalized': Case((12, 12), 4, 4, 0.6, normalized=True),
 }
+NORM_EPS = Case((8, 8), 3, 4, 0.75, normalized=True, norm_eps=1e-2)
+"""A square, as transformers takes it, whose norms add more than any library's default."""
 TRAJECTORY = Case((8, 12), 3, 2, 0.75, normalized=True, batch_size=4)
 TRAJECTORY_STEPS, TRAJECTORY_WARMUP = 50, 10
 TRAJECTORY_LR, TRAJECTORY_WEIGHT_DECAY = 5e-3, 0.05

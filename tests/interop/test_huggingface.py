@@ -43,21 +43,6 @@ def test_other_activations_are_refused(run, hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('field', 'value', 'message'),
-    [
-        ('layer_norm_eps', 1e-5, 'layer_norm_eps=1e-05'),
-        ('layer_norm_eps', 1e-12, None),  # the default of transformers
-        ('architectures', None, None),
-    ],
-)
-def test_a_norm_of_another_epsilon_is_refused(run, hub, tmp_path, field, value, message):
-    change_json(hub / 'config.json', {field: value})
-    status, output = run('convert', hub, tmp_path / 'x.safetensors', '--no_run')
-    assert status == (0 if message is None else 1), output
-    assert 'Traceback' not in output and (message or '') in output
-
-
-@pytest.mark.parametrize(
     ('preprocessor', 'expected'),
     [
         ({'rescale_factor': 1 / 65535}, (65535.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),

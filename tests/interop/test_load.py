@@ -256,7 +256,7 @@ def test_attention_weights_are_returned_on_request(write):
     [
         (lambda t, m: t.pop('encoder/norm/bias'), 'encoder/norm/bias is missing'),
         (lambda t, m: t.update({'encoder/cls_token': t['encoder/cls_token'][..., :5]}), 'shape'),
-        (lambda t, m: m.clear(), 'convert it first'),
+        (lambda t, m: m.clear(), 'known format'),
         (lambda t, m: m.update(mae_jax='{"version": 1}'), 'damaged'),
         (lambda t, m: m.update(mae_jax='[' * 100_000), 'damaged'),
         (lambda t, m: m.update(mae_jax='{"version": 99}'), 'upgrade'),
