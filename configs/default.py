@@ -21,7 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_epochs = 800.0
     config.num_steps = placeholder(int)  # overrides num_epochs
     config.image_size = (224, 224)  # height, width; (96,) or --config.image_size=96 is a square
-    config.init_from = placeholder(str)  # start from the weights of this work directory
+    config.init_from = placeholder(str)  # start from these weights: a run, a file, hf://owner/name
+    config.new_channels = placeholder(str)  # average | repeat: init_from of other dataset.channels
     config.deterministic = False  # bit-identical reruns on a GPU too, somewhat slower
 
     config.model = model = ml_collections.ConfigDict()

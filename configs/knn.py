@@ -17,8 +17,10 @@ def get_config() -> ConfigDict:
     base, config = finetune.get_config(), ConfigDict()
     config.task = 'knn'
     config.batch_size = 256
-    for field in ('seed', 'image_size', 'init_from', 'deterministic', 'mesh'):
-        config[field] = base.get_ref(field) if field in ('image_size', 'init_from') else base[field]
+    for field in ('image_size', 'init_from', 'new_channels'):
+        config[field] = base.get_ref(field)  # a placeholder
+    for field in ('seed', 'deterministic', 'mesh'):
+        config[field] = base[field]
     config.model = base.model
     for field in ('pool', 'drop_path', 'batch_norm', 'head_std'):
         del config.model[field]

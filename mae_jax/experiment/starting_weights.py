@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.model import image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
+from mae_jax.interop.load import NEW_CHANNELS, adapt_channels, adapt_prediction
 from mae_jax.interop.read import read_model
 from mae_jax.interop.trained import COLLECTIONS
 from mae_jax.models.patches import grid_size
@@ -16,6 +17,8 @@ from mae_jax.models.positions import resize_positions
 from mae_jax.runtime.processes import say
 
 POSITIONS = 'encoder/pos_embed'
+PATCH_KERNEL = 'encoder/patch_embed/kernel'
+PREDICTION = ('decoder/head/kernel', 'decoder/head/bias')
 Flat = dict[str, Any]
 
 
@@ -25,7 +28,7 @@ class Loaded(NamedTuple):
     params: Any
     model_state: Any
     resized: list[str]
-    """Lines for the console: which positions were resized."""
+    """Lines for the console: positions that were resized, channels that were adapted."""
     report: list[str]
     """Lines for the console: what was loaded, resized, left at its initial value, ignored."""
     initial: list[str]
@@ -60,6 +63,7 @@ def load_weights(
     source = weights.config
     available, expected = _flat(weights.params), _flat(params)
     resized = _resize_positions(available, expected, source, config)
+    resized += _adapt_channels(available, expected, source, config)
     _check_architecture(path, available, expected, source, config, required)
     loaded = {n: v for n, v in available.items() if _shape(expected.get(n)) == v.shape}
     initial = expected.keys() - loaded.keys()
@@ -108,6 +112,12 @@ def _check_architecture(
             f'target.components or target.codes ({"; ".join(differing)}): give what it was '
             'trained with.'
         )
+    old, new = source.dataset.channels, config.dataset.channels
+    if old != new and not config.get('new_channels'):
+        raise UserError(
+            f'init_from={path} was trained on {old} channel(s), where dataset.channels={new}: give '
+            '--config.new_channels=average or =repeat to adapt its patch embedding.'
+        )
     if differing:
         shown = '; '.join(differing[:5]) + ('; ...' if len(differing) > 5 else '')
         raise UserError(
@@ -129,6 +139,23 @@ def _resize_positions(
         return []  # another architecture, which `_check_architecture` reports
     available[POSITIONS] = resize_positions(available[POSITIONS], old, new)
     return [f'  positions resized from {old[0]} x {old[1]} to {new[0]} x {new[1]} patches']
+
+
+def _adapt_channels(
+    available: Flat, expected: Flat, source: ConfigDict, config: ConfigDict
+) -> list[str]:
+    """Adapts what depends on the number of channels, as `new_channels` says; returns a line."""
+    how, old, new = config.get('new_channels'), source.dataset.channels, config.dataset.channels
+    if how not in (None, *NEW_CHANNELS):
+        raise UserError(f'new_channels={how!r}: choose {" or ".join(NEW_CHANNELS)}.')
+    if how is None or old == new or PATCH_KERNEL not in available:
+        return []
+    available[PATCH_KERNEL] = adapt_channels(available[PATCH_KERNEL], old, new, how)
+    for name in PREDICTION:
+        predicted = available[name].shape[-1] if name in available else 0
+        if name in expected and expected[name].shape[-1] * old == predicted * new:  # pixels
+            available[name] = adapt_prediction(available[name], old, new, how)
+    return [f'  patches of {old} channels adapted to {new} (new_channels={how})']
 
 
 def _groups(names: Iterable[str], among: Iterable[str]) -> str:

@@ -148,17 +148,31 @@ def adapt_channels(kernel: np.ndarray, old: int, new: int, how: str | None) -> n
     Raises:
       UserError: `how` is not one of `NEW_CHANNELS`.
     """
-    cells = np.asarray(kernel).reshape(-1, old, kernel.shape[-1])
-    if how == 'average':
-        cells = np.repeat(cells.mean(axis=1, keepdims=True), new, axis=1)
-    elif how == 'repeat':
-        cells = cells[:, np.arange(new) % old]
-    else:
+    if how not in NEW_CHANNELS:
         raise UserError(
             f'{new} channels, where the encoder was trained on {old}: choose '
             "new_channels='average' or new_channels='repeat'."
         )
-    return (cells * (old / new)).reshape(-1, kernel.shape[-1]).astype(np.float32)
+    cells = np.asarray(kernel).reshape(-1, old, kernel.shape[-1])
+    cells = _other_channels(cells, new, how) * (old / new)
+    return cells.reshape(-1, kernel.shape[-1]).astype(np.float32)
+
+
+def adapt_prediction(array: np.ndarray, old: int, new: int, how: str) -> np.ndarray:
+    """Converts a pixel head's kernel or bias, [..., P*P*old], to `new` channels.
+
+    A new channel is predicted as the mean of the old ones, or as one of them.
+    """
+    shape = array.shape[:-1]
+    cells = np.asarray(array).reshape(-1, old, 1)  # each row of patches after the other
+    return _other_channels(cells, new, how).reshape(*shape, -1).astype(np.float32)
+
+
+def _other_channels(cells: np.ndarray, new: int, how: str) -> np.ndarray:
+    """Converts [N, old, D] to [N, new, D]: the mean of the old ones, or these in order."""
+    if how == 'average':
+        return np.repeat(cells.mean(axis=1, keepdims=True), new, axis=1)
+    return cells[:, np.arange(new) % cells.shape[1]]
 
 
 def read_module(

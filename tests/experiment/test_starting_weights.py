@@ -123,7 +123,7 @@ def test_positions_are_resized_for_another_image_size(pretrained, tmp_path, caps
         ({'model.heads': 2}, r'model\.heads: 4 there, 2 here'),
         (
             {'dataset.channels': 3, 'dataset.mean': (0.5,) * 3, 'dataset.std': (0.5,) * 3},
-            r'encoder/patch_embed/kernel: \(4, 16\) there, \(12, 16\) here',
+            r'trained on 1 channel\(s\), where dataset\.channels=3: give --config\.new_channels',
         ),
     ],
 )
