@@ -18,11 +18,11 @@ from ml_collections import ConfigDict
 from mae_jax.checkpoints.find import is_checkpoint
 from mae_jax.config.saved import from_json, to_json
 from mae_jax.errors import UserError
-from mae_jax.files.hub import local_path
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import read_safetensors_metadata
 from mae_jax.interop import trained
 from mae_jax.interop.foreign import read_foreign
+from mae_jax.interop.hub import download, is_hub
 from mae_jax.interop.trained import HEADER, Trained
 from mae_jax.interop.translate import to_ours
 
@@ -72,7 +72,7 @@ def _config_text(path: str, stamp: Any) -> str:
 
 def locate_model(path: str | os.PathLike) -> epath.Path:
     """Returns the local path of a model, downloaded from the Hub if it is there."""
-    found = absolute(local_path(path))
+    found = absolute(download(os.fspath(path)) if is_hub(path) else path)
     file = found / OURS_IN_DIRECTORY
     if found.is_dir() and file.exists() and HEADER in read_safetensors_metadata(file):
         return file

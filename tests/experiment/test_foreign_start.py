@@ -5,16 +5,15 @@ import json
 import numpy as np
 import pytest
 import vitmae
-from helpers.official_files import SQUARE, SQUARE_OPTIONS, save_official
+from helpers.official_files import SQUARE, save_official
 from helpers.tiny_runs import PLAIN, classifying, flat, pretraining, start
 
 from configs import finetune, knn
-from mae_jax.cli import convert
-from mae_jax.cli.main import parse_arguments
 from mae_jax.errors import UserError
 from mae_jax.experiment.inherit import inherit
 from mae_jax.experiment.run import run
 from mae_jax.experiment.setup import make_setup
+from mae_jax.interop.convert import convert
 
 GREY = {
     'dataset.name': 'digits',
@@ -30,8 +29,8 @@ def hub(tmp_path_factory):
     """A ViTMAE of Hugging Face for RGB, with an epsilon of its own."""
     folder = tmp_path_factory.mktemp('foreign')
     path, _ = save_official(folder / 'square.safetensors', SQUARE)
-    arguments = ('convert', path, folder / 'hub', *SQUARE_OPTIONS)
-    convert.run(parse_arguments(list(map(str, arguments))))
+    given = {'heads': 3, 'decoder_heads': 2}
+    convert(path, folder / 'hub', given=given, run=False, say=lambda line: None)
     content = json.loads((folder / 'hub/config.json').read_text())
     content['layer_norm_eps'] = 1e-5
     (folder / 'hub/config.json').write_text(json.dumps(content))
