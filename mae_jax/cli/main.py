@@ -17,6 +17,7 @@ from mae_jax.runtime.library_noise import silence_libraries
 COMMANDS = {
     'ablate': "rows of an ablation, trained and put beside the paper's figures",
     'convert': 'weights of another library into ours, and ours into theirs',
+    'export': 'a model as StableHLO or ONNX, which run without this package',
     'plan': 'what a run needs of a machine that is not at hand: memory, operations, days',
     'prepare': 'a data set as shards of smaller images, which are read and decoded in less time',
     'visualize': 'what a model reconstructs of images, attends to and distinguishes, as a picture',
