@@ -7,16 +7,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import flax
 import jax
 import numpy as np
 from jax import export as jax_export
 
-from mae_jax import __version__
 from mae_jax.errors import UserError
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import replacing, writing
 from mae_jax.interop.functions import Exportable, Value, make_exportable
+from mae_jax.runtime.versions import versions
 
 FORMATS = ('stablehlo', 'onnx')
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
@@ -106,11 +105,7 @@ def describe(exportable: Exportable, file: str, to: str) -> dict:
             'std': list(data.std),
         },
         'step': exportable.step,
-        'versions': {
-            'mae_jax': __version__,
-            'jax': jax.__version__,
-            'flax': flax.__version__,
-        },
+        'versions': versions(),
         **({'platforms': list(PLATFORMS)} if to == 'stablehlo' else {}),
     }
 
