@@ -98,7 +98,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.step_timeout_s = 1800.0  # a step or batch of evaluation that takes longer ends the run
     config.log_every_steps = 50
-    config.loggers = ('tensorboard',)  # in addition to metrics.jsonl; or your 'module:function'
+    config.loggers = ('tensorboard',)  # beside metrics.jsonl: tensorboard | wandb | mlflow | yours
     config.profile_steps = placeholder(tuple)  # (from, to): trace for TensorBoard's profiler
     config.eval_every_steps = 2500  # loss on held-out images under fixed masks; 0: never
     config.eval_examples = 4096  # number of these images

@@ -21,6 +21,7 @@ COMMANDS = {
     'convert': 'weights of another library into ours, and ours into theirs',
     'embed': 'features of all images below a folder, by a trained encoder',
     'eval': 'a run again, from its work directory alone',
+    'export': 'a model as StableHLO or ONNX, which run without this package',
     'fields': 'every field of a config, with its default and what it means',
     'plan': 'what a run needs of a machine that is not at hand: memory, operations, days',
     'prepare': 'a data set as shards of smaller images, which are read and decoded in less time',

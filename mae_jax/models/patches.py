@@ -39,5 +39,5 @@ def unpatchify(
 ) -> Shaped[ArrayLike, 'B {image_size[0]} {image_size[1]} C']:
     """Puts patches together to images of (height, width): the inverse of `patchify`."""
     rows, columns = grid_size(image_size, patch_size)
-    cells = patches.reshape(len(patches), rows, columns, patch_size, patch_size, -1)
-    return cells.swapaxes(2, 3).reshape(len(patches), *image_size, -1)
+    cells = patches.reshape(patches.shape[0], rows, columns, patch_size, patch_size, -1)
+    return cells.swapaxes(2, 3).reshape(patches.shape[0], *image_size, -1)

@@ -135,7 +135,7 @@ class Encoder(nn.Module):
         bias_init = _conv_bias(patches.shape[-1])
         embed = Dense(self.width, dtype=self.dtype, bias_init=bias_init, name='patch_embed')
         cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))
-        cls = jnp.broadcast_to(cls + table[:, :1], (len(images), 1, self.width))
+        cls = jnp.broadcast_to(cls + table[:, :1], (images.shape[0], 1, self.width))
         embedded = embed(patches)
         if mask is not None:
             mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
@@ -214,6 +214,6 @@ OUTPUTS = {
     'tokens': lambda tokens, grid: tokens,
     'cls': lambda tokens, grid: tokens[:, 0],
     'mean': lambda tokens, grid: tokens[:, 1:].astype(jnp.float32).mean(axis=1),
-    'map': lambda tokens, grid: tokens[:, 1:].reshape(len(tokens), *grid, -1),
+    'map': lambda tokens, grid: tokens[:, 1:].reshape(tokens.shape[0], *grid, -1),
 }
 """What `Encoder.features` can return: functions of tokens and the grid of patches."""

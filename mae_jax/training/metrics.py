@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mae_jax.errors import UserError
 from mae_jax.training.console import format_line
-from mae_jax.training.loggers import open_logger
+from mae_jax.training.loggers import Loggers
 
 
 class MetricsWriter:
@@ -60,12 +60,12 @@ class MetricsWriter:
         self._bar = None
         if not is_writer:
             return
+        self._loggers = Loggers(loggers, self._workdir, start_step, config, self.say)
         with self._explained():
             self._workdir.mkdir(parents=True, exist_ok=True)
             path = self._workdir / 'metrics.jsonl'
             cut_back(path, start_step)
             self._lines = path.open('a')
-            self._loggers = [open_logger(n, self._workdir, start_step, config) for n in loggers]
         self._pool = asynclib.Pool('mae_jax-pictures', max_workers=1)
         self._write_picture = self._pool(self._write_picture)
         self._failed: OSError | None = None  # of a picture that could not be written
@@ -93,8 +93,7 @@ class MetricsWriter:
         with self._explained():
             self._lines.write(json.dumps({'step': step} | finite) + '\n')
             self._lines.flush()
-            for logger in self._loggers:
-                logger.scalars(step, scalars)
+        self._loggers.scalars(step, scalars)
         self.say(format_line(step, self._total_steps, step / self._steps_per_epoch, scalars))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -102,9 +101,7 @@ class MetricsWriter:
         if not self._is_writer:
             return
         self._write_picture(step, image)
-        with self._explained():
-            for logger in self._loggers:
-                logger.image(step, name, image)
+        self._loggers.image(step, name, image)
 
     def _write_picture(self, step: int, image: np.ndarray) -> None:
         """Writes images/step_<step>.png and images/latest.png."""
@@ -150,9 +147,8 @@ class MetricsWriter:
         if self._bar is not None:
             self._bar.close()
         if self._is_writer:
+            self._loggers.close()
             with self._explained():
-                for logger in self._loggers:
-                    logger.close()
                 self._lines.close()
             self.flush()
             self._pool.close()

@@ -12,33 +12,41 @@ import numpy as np
 from etils import epath
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import image, scalar
+from tensorboardX.summary import image, scalar, text
+
+from mae_jax.training.loggers import grouped, run_name
 
 
 class Board:
-    """One event file of a run, in `<workdir>/tensorboard`: a `Logger`.
+    """One event file of a run, in `<workdir>/tensorboard/<name of the run>`: a `Logger`.
+
+    TensorBoard names a run by its folder.
 
     Args:
       workdir: of the run.
       start_step: TensorBoard hides what earlier files hold of later steps.
-      config: of the run; not used.
+      config: of the run, shown as text; None shows none.
 
     Raises (from every method):
       OSError: the file cannot be written.
     """
 
     def __init__(self, workdir: str | os.PathLike, start_step: int, config: Any = None):
-        folder = os.fspath(epath.Path(workdir) / 'tensorboard')
+        folder = os.fspath(epath.Path(workdir) / 'tensorboard' / run_name(workdir))
         epath.Path(folder).mkdir(parents=True, exist_ok=True)
         self._events = EventsWriter(os.path.join(folder, 'events'), f'.{os.getpid()}')
         self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+        if config is not None:
+            lines = config.to_json_best_effort(indent=2, sort_keys=True).splitlines()
+            code = '\n'.join(f'    {line}' for line in lines)  # Markdown
+            self._write(start_step + 1, summary=text('config', code))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self._write(step, summary=scalar(name, value))
+            self._write(step, summary=scalar(grouped(name), value))
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        self._write(step, summary=image(name, pixels, dataformats='HWC'))
+        self._write(step, summary=image(f'eval/{name}', pixels, dataformats='HWC'))
 
     def close(self) -> None:
         self._events.close()
