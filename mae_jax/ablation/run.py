@@ -9,7 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mae_jax.ablation.report import draw_plot, write_report
+from mae_jax.ablation.plot import draw_plot
+from mae_jax.ablation.report import write_report
 from mae_jax.ablation.stage import (
     LOG,
     Stage,

@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     masks.add_argument('--strategy', help="how masks are drawn; unset: the model's")
     masks.add_argument('--seed', type=int, help='of the masks; unset: 0')
+    masks.add_argument(
+        '--raw',
+        action='store_true',
+        default=None,
+        help='add the prediction for all patches: that for visible ones is not trained',
+    )
     features = parser.add_argument_group('attention and pca')
     features.add_argument('--block', type=int, help='0 the first, -1 the last; unset: the last')
 
@@ -46,7 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from mae_jax.inference.visualize import visualize
 
-    mask_options = {name: getattr(arguments, name) for name in ('mask_ratio', 'strategy', 'seed')}
+    names = ('mask_ratio', 'strategy', 'seed', 'raw')
+    mask_options = {name: getattr(arguments, name) for name in names}
     feature_options = {'block': arguments.block}
     unused = feature_options if arguments.show == 'reconstruction' else mask_options
     for name, value in unused.items():
@@ -60,6 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         mask_ratios=arguments.mask_ratio or (),
         strategy=arguments.strategy,
         seed=arguments.seed or 0,
+        raw=bool(arguments.raw),
         block=-1 if arguments.block is None else arguments.block,
         overwrite=arguments.overwrite,
     )

@@ -41,6 +41,7 @@ def visualize(
     mask_ratios: Sequence[float] = (),
     strategy: str | None = None,
     seed: int = 0,
+    raw: bool = False,
     block: int = -1,
     overwrite: bool = False,
 ) -> None:
@@ -56,6 +57,7 @@ def visualize(
       strategy: of masking: 'random', 'block', 'grid' or 'module:function'; None is that of the
         config.
       seed: of the masks.
+      raw: whether to add the prediction for every patch, hidden or not.
       block: the block whose attention or features are shown: 0 the first, -1 the last.
       overwrite: whether `out` may exist.
 
@@ -77,14 +79,15 @@ def visualize(
         crop_share=data.get('eval_crop_share'),
     )
     inputs = np.asarray(normalize(pixels, **statistics(config)))
-    undo = dict(mean=data.mean, std=data.std)
+    undo, caption = dict(mean=data.mean, std=data.std), ''
     if show == 'reconstruction':
         model, params = _load_mae(checkpoint)
         if strategy:
             STRATEGIES.get(strategy)
             model = model.clone(masking=dataclasses.replace(model.masking, strategy=strategy))
         ratios = mask_ratios or (model.masking.ratio,)
-        columns = sweep_columns(model, params, inputs, ratios, seed=seed, **undo)
+        columns = sweep_columns(model, params, inputs, ratios, seed=seed, raw=raw, **undo)
+        caption = model.target.caption
     elif show in FEATURES:
         encoder, params = load_encoder(checkpoint)
         columns = {'original': to_pixels(inputs, **undo)}
@@ -92,7 +95,7 @@ def visualize(
     else:
         shows = ' | '.join(('reconstruction', *FEATURES))
         raise UserError(f'show={show!r} is unknown: choose {shows}.')
-    picture = grid(columns)
+    picture = grid(columns, caption)
     if max(picture.shape) > JPEG_SIDE and absolute(out).suffix.lower() != '.png':
         raise UserError(
             f'A JPEG has at most {JPEG_SIDE:,} pixels a side, and this picture has '

@@ -37,10 +37,12 @@ class Target:
     Attributes:
       loss_on: which patches the loss covers, the 'hidden' ones or 'all'.
       has_pixels: whether `pixels` is defined, and predictions can be drawn.
+      caption: what a reader of a drawn prediction has to know.
     """
 
     loss_on: str = 'hidden'
     has_pixels: ClassVar[bool] = False
+    caption: ClassVar[str] = ''
 
     @classmethod
     def from_fields(cls, fields: Fields) -> 'Target':
@@ -120,6 +122,10 @@ class Pixel(Target):
 @dataclasses.dataclass(frozen=True)
 class NormalizedPixel(Pixel):
     """The pixels, normalised by the mean and standard deviation of their own patch."""
+
+    caption: ClassVar[str] = (
+        "The model predicts normalised pixels; mean and deviation of a patch are the original's."
+    )
 
     def check(self, patch_dim: int) -> None:
         super().check(patch_dim)

@@ -137,7 +137,7 @@ class Pretrain(Task):
     def make_draw(
         self, batch: dict[str, np.ndarray], mesh: Mesh
     ) -> Callable[[Any], np.ndarray] | None:
-        """Draws original, masked image and reconstructions, one row an image."""
+        """Draws original, masked image and reconstruction, one row an image."""
         everywhere = replicated(mesh)
         images = self._normalized(batch['image'])
 
@@ -159,7 +159,7 @@ class Pretrain(Task):
                 mean=self.mean,
                 std=self.std,
             )
-            return draw_grid(columns)
+            return draw_grid(columns, self.model.target.caption)
 
         return draw
 

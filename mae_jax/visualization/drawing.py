@@ -63,11 +63,12 @@ def enlarge(pixels: Pixels, factor: int) -> UInt8[np.ndarray, 'B {factor}*H {fac
     return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def grid(columns: Mapping[str, Pixels]) -> UInt8[np.ndarray, 'height width 3']:
+def grid(columns: Mapping[str, Pixels], caption: str = '') -> UInt8[np.ndarray, 'height width 3']:
     """Draws one picture: a row for each image, a title above each column, white margins.
 
     Args:
       columns: all of one shape; small images are enlarged.
+      caption: a sentence above the titles, over the whole width.
     """
     height, width = next(iter(columns.values())).shape[1:3]
     factor = -(-MIN_SIDE // min(height, width))
@@ -76,8 +77,9 @@ def grid(columns: Mapping[str, Pixels]) -> UInt8[np.ndarray, 'height width 3']:
         np.pad(enlarge(column, factor), margins, constant_values=255) for column in columns.values()
     ]
     rows = np.concatenate(cells, axis=2)
+    captions = [_draw_titles([caption], rows.shape[2])] if caption else []
     titles = _draw_titles(list(columns), cells[0].shape[2])
-    return np.concatenate([titles, *rows])
+    return np.concatenate([*captions, titles, *rows])
 
 
 def _draw_titles(titles: Sequence[str], width: int) -> UInt8[np.ndarray, 'height all_columns 3']:

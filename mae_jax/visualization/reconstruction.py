@@ -41,24 +41,27 @@ def reconstruction_columns(
     patch_size: int,
     mean: Sequence[float],
     std: Sequence[float],
+    raw: bool = False,
 ) -> Columns:
-    """Draws four columns: original, masked, reconstruction, reconstruction + visible.
+    """Draws original, masked, and reconstruction: the prediction where patches are hidden.
 
     Args:
       images, pixels, mask, patch_size: as of `reconstruct`.
       mean, std: as of `to_pixels`.
+      raw: whether to add the prediction for every patch. That for visible patches is noise where
+        the loss covers the hidden ones alone.
     """
 
     def draw(replaced):
         return to_pixels(reconstruct(images, pixels, replaced, patch_size), mean, std)
 
     original = to_pixels(images, mean, std)
-    return {
+    columns = {
         'original': original,
         'masked': hide(original, mask, patch_size),
-        'reconstruction': draw(np.ones_like(mask)),
-        'reconstruction + visible': draw(mask),
+        'reconstruction': draw(mask),
     }
+    return columns | {'raw prediction': draw(np.ones_like(mask))} if raw else columns
 
 
 def mask_noise(
@@ -104,10 +107,11 @@ def sweep_columns(
     seed: int,
     mean: Sequence[float],
     std: Sequence[float],
+    raw: bool = False,
 ) -> Columns:
-    """Draws the original, then for each mask ratio the masked image and its reconstruction.
+    """Draws the original, then for each mask ratio the columns of `reconstruction_columns`.
 
-    A single ratio has the four columns of `reconstruction_columns`.
+    The titles name the ratio where there are several.
 
     Args:
       model, params: with any mask ratio; it is replaced.
@@ -115,6 +119,7 @@ def sweep_columns(
       ratios: shares of the patches to hide.
       seed: of the masks.
       mean, std: as of `to_pixels`.
+      raw: as of `reconstruction_columns`.
     """
     columns = {}
     for ratio in ratios:
@@ -125,10 +130,10 @@ def sweep_columns(
             patch_size=model.patch_size,
             mean=mean,
             std=std,
+            raw=raw,
         )
         if len(ratios) == 1:
             return drawn
-        columns['original'] = drawn['original']
-        for title in ('masked', 'reconstruction + visible'):
-            columns[f'{title}, {100 * ratio:g}%'] = drawn[title]
+        columns['original'] = drawn.pop('original')
+        columns |= {f'{title}, {100 * ratio:g}%': column for title, column in drawn.items()}
     return columns

@@ -7,7 +7,7 @@ import pytest
 from helpers.ablation_suites import write_suite
 from helpers.commands import ROOT
 
-from mae_jax.ablation.report import swept_field
+from mae_jax.ablation.plot import swept_field
 from mae_jax.ablation.run import run_suite
 from mae_jax.ablation.suite import load_suite
 from mae_jax.config.saved import to_json

@@ -80,7 +80,7 @@ def test_visible_patches_are_the_images_own_pixels(workdir, photographs, tmp_pat
     out = tmp_path / 'new' / 'folder' / 'grid.png'
     draw(workdir, *photographs, '--out', out)
     assert str(out) in capsys.readouterr().out
-    original, masked, full, filled = drawn(out, 3, 4)
+    original, masked, filled = drawn(out, 3, 3)
     np.testing.assert_array_equal(original, [as_the_model_saw_it(path) for path in photographs])
     hidden = grey_patches(masked)
     np.testing.assert_array_equal(hidden.sum(axis=(1, 2)), [8, 8, 8])  # half, as in its config
@@ -88,8 +88,12 @@ def test_visible_patches_are_the_images_own_pixels(workdir, photographs, tmp_pat
     pixels = np.kron(hidden, np.ones((1, PATCH, PATCH), bool)).astype(bool)
     for shown in (masked, filled):
         np.testing.assert_array_equal(shown[~pixels], original[~pixels])
-    np.testing.assert_array_equal(full[pixels], filled[pixels])
-    assert (full != original).mean() > 0.5
+    assert (filled[pixels] != original[pixels]).mean() > 0.5
+    draw(workdir, *photographs, '--raw', '--out', out, '--overwrite')
+    *others, raw = drawn(out, 3, 4)
+    np.testing.assert_array_equal(others, [original, masked, filled])
+    np.testing.assert_array_equal(raw[pixels], filled[pixels])
+    assert (raw != original).mean() > 0.5
 
 
 def test_the_seed_decides_the_masks_and_a_ratio_how_much_they_hide(workdir, photographs, tmp_path):
@@ -97,7 +101,7 @@ def test_the_seed_decides_the_masks_and_a_ratio_how_much_they_hide(workdir, phot
     for number, seed in enumerate((0, 0, 1)):
         out = tmp_path / f'{number}.png'
         draw(workdir, *photographs, '--seed', seed, '--mask_ratio', 0.75, '--out', out)
-        pictures.append(drawn(out, 3, 4))
+        pictures.append(drawn(out, 3, 3))
     np.testing.assert_array_equal(pictures[0], pictures[1])
     hidden, others = grey_patches(pictures[0][1]), grey_patches(pictures[2][1])
     np.testing.assert_array_equal(hidden.sum(axis=(1, 2)), [12, 12, 12])
@@ -193,6 +197,7 @@ def test_overwriting_is_done_when_asked_for(workdir, photographs, tmp_path):
     [
         (('--show', 'pca', '--seed', 1), '--seed has no effect with --show=pca'),
         (('--show', 'attention', '--mask_ratio', 0.5), '--mask_ratio has no effect'),
+        (('--show', 'pca', '--raw'), '--raw has no effect with --show=pca'),
         (('--block', 0), '--block has no effect with --show=reconstruction'),
         (('--seed', 2**70), '--seed'),
     ],

@@ -218,7 +218,7 @@ def test_a_picture_shows_what_becomes_of_the_images_it_is_given():
     assert hook.run(5, state) == {}
     ((step, name, picture),) = seen
     assert (step, name) == (5, 'reconstruction')
-    original, masked, _, filled = cells_of(picture, 3, 4, 8, 8)
+    original, masked, filled = cells_of(picture, 3, 3, 8, 8)
     np.testing.assert_array_equal(original, source.images[:3].repeat(3, axis=-1))
     untouched = (masked != 128).all(axis=-1)
     assert 0.5 <= (~untouched).mean() < 0.6  # half is hidden, and some pixels are that grey

@@ -46,13 +46,25 @@ def test_each_title_stands_above_the_middle_of_its_own_column():
 def test_a_title_that_is_too_long_goes_on_below():
     black = np.zeros((1, 64, 64, 3), np.uint8)
     short = grid({'masked': black, 'reconstruction': black})
-    long = grid({'masked': black, 'reconstruction + visible, 62.5%': black})
+    long = grid({'masked': black, 'reconstruction of the rest, 62.5%': black})
     assert len(long) - len(short) == FONT_SIZE + MARGIN
     masked, wrapped = ink(titles_of(long, 1, 2, 64, 64))
     assert not wrapped[:, :MARGIN].any() and not wrapped[:, -MARGIN:].any()
     lines = np.array([half.any() for half in np.array_split(wrapped, 2)])
     assert lines.all()
     assert not masked[: len(masked) // 2 - 2].any()  # a short one stays beside its column
+
+
+def test_a_caption_stands_above_the_titles_and_fits_the_width():
+    columns = dict.fromkeys(['one', 'two'], noise(1, 64, 64, 3))
+    without, caption = grid(columns), 'of the predictions that are drawn in the columns below'
+    picture = grid(columns, caption)
+    np.testing.assert_array_equal(picture[-len(without) :], without)
+    written = ink(picture[: -len(without)])
+    lines = np.array([half.any() for half in np.array_split(written, 2)])
+    assert lines.all()  # two lines: it is too long for one
+    assert not written[:, :MARGIN].any() and not written[:, -MARGIN:].any()
+    assert written.any(axis=0).mean() > 0.5  # over both columns
 
 
 def test_hidden_patches_are_grey_and_others_untouched():

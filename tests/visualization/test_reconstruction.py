@@ -68,9 +68,12 @@ def test_the_true_target_of_a_normalised_model_gives_the_image_back():
 
 def pixels_of(images, prediction, mask, mean, std):
     """The columns for patches of 4 x 4 raw pixels, in their order."""
-    columns = reconstruction_columns(images, prediction, mask, patch_size=4, mean=mean, std=std)
-    titles = ['original', 'masked', 'reconstruction', 'reconstruction + visible']
-    assert list(columns) == titles
+    options = dict(patch_size=4, mean=mean, std=std)
+    columns = reconstruction_columns(images, prediction, mask, **options, raw=True)
+    assert list(columns) == ['original', 'masked', 'reconstruction', 'raw prediction']
+    unasked = reconstruction_columns(images, prediction, mask, **options)
+    assert list(unasked) == ['original', 'masked', 'reconstruction']
+    assert all((unasked[title] == columns[title]).all() for title in unasked)
     assert {column.dtype for column in columns.values()} == {np.dtype(np.uint8)}
     return columns.values()
 
@@ -82,7 +85,7 @@ def test_columns_show_original_masked_and_reconstructed(channels):
     mean, std = np.linspace(0.3, 0.5, channels), np.linspace(0.2, 0.3, channels)
     images = ((raw / 255.0 - mean) / std).astype(np.float32)
     _, prediction, mask = make_example(channels=channels)
-    original, masked, full, filled = pixels_of(images, prediction, mask, mean, std)
+    original, masked, filled, full = pixels_of(images, prediction, mask, mean, std)
     first_three = raw[..., :3] if channels >= 3 else raw[..., :1].repeat(3, axis=-1)
     np.testing.assert_array_equal(original, first_three)
     hidden = hidden_pixels(mask, 8, 12, 4)

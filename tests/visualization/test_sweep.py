@@ -55,8 +55,8 @@ def test_a_model_that_has_memorised_an_image_draws_it(target):
     pixels = photograph()
     model, params = memorising_model(pixels, target)
     images = normalised(pixels)[None]
-    columns = sweep_columns(model, params, images, [0.5], seed=0, mean=MEAN, std=STD)
-    for title in ('original', 'reconstruction', 'reconstruction + visible'):
+    columns = sweep_columns(model, params, images, [0.5], seed=0, mean=MEAN, std=STD, raw=True)
+    for title in ('original', 'reconstruction', 'raw prediction'):
         difference = columns[title][0].astype(int) - pixels
         assert np.abs(difference).max() <= (title != 'original'), title
     noise = mask_noise(0, images, with_ratio(model, 0.5))
@@ -73,11 +73,11 @@ def test_a_sweep_hides_more_of_the_same_and_draws_each_reconstruction():
     assert list(columns) == [
         'original',
         'masked, 50%',
-        'reconstruction + visible, 50%',
+        'reconstruction, 50%',
         'masked, 67.5%',
-        'reconstruction + visible, 67.5%',
+        'reconstruction, 67.5%',
         'masked, 80%',
-        'reconstruction + visible, 80%',
+        'reconstruction, 80%',
     ]
     original, *rest = columns.values()
     np.testing.assert_array_equal(original, np.stack([photograph(seed) for seed in range(3)]))
