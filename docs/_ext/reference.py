@@ -1,4 +1,4 @@
-"""Directives that write the reference from the package itself: its commands and its public names."""
+"""Writes the reference from the package itself: its commands and its public names."""
 
 import contextlib
 import inspect
