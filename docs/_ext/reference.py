@@ -1,6 +1,7 @@
 """Writes the reference from the package itself: its commands and its public names."""
 
 import contextlib
+import importlib
 import inspect
 import io
 import re
@@ -53,6 +54,18 @@ class PublicNames(Directive):
         return node.children
 
 
+class ModuleText(Directive):
+    """The docstring of a module, which is Markdown."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        text = inspect.getdoc(importlib.import_module(self.arguments[0]))
+        node = nodes.container()
+        self.state.nested_parse(StringList(text.splitlines(), source=self.arguments[0]), 0, node)
+        return node.children
+
+
 def _first_paragraph(module) -> list[str]:
     return [line.strip() for line in inspect.getdoc(module).split('\n\n')[0].splitlines()]
 
@@ -77,6 +90,7 @@ def shorten_signature(app, what, name, obj, options, signature, returns) -> tupl
 
 def setup(app: Sphinx) -> dict:
     app.add_directive('command-help', CommandHelp)
+    app.add_directive('module-text', ModuleText)
     app.add_directive('public-names', PublicNames)
     app.connect('autodoc-process-signature', shorten_signature)
     return {'parallel_read_safe': False}
