@@ -1,0 +1,17 @@
+# mae_jax for NVIDIA GPUs. The driver comes from the host (NVIDIA Container Toolkit), CUDA from pip.
+#
+#     docker build --tag mae_jax .
+#     docker run --rm --gpus all --shm-size=8g --volume /data:/data --volume "$PWD/runs:/work/runs" \
+#         mae_jax train folder --config.dataset.path=/data/photos
+FROM python:3.11-slim
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev libjpeg62-turbo-dev \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /work
+COPY . /source
+RUN pip install --no-cache-dir '/source[cuda]' -c /source/constraints/oldest.txt
+
+ENTRYPOINT ["mae-jax"]
+CMD ["--help"]
