@@ -44,6 +44,7 @@ def run(config: ConfigDict, workdir: str) -> TrainState | dict[str, float]:
     if evaluation := EVALUATIONS.get(config.task):
         return evaluation(config, workdir)
     setup = make_setup(config, workdir)
+    config = setup.config
     with contextlib.ExitStack() as stack:
         for change in stack.enter_context(workdirs.hold(workdir, config)):
             say(change)
