@@ -1,6 +1,7 @@
 """Reports on the console what is about to run, what came of it, and where the files are."""
 
 import csv
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def announce(setup: Setup, state: TrainState) -> None:
         f'{config.batch_size} ({epochs:.1f} epochs), {length.warmup_steps:,} of warm-up'
     )
     for caution in cautions(setup):
-        say(f'caution: {caution}')
+        say_caution(caution)
 
 
 def model_summary(setup: Setup, state: TrainState) -> str:
@@ -119,6 +120,12 @@ def conclude(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> None:
     write_model_card(setup, state, accuracies=accuracies, best=best)
 
 
+def say_caution(sentence: str) -> None:
+    """Prints a sentence in lines of at most 80 columns."""
+    options = dict(subsequent_indent='  ', break_long_words=False, break_on_hyphens=False)
+    say(textwrap.fill(f'caution: {sentence}', 80, **options))
+
+
 def warn_at_chance(setup: Setup, metrics: Mapping[str, Any]) -> None:
     """Prints a sentence where the last accuracy of a classifier is what guessing reaches."""
     top1, held_out = metrics.get('eval/top1'), setup.held_out
@@ -126,7 +133,7 @@ def warn_at_chance(setup: Setup, metrics: Mapping[str, Any]) -> None:
         return
     labels = getattr(held_out, 'labels', None)
     if line := at_chance(top1, labels, setup.source.num_classes, len(held_out)):
-        say(f'caution: {line}')
+        say_caution(line)
 
 
 def compare_with_untrained(setup: Setup, state: TrainState) -> list[dict[str, float]]:
