@@ -54,4 +54,5 @@ def get_config():
     set_probe(config)
     config.cache_features = placeholder(bool)
     config.optimizer.name = placeholder(str)
+    config.optimizer.weight_decay = placeholder(float)
     return config

@@ -9,15 +9,17 @@ The paper's values hold for the 1,281,167 images of ImageNet. For n images:
 | limits of epochs | 100 to 1,600 | at most 200 | |
 | learning rate | 2.4e-3 sqrt(batch / 4096) sqrt(768 / width) | 4e-3 sqrt(batch / 1024) | 1e-2 |
 | warm-up | a twentieth of the run | a tenth | a tenth |
+| weight decay | | | 100 / n, at most 1 |
 | features | | | computed once (`cache_features`) |
 
 A batch size is rounded to a power of two of at least 16, not above the data set, then up to a
 multiple of what devices, `optimizer.accumulate` and `dataset.repeats` need. Learning rates scale
 with the root of the batch, as suits AdamW; the probe's features are normalised, and one rate fits
-all. LARS, where a config names it, changes weights by a share of their norm: its rate, 6.4, is the
-same for every batch. `max_images_seen` replaces the pretraining epochs by that many images. What
-the user gives is never replaced, and the rest follows from it. A run that has begun keeps what its
-config.json holds.
+all. The probe's weight decay does what the prior of a logistic regression does: the fewer images,
+the more it is needed. LARS, where a config names it, changes weights by a share of their norm: its
+rate, 6.4, is the same for every batch, and the decay is 0. `max_images_seen` replaces the
+pretraining epochs by that many images. What the user gives is never replaced, and the rest follows
+from it. A run that has begun keeps what its config.json holds.
 """
 
 import dataclasses
@@ -34,6 +36,7 @@ FIELDS = (
     'cache_features',
     'optimizer.name',
     'optimizer.base_lr',
+    'optimizer.weight_decay',
     'optimizer.warmup_epochs',
 )
 """What a rule may choose; the config holds None until then."""
@@ -127,6 +130,8 @@ def choose(config: ConfigDict, *, examples: int, width: int, devices: int) -> Co
     if optimizer.base_lr is None:
         peak = peak_learning_rate(protocol, batch_size, optimizer.name, width)
         optimizer.base_lr = peak * 256 / batch_size
+    if optimizer.weight_decay is None:
+        optimizer.weight_decay = 0.0 if optimizer.name == 'lars' else min(100 / examples, 1.0)
     if optimizer.warmup_epochs is None:
         steps = config.num_steps
         epochs = config.num_epochs if steps is None else steps * batch_size / examples

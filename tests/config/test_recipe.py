@@ -84,6 +84,12 @@ def test_lars_has_one_rate_for_every_batch():
         fields = {'optimizer.name': 'lars', 'batch_size': batch}
         config = chosen(linprobe.get_config(), 9000, **fields)
         assert config.optimizer.base_lr * batch / 256 == pytest.approx(6.4)
+        assert config.optimizer.weight_decay == 0
+
+
+def test_a_probe_of_few_images_is_held_back_and_that_of_imagenet_is_not():
+    decays = [chosen(linprobe.get_config(), n).optimizer.weight_decay for n in (60, 1000, IMAGENET)]
+    assert decays == [1.0, 0.1, pytest.approx(0, abs=1e-4)]
 
 
 def test_features_are_not_cached_where_they_cannot_be():
