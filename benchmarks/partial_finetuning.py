@@ -52,7 +52,9 @@ SHORT = [
 LINPROBE = [
     '--config.cache_features=True',
     '--config.batch_size=1024',
+    '--config.optimizer.name=lars',
     '--config.optimizer.base_lr=1.0',
+    '--config.optimizer.warmup_epochs=10.0',
     '--config.num_epochs=90',
 ]
 

@@ -55,7 +55,7 @@ BASE = {
 }
 """Only the target differs from configs/vit_large.py; the other fields are repeated for clarity."""
 
-FROM_PRETRAINED = {'linprobe': linprobe.get_config, 'finetune': finetune.get_config}
+FROM_PRETRAINED = {'linprobe': linprobe.paper, 'finetune': finetune.paper}
 """The recipes of configs/linprobe_large.py and finetune_large.py, with the model of `init_from`."""
 
 

@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 4096  # global: over all devices, accumulation included
     config.num_epochs = 800.0
     config.num_steps = placeholder(int)  # overrides num_epochs
+    config.max_images_seen = placeholder(int)  # where num_epochs is unset: the length of the run
     config.image_size = (224, 224)  # height, width; (96,) or --config.image_size=96 is a square
     config.init_from = placeholder(str)  # start from these weights: a run, a file, hf://owner/name
     config.new_channels = placeholder(str)  # average | repeat: init_from of other dataset.channels
@@ -36,7 +37,9 @@ def get_config() -> ml_collections.ConfigDict:
     model.decoder_depth = 8
     model.decoder_heads = 16
     model.encoder_mask_tokens = False  # hidden patches go through the encoder too (Table 1c)
-    model.dtype = 'bfloat16'  # of activations; parameters, statistics, softmax and loss: float32
+    # Of activations; parameters, statistics, softmax and loss are float32. bfloat16 | float32 |
+    # auto: bfloat16, except on a CPU without instructions for it
+    model.dtype = 'auto'
     model.remat = 'none'  # none | block | dots: what the backward pass recomputes
     model.attention = 'plain'  # plain | xla | cudnn: a GPU's own kernel, in bfloat16
     model.scan = False  # one compiled block instead of `depth` copies

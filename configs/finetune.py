@@ -4,11 +4,11 @@
         --config.dataset.path=/path/to/images
 
 `init_from` is a work directory of pretraining, or one of its checkpoints. Fields that are unset
-below (architecture, image size, data set and its statistics) are taken from the config of that run.
-The others are the recipe of ViT-L on ImageNet ("Masked Autoencoders Are Scalable Vision Learners",
-arXiv 2111.06377, appendix A.1, and its official code), which finetune_base, _large and _huge define
-in full. Small data sets need smaller batches and more epochs: --config.batch_size=128
---config.num_epochs=100.
+below are taken from the config of that run (architecture, image size, data set and its statistics)
+or chosen from the number of training images (batch size, epochs, learning rate and warm-up:
+mae_jax/config/recipe.py has the rule, and the run prints what it chose). The others are the recipe
+of ViT-L on ImageNet ("Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377, appendix
+A.1, and its official code), which finetune_base, _large and _huge define in full.
 """
 
 from ml_collections import ConfigDict
@@ -19,11 +19,18 @@ from mae_jax.configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    for field in ('mask', 'target', 'image_every_steps', 'probe_at_end', 'online_probe'):
+    for field in (
+        'mask',
+        'target',
+        'max_images_seen',
+        'image_every_steps',
+        'probe_at_end',
+        'online_probe',
+    ):
         del config[field]
     config.task = 'classify'
-    config.batch_size = 1024
-    config.num_epochs = 50.0
+    config.batch_size = placeholder(int)
+    config.num_epochs = placeholder(float)
     config.image_size = placeholder(tuple)
     config.num_classes = placeholder(int)  # unset: that of the data set
     config.trained = 'all'  # all | head | the last k blocks and all after them: 0, 0.5, 1, ...
@@ -58,9 +65,9 @@ def get_config() -> ConfigDict:
 
     optimizer = config.optimizer
     optimizer.b2 = 0.999
-    optimizer.base_lr = 1e-3
+    optimizer.base_lr = placeholder(float)
     optimizer.min_lr = 1e-6
-    optimizer.warmup_epochs = 5.0
+    optimizer.warmup_epochs = placeholder(float)
     optimizer.momentum = 0.9  # LARS only, as the next field
     optimizer.trust_coefficient = 0.001
     optimizer.layer_decay = 0.75  # ratio of a layer's learning rate to the next one's; 1: equal
@@ -72,9 +79,19 @@ def get_config() -> ConfigDict:
     return config
 
 
+def paper() -> ConfigDict:
+    """Returns the recipe of ViT-L on ImageNet, for the model and the data of `init_from`."""
+    config = get_config()
+    config.batch_size = 1024
+    config.num_epochs = 50.0
+    config.optimizer.base_lr = 1e-3
+    config.optimizer.warmup_epochs = 5.0
+    return config
+
+
 def imagenet(variant: str) -> ConfigDict:
     """Returns the recipe on ImageNet-1k for one of the paper's models."""
-    config, imagenet = get_config(), default.get_config()
+    config, imagenet = paper(), default.get_config()
     config.image_size = imagenet.image_size
     config.model.variant = variant
     for field in ('name', 'channels', 'scale', 'mean', 'std'):

@@ -5,7 +5,8 @@
 `trained` is the number of trained blocks: 0 (only the last norm and the head), 0.5 (also the MLP of
 the last block), 1, 2, 4 ... up to all. Frozen blocks need no memory for gradients and optimiser.
 The recipe is the paper's Table 9; its figure shows the best of 50, 100 and 200 epochs for each
-number of blocks. Unset fields are taken from the run that `init_from` belongs to.
+number of blocks. Unset fields are taken from the run that `init_from` belongs to, or chosen from
+the number of training images as in finetune.py; partial_base, _large and _huge define all.
 """
 
 from mae_jax.configs import finetune
@@ -13,7 +14,6 @@ from mae_jax.configs import finetune
 
 def make_partial(config):
     """Changes a fine-tuning config into the paper's partial one, with one trained block."""
-    config.num_epochs = 50.0
     config.trained = '1'
     config.model.drop_path = 0.1
     config.optimizer.min_lr = 0.0

@@ -25,7 +25,7 @@ FOLDERS = ('inaturalist2017', 'inaturalist2019', 'places205')
 def get_config(name: str = 'inaturalist2018'):
     if name not in TFDS and name not in FOLDERS:
         raise ValueError(f'transfer.py:{name} is unknown: choose {", ".join((*TFDS, *FOLDERS))}.')
-    config = finetune.get_config()
+    config = finetune.paper()
     config.num_epochs = 100.0
     config.dataset.name = TFDS.get(name, 'folder')
     return config

@@ -10,14 +10,17 @@ import pytest
 
 from mae_jax.config.data import make_augment
 from mae_jax.config.length import make_learning_rate, make_length
+from mae_jax.config.recipe import unset_fields
 from mae_jax.errors import UserError
 from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
 from mae_jax.experiment.inherit import inherit
-from mae_jax.experiment.setup import check_fields
+from mae_jax.experiment.setup import check_fields, complete
 from mae_jax.tasks import make_task
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / 'configs').glob('*.py'))
 CONFIGS = [name for name in CONFIGS if not name.startswith('ablation')]  # test_ablations.py
+GENERIC = {'finetune', 'folder', 'linprobe', 'partial'}
+"""Those that leave batch size, length and learning rate to the data."""
 INHERITING = {'finetune', 'knn', 'linprobe', 'partial', 'transfer'}
 """Those that take their model from `init_from`."""
 
@@ -41,6 +44,7 @@ def test_every_config_builds(name, pretrained, tmp_path):
         make_frozen_encoder(config, config.knn.pool)
         return
     check_fields(config)
+    config = complete(config, 1_281_167, devices=8)
     config.model.depth = 4  # sizes of whole models: tests/models
     if 'decoder_depth' in config.model:
         config.model.decoder_depth = 1
@@ -54,6 +58,12 @@ def test_every_config_builds(name, pretrained, tmp_path):
     assert float(schedule(length.warmup_steps)) == pytest.approx(peak)
     if config.task == 'classify':
         assert task.model.num_classes == 1000
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_only_generic_configs_leave_fields_to_the_data(name):
+    unset = unset_fields(get_config(name))
+    assert bool(unset) == (name in GENERIC), unset
 
 
 @pytest.mark.parametrize('name', ['inaturalist2017', 'inaturalist2019', 'places205', 'places365'])

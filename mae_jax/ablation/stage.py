@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mae_jax.config.changes import changed_fields, may_change
+from mae_jax.config.recipe import keep
 from mae_jax.config.saved import from_json, to_json
 from mae_jax.errors import EXIT_PREEMPTED, UserError
 from mae_jax.runtime.xla_flags import set_xla_flags
@@ -104,9 +105,11 @@ def refuse_changed(stage: Stage) -> None:
         before = from_json((stage.directory / CONFIG).read_text())
     except (FileNotFoundError, ValueError):
         return
+    config = stage.config.copy_and_resolve_references()
+    keep(config, before)
     changed = [
         line
-        for field, line in changed_fields(before, stage.config).items()
+        for field, line in changed_fields(before, config).items()
         # Its pretraining is always in the directory beside it, even after a move.
         if field != 'init_from' and not may_change(field)
     ]

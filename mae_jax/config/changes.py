@@ -53,6 +53,7 @@ ADDED = {
     'dataset.repeats': 1,
     'dataset.resize': 'host',
     'dataset.canvas': 384,
+    'max_images_seen': None,
     'loggers': ('tensorboard',),
     'profile_steps': None,
 }

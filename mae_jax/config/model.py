@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -12,6 +13,7 @@ from mae_jax.models.transformer import NORM_EPS
 from mae_jax.models.vit import Encoder, architecture
 from mae_jax.pretext.masking import make_masking
 from mae_jax.pretext.targets import make_target
+from mae_jax.runtime.chips import choose_dtype
 
 
 def image_size(config: ConfigDict) -> tuple[int, int]:
@@ -82,9 +84,10 @@ def make_classifier(config: ConfigDict, classes: int, frozen_blocks: int = 0) ->
 def _encoder(config: ConfigDict) -> dict[str, Any]:
     """Returns the fields of `Encoder`, which the modules of all tasks have."""
     model = config.model
-    if model.dtype not in ('float32', 'bfloat16'):
-        raise UserError(f"model.dtype='{model.dtype}': choose 'float32' or 'bfloat16'.")
-    options = dict(dtype=jnp.dtype(model.dtype), remat=model.remat, scan=model.scan)
+    dtype = choose_dtype(jax.default_backend()) if model.dtype == 'auto' else model.dtype
+    if dtype not in ('float32', 'bfloat16'):
+        raise UserError(f"model.dtype='{dtype}': choose 'auto', 'float32' or 'bfloat16'.")
+    options = dict(dtype=jnp.dtype(dtype), remat=model.remat, scan=model.scan)
     options['attention'] = model.get('attention', 'plain')  # not in the configs of earlier versions
     return make_architecture(model) | options | {'norm_eps': norm_eps(model)}
 

@@ -24,14 +24,14 @@ def make_evaluation(setup: Setup, alive: Callable[[], None] = lambda: None) -> E
     return make_evaluate(setup.task, setup.mesh, passes, batch_size)
 
 
-def evaluation_hook(evaluate: Evaluate, *, every_steps: int) -> Hook:
+def evaluation_hook(evaluate: Evaluate, *, every_steps: int, early: bool = True) -> Hook:
     """Logs every scalar metric of an evaluation as `eval/<name>`."""
 
     def run(step: int, state: TrainState) -> dict[str, float]:
         values = evaluate(state).compute()
         return {f'eval/{name}': float(x) for name, x in values.items() if not np.ndim(x)}
 
-    return Hook(every_steps, run)
+    return Hook(every_steps, run, early)
 
 
 def picture_hook(
@@ -46,4 +46,4 @@ def picture_hook(
         show(step, 'reconstruction', draw(state.params))
         return {}
 
-    return Hook(every_steps, run)
+    return Hook(every_steps, run, early=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from mae_jax.config.fields import group_of
+from mae_jax.config.recipe import keep
 from mae_jax.errors import UserError
 from mae_jax.experiment.workdir import has_begun
 from mae_jax.interop.read import read_config
@@ -23,7 +24,8 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
     In paths `~` is replaced, for good: config.json holds what the run has read.
 
     A model whose variant is given keeps its own sizes, and a named data set its own path. A run
-    that has begun in `workdir` no longer needs the other: its own config has the fields.
+    that has begun in `workdir` no longer needs the other: its own config has the fields, also those
+    that were chosen from the data (`config/recipe.py`).
 
     Raises:
       UserError: a field is unset and there is no run to take it from.
@@ -40,6 +42,8 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
         _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA)
         if not (named or begun):
             _check_data(config)
+        if begun:
+            keep(config, source)
     needed = {'': ('image_size',), 'model': ('variant',), 'dataset': ('name', *STATISTICS)}
     unset = [
         f'{group}.{field}'.removeprefix('.')

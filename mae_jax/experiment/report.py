@@ -1,20 +1,27 @@
 """Reports on the console what is about to run, what came of it, and where the files are."""
 
 import csv
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from clu.metrics import Collection
+from clu.parameter_overview import count_parameters
 from etils import epath
+from flax import traverse_util
 
 from mae_jax.checkpoints.manager import Checkpoints
+from mae_jax.config.model import image_size, make_architecture
 from mae_jax.evaluation.exact import count_examples
 from mae_jax.evaluation.probe import accuracy_title
+from mae_jax.experiment.cautions import at_chance, cautions
 from mae_jax.experiment.hooks import make_evaluation
 from mae_jax.experiment.model_card import write_model_card
 from mae_jax.experiment.online_probe import encoder_accuracies
 from mae_jax.experiment.setup import Setup
+from mae_jax.experiment.workdir import explained
 from mae_jax.runtime.processes import say
 from mae_jax.training.console import parameter_table
 from mae_jax.training.state import TrainState, create_state
@@ -24,19 +31,46 @@ FORMATS = {'top1': '{:.4f} top-1', 'top5': '{:.4f} top-5', 'loss': 'loss {:.4f}'
 
 
 def announce(setup: Setup, state: TrainState) -> None:
-    """Prints the model, the length of the run and the machine."""
+    """Prints model, machine, length and cautions; the table of parameters goes to a file.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     devices, config, length = setup.mesh.devices.flat, setup.config, setup.length
-    say(parameter_table(state.params, setup.task.is_trained))
+    say(model_summary(setup, state))
+    table = setup.workdir / 'parameters.txt'
+    if jax.process_index() == 0:
+        with explained(table):
+            table.write_text(parameter_table(state.params, setup.task.is_trained) + '\n')
+    shape = dict(setup.mesh.shape)
+    mesh = f', mesh {shape}' if setup.mesh.size > 1 else ''
+    machine = f'{setup.mesh.size} {devices[0].device_kind} device(s)'
+    say(f'{machine}, {jax.process_count()} process(es){mesh}')
+    say(f'writing to {setup.workdir}')
+    if setup.recipe:
+        say(setup.recipe)
     epochs = length.num_steps / length.steps_per_epoch
     say(
         f'{len(setup.source):,} examples of {config.dataset.name}; {length.num_steps:,} steps of '
         f'{config.batch_size} ({epochs:.1f} epochs), {length.warmup_steps:,} of warm-up'
     )
-    if length.cut_warmup:
-        say('the warm-up is longer than the run, and is cut to it')
-    say(
-        f'{setup.mesh.size} {devices[0].device_kind} device(s), {jax.process_count()} process(es), '
-        f'mesh {dict(setup.mesh.shape)}; writing to {setup.workdir}'
+    for caution in cautions(setup):
+        say_caution(caution)
+
+
+def model_summary(setup: Setup, state: TrainState) -> str:
+    """Describes the model in three lines: the encoder, the number of parameters, the trained."""
+    config, sizes = setup.config, make_architecture(setup.config.model)
+    height, width = image_size(config)
+    flat = traverse_util.flatten_dict(state.params, sep='/')
+    trained = sum(value.size for name, value in flat.items() if setup.task.is_trained(name))
+    parts = [f'{name} {count_parameters(part):,}' for name, part in state.params.items()]
+    return (
+        f'encoder: {sizes["depth"]} blocks of width {sizes["width"]}, {sizes["heads"]} heads, '
+        f'patches of {sizes["patch_size"]}, {height} x {width} pixels\n'
+        f'parameters: {", ".join(parts)}\n'
+        f'{count_parameters(state.params):,} parameters, {trained:,} of them trained '
+        f'(parameters.txt); {config.model.dtype}'
     )
 
 
@@ -68,6 +102,7 @@ def conclude(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> None:
     """Prints what the finished run is worth and where its files are, and writes its model card."""
     step, task = int(state.step), setup.task
     say(f'finished at step {step} of {setup.length.num_steps}')
+    warn_at_chance(setup, checkpoints.read_meta(step))
     accuracies = compare_with_untrained(setup, state) if task.probes_at_end else ()
     if task.per_class:
         report_evaluation(setup, state)
@@ -83,6 +118,22 @@ def conclude(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> None:
         say(f'best checkpoint: {folder / str(best[0])} ({label} {best[1]:.4f})')
     say(f'last checkpoint: {folder / str(step)}')
     write_model_card(setup, state, accuracies=accuracies, best=best)
+
+
+def say_caution(sentence: str) -> None:
+    """Prints a sentence in lines of at most 80 columns."""
+    options = dict(subsequent_indent='  ', break_long_words=False, break_on_hyphens=False)
+    say(textwrap.fill(f'caution: {sentence}', 80, **options))
+
+
+def warn_at_chance(setup: Setup, metrics: Mapping[str, Any]) -> None:
+    """Prints a sentence where the last accuracy of a classifier is what guessing reaches."""
+    top1, held_out = metrics.get('eval/top1'), setup.held_out
+    if top1 is None or not setup.source.num_classes:
+        return
+    labels = getattr(held_out, 'labels', None)
+    if line := at_chance(top1, labels, setup.source.num_classes, len(held_out)):
+        say_caution(line)
 
 
 def compare_with_untrained(setup: Setup, state: TrainState) -> list[dict[str, float]]:

@@ -56,6 +56,7 @@ def run(
     if evaluation := EVALUATIONS.get(config.task):
         return evaluation(config, workdir, sources)
     setup = make_setup(config, workdir, sources)
+    config = setup.config
     with contextlib.ExitStack() as stack:
         for change in stack.enter_context(workdirs.hold(workdir, config)):
             say(change)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import optax
 from etils import epath
 from jax.sharding import AbstractMesh, Mesh
@@ -10,7 +11,10 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.data import make_sources
 from mae_jax.config.length import Length, make_learning_rate, make_length
+from mae_jax.config.model import make_architecture
+from mae_jax.config.recipe import choose, explain, unset_fields
 from mae_jax.errors import UserError
+from mae_jax.runtime.chips import choose_dtype
 from mae_jax.tasks import make_task
 from mae_jax.training import sharding
 from mae_jax.training.task import Task
@@ -33,10 +37,12 @@ class Setup:
     """What a run consists of, made from its config alone; nothing in it changes.
 
     Attributes:
+      config: nothing in it is left to choose.
       source, held_out: training and evaluation examples.
       optimizer: of the trained parameters.
       learning_rate: of each step.
       identity: what a checkpoint must agree with, in addition to the work directory's config.
+      recipe: one line about what was chosen from the data; '' where the config had all.
     """
 
     config: ConfigDict
@@ -49,10 +55,11 @@ class Setup:
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     identity: dict[str, Any]
+    recipe: str = ''
 
 
 def make_setup(config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None = None) -> Setup:
-    """Makes mesh, data, task, length and optimiser of a run.
+    """Makes mesh, data, task, length and optimiser of a run; chooses what its config leaves unset.
 
     Args:
       config: complete.
@@ -64,8 +71,10 @@ def make_setup(config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None
     """
     check_fields(config)
     mesh = sharding.make_mesh(config.mesh.fsdp)
-    check_batch(config, mesh)
     source, held_out = sources or make_sources(config)
+    chosen = unset_fields(config)
+    config = complete(config, len(source), mesh.size)
+    check_batch(config, mesh)
     task = make_task(config, source)
     task.check_data(source, held_out)
     length = make_length(config, len(source))
@@ -85,7 +94,23 @@ def make_setup(config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None
             'batch_size': config.batch_size,
             'dataset': source.identity,
         },
+        recipe=explain(chosen, config, length.num_steps, len(source), source.num_classes),
     )
+
+
+def complete(config: ConfigDict, examples: int, devices: int) -> ConfigDict:
+    """Returns a copy of a config with the fields chosen that it leaves to the data or the machine.
+
+    Args:
+      config: of a run.
+      examples: number of training images.
+      devices: over which a batch is split.
+    """
+    width = make_architecture(config.model)['width']
+    config = choose(config, examples=examples, width=width, devices=devices)
+    if config.model.dtype == 'auto':
+        config.model.dtype = choose_dtype(jax.default_backend())
+    return config
 
 
 def check_fields(config: ConfigDict) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.config.data import make_eval_batches, make_train_loader
 from mae_jax.config.length import interval
+from mae_jax.experiment.estimate import make_estimate
 from mae_jax.experiment.hooks import evaluation_hook, make_evaluation, picture_hook
 from mae_jax.experiment.online_probe import make_online_probe
 from mae_jax.experiment.setup import Setup
@@ -98,7 +99,7 @@ def open_writer(setup: Setup, first: int) -> MetricsWriter:
 
 
 def make_recorder(setup: Setup, loader: Any, writer: MetricsWriter) -> Recorder:
-    """Connects the loop to the writer; adds the learning rate and the number of replaced images."""
+    """Connects the loop to the writer; adds learning rate, replaced images, the estimated time."""
 
     def log(step: int, scalars: dict[str, float]) -> None:
         if 'loss' in scalars:
@@ -113,7 +114,13 @@ def make_recorder(setup: Setup, loader: Any, writer: MetricsWriter) -> Recorder:
         flops_per_image=setup.task.flops_per_image(),
         total_steps=setup.length.num_steps,
     )
-    return Recorder(throughput, log, writer.progress)
+    estimate = make_estimate(setup, writer.say)
+
+    def progress(step: int, scalars: dict[str, float]) -> None:
+        writer.progress(step, scalars)
+        estimate(step)
+
+    return Recorder(throughput, log, progress)
 
 
 def make_saver(setup: Setup, checkpoints: Checkpoints, writer: MetricsWriter) -> Saver:
@@ -133,7 +140,9 @@ def make_hooks(setup: Setup, writer: MetricsWriter, alive: Callable[[], None]) -
     """
     task, hooks = setup.task, []
     if steps := every(setup, setup.config.eval_every_steps):
-        hooks.append(evaluation_hook(make_evaluation(setup, alive), every_steps=steps))
+        evaluation = make_evaluation(setup, alive)
+        early = not task.caches_features  # then the whole run takes seconds
+        hooks.append(evaluation_hook(evaluation, every_steps=steps, early=early))
     if task.picture_every_steps and (draw := task.make_draw(picture_batch(setup), setup.mesh)):
         hooks.append(picture_hook(draw, writer.image, every_steps=task.picture_every_steps))
     if task.online_probe and task.online_probe.every_epochs:

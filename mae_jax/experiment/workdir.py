@@ -90,9 +90,16 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """
     path = epath.Path(workdir) / 'config.json'
     fresh = path.with_name('.config.json')
-    try:
+    with explained(path):
         fresh.write_text(to_json(config))
         fresh.replace(path)
+
+
+@contextlib.contextmanager
+def explained(path: epath.Path) -> Iterator[None]:
+    """Raises a UserError that names the file where what is inside cannot write it."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f'{path} cannot be written ({error.strerror}): make room or make it writable.'

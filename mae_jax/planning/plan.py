@@ -15,7 +15,8 @@ from jax.sharding import AbstractMesh
 
 from mae_jax.config.data import make_source_of
 from mae_jax.config.length import Length, make_learning_rate, make_length
-from mae_jax.config.model import image_size
+from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.recipe import choose
 from mae_jax.data.sources.synthetic import IMAGENET_EXAMPLES
 from mae_jax.errors import UserError
 from mae_jax.experiment.run import EVALUATIONS
@@ -104,6 +105,10 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
         raise UserError(f"task='{config.task}' trains nothing: there is nothing to plan.")
     check_fields(config)
     mesh = mesh_lib.planned_mesh(devices, config.mesh.fsdp)
+    width = make_architecture(config.model)['width']
+    config = choose(config, examples=data.examples, width=width, devices=devices)
+    if config.model.dtype == 'auto':
+        config.model.dtype = 'bfloat16'  # as an accelerator chooses
     check_batch(config, mesh)
     task = make_task(config, SimpleNamespace(num_classes=data.num_classes))
     length = make_length(config, data.examples)

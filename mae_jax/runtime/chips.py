@@ -1,5 +1,7 @@
 """Lists accelerators with their peak speed, which MFU is a share of, and their memory."""
 
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 from mae_jax.errors import UserError
@@ -49,6 +51,25 @@ def named_chip(name: str) -> Chip:
     raise UserError(
         f'there is no chip {name!r} to plan for: choose from {", ".join(c.name for c in CHIPS)}.'
     )
+
+
+def choose_dtype(platform: str, cpu_info: str | None = None) -> str:
+    """Returns the dtype of activations for `model.dtype='auto'` on a platform of JAX.
+
+    bfloat16, but float32 on a CPU that has no instructions for products in bfloat16 and would
+    imitate them.
+
+    Args:
+      platform: 'cpu', 'gpu' or 'tpu'.
+      cpu_info: the text of Linux's /proc/cpuinfo; None reads it, and takes a missing one as empty.
+    """
+    if platform != 'cpu':
+        return 'bfloat16'
+    if cpu_info is None:
+        path = Path('/proc/cpuinfo')
+        cpu_info = path.read_text() if path.exists() else ''
+    has_bfloat16 = re.search(r'\b(amx_bf16|avx512_bf16)\b', cpu_info)
+    return 'bfloat16' if has_bfloat16 else 'float32'
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -20,26 +20,43 @@ LABELS = {
 """Scalars in the order of the line, with their labels and formats."""
 
 
-def format_line(step: int, total_steps: int, epoch: float, scalars: dict[str, float]) -> str:
-    """Formats one log line; scalars that are not given are left out."""
-    fields = [f'step {step:>{len(str(total_steps))}}/{total_steps}', f'epoch {epoch:.1f}']
+OPTIONAL = ('grad_norm', 'per_device', 'epoch', 'learning_rate', 'input_wait', 'mfu')
+"""What a narrow line leaves out, in this order; all of it is in metrics.jsonl."""
+
+
+def format_line(
+    step: int, total_steps: int, epoch: float, scalars: dict[str, float], width: int = 80
+) -> str:
+    """Formats one log line; scalars that are not given are left out.
+
+    Args:
+      width: columns that the line may take; what is `OPTIONAL` is left out where they are too few.
+    """
+    fields = {
+        'step': f'step {step:>{len(str(total_steps))}}/{total_steps}',
+        'epoch': f'epoch {epoch:.1f}',
+    }
     others = [n for n in scalars if n.startswith('eval/') and n not in LABELS]  # a user's task
     for name, (label, spec) in (LABELS | {n: (n, '.4f') for n in others}).items():
         if name in scalars:
-            fields.append(f'{label} {scalars[name]:{spec}}')
+            fields[name] = f'{label} {scalars[name]:{spec}}'
     if 'images_per_second' in scalars:
-        per_device = scalars['images_per_second_per_device']
-        fields.append(f'{scalars["images_per_second"]:,.0f} img/s ({per_device:,.0f}/device)')
-        fields.append(f'wait {scalars["input_wait"]:.0%}')
+        images, per_device = (scalars[f'images_per_second{of}'] for of in ('', '_per_device'))
+        fields['speed'] = f'{images:,.0f} img/s'
+        if per_device != images:
+            fields['per_device'] = f'({per_device:,.0f}/device)'
+        fields['input_wait'] = f'wait {scalars["input_wait"]:.0%}'
     if 'mfu' in scalars:
-        fields.append(f'mfu {scalars["mfu"]:.0%}')
-    if scalars.get('skipped_steps'):
-        fields.append(f'skipped {scalars["skipped_steps"]:.0f}')
-    if scalars.get('replaced_images'):
-        fields.append(f'replaced {scalars["replaced_images"]:.0f}')
+        fields['mfu'] = f'mfu {scalars["mfu"]:.0%}'
+    for name, label in (('skipped_steps', 'skipped'), ('replaced_images', 'replaced')):
+        if scalars.get(name):
+            fields[name] = f'{label} {scalars[name]:.0f}'
     if 'eta_seconds' in scalars:
-        fields.append(f'eta {format_seconds(scalars["eta_seconds"])}')
-    return '  '.join(fields)
+        fields['eta'] = f'eta {format_seconds(scalars["eta_seconds"])}'
+    for name in OPTIONAL:
+        if len('  '.join(fields.values())) > width:
+            fields.pop(name, None)
+    return '  '.join(fields.values())
 
 
 def format_seconds(seconds: float) -> str:

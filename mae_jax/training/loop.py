@@ -31,12 +31,12 @@ class Recorder:
     Attributes:
       throughput: measures speed and waiting.
       log: called with (step, scalars): means over the interval of what the step returns.
-      progress: called with every finished step.
+      progress: called with every finished step and what it returned.
     """
 
     throughput: Throughput
     log: Callable[[int, Scalars], None]
-    progress: Callable[[int], None] = lambda step: None
+    progress: Callable[[int, Scalars], None] = lambda step, scalars: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +70,24 @@ class Supervision:
 
 @dataclasses.dataclass(frozen=True)
 class Hook:
-    """A function of the state that runs every so many steps.
+    """A function of the state that runs every so many steps, and after the last.
 
-    It also runs after the last step of a run that has at least so many. The scalars it returns are
-    logged under that step.
+    The scalars it returns are logged under that step.
+
+    Attributes:
+      early: whether it also runs after a tenth of a run that has a longer interval.
     """
 
     every_steps: int
     run: Callable[[int, TrainState], Scalars]
+    early: bool = False
 
     def due(self, step: int, last: int) -> bool:
         """Returns whether the hook runs after this step of a run of `last` steps."""
-        return step % self.every_steps == 0 or (step == last and last >= self.every_steps)
+        tenth = last // 10 if self.early else 0
+        return step in (last, tenth if tenth < self.every_steps else 0) or (
+            step % self.every_steps == 0
+        )
 
 
 def train(
@@ -195,7 +201,7 @@ class Window:
             self._in_a_row = 0
             self._include(scalars)
         self._recorder.throughput.step(step)
-        self._recorder.progress(step)
+        self._recorder.progress(step, scalars)
         if step % self._intervals.log == 0 or step == self._intervals.num_steps:
             self._log(step)
 

@@ -4,8 +4,9 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from mae_jax.errors import UserError
 from mae_jax.training.console import format_line
+from mae_jax.training.heartbeat import heartbeat
 from mae_jax.training.loggers import Loggers
 
 
@@ -58,6 +60,10 @@ class MetricsWriter:
         self._is_writer = is_writer
         self._console = console or sys.stdout
         self._bar = None
+        self._latest: tuple[int, dict[str, float]] | None = None
+        self._described: int | None = None  # the step of the last line
+        self._silence = contextlib.ExitStack()
+        self._printed = lambda: None
         if not is_writer:
             return
         self._loggers = Loggers(loggers, self._workdir, start_step, config, self.say)
@@ -73,6 +79,7 @@ class MetricsWriter:
             self._bar = tqdm(
                 total=total_steps, initial=start_step, unit='step', file=self._console, leave=False
             )
+        self._printed = self._silence.enter_context(heartbeat(self._break_silence))
 
     def __enter__(self) -> 'MetricsWriter':
         return self
@@ -80,8 +87,9 @@ class MetricsWriter:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def progress(self, step: int) -> None:
-        """Moves the progress bar, where the console is a terminal."""
+    def progress(self, step: int, scalars: Mapping[str, float] = {}) -> None:
+        """Moves the progress bar, where the console is a terminal; remembers the step's metrics."""
+        self._latest = step, dict(scalars)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
@@ -94,7 +102,23 @@ class MetricsWriter:
             self._lines.write(json.dumps({'step': step} | finite) + '\n')
             self._lines.flush()
         self._loggers.scalars(step, scalars)
-        self.say(format_line(step, self._total_steps, step / self._steps_per_epoch, scalars))
+        self._described = step
+        self.say(self._line(step, scalars))
+
+    def _line(self, step: int, scalars: dict[str, float]) -> str:
+        columns = shutil.get_terminal_size().columns if self._console.isatty() else 0
+        epoch = step / self._steps_per_epoch
+        return format_line(step, self._total_steps, epoch, scalars, width=max(columns, 80))
+
+    def _break_silence(self) -> None:
+        """Prints the last finished step where nothing was printed for a while."""
+        if self._latest is None:
+            self.say('still compiling, or in the first step')
+        elif self._latest[0] == self._described:
+            self.say(f'still at work after step {self._latest[0]}')
+        else:
+            self._described = self._latest[0]
+            self.say(self._line(*self._latest))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Logs a picture, uint8 [H, W, 3], and writes it to images/ in the background."""
@@ -137,6 +161,7 @@ class MetricsWriter:
                 self._bar.write(line, file=self._console)
             else:
                 print(line, file=self._console, flush=True)
+            self._printed()
 
     def close(self) -> None:
         """Finishes all writing, and closes the files.
@@ -144,6 +169,7 @@ class MetricsWriter:
         Raises:
           UserError: something could not be written.
         """
+        self._silence.close()
         if self._bar is not None:
             self._bar.close()
         if self._is_writer:

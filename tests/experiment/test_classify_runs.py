@@ -26,8 +26,8 @@ from mae_jax.experiment.run import run
 
 @pytest.fixture(scope='module')
 def probed(pretrained, run_once):
-    """Six steps of the linear probe: (directory, state, config)."""
-    config = classifying(linprobe.get_config, pretrained[0], {'optimizer.base_lr': 100.0})
+    """Six steps of the paper's linear probe: (directory, state, config)."""
+    config = classifying(linprobe.paper, pretrained[0], {'optimizer.base_lr': 100.0})
     return run_once('probed', config)
 
 

@@ -122,7 +122,7 @@ def test_on_a_terminal_a_bar_moves_and_the_lines_stand_above_it(tmp_path):
     assert '|' not in text.split('\r')[-1]  # the bar is wiped off in the end
 
 
-def test_a_line_of_a_long_run_fits_in_120_columns():
+def test_a_line_of_a_long_run_fits_the_terminal():
     scalars = {
         'loss': 0.43211,
         'learning_rate': 1.2e-4,
@@ -132,14 +132,19 @@ def test_a_line_of_a_long_run_fits_in_120_columns():
         'mfu': 0.431,
         'eta_seconds': 3725.0,
     }
-    line = format_line(1200, 9360, 12.82, scalars)
+    line = format_line(1200, 9360, 12.82, scalars, width=120)
     assert line == (
-        'step 1200/9360  epoch 12.8  loss 0.4321  lr 1.20e-04  1,234 img/s (154/device)  wait 1%  '
+        'step 1200/9360  epoch 12.8  loss 0.4321  lr 1.20e-04  1,234 img/s  (154/device)  wait 1%  '
         'mfu 43%  eta 1h02m'
     )
+    line = format_line(1200, 9360, 12.82, scalars)
+    assert line == ('step 1200/9360  loss 0.4321  1,234 img/s  wait 1%  mfu 43%  eta 1h02m')
+    one_device = scalars | {'images_per_second_per_device': scalars['images_per_second']}
+    assert 'device' not in format_line(1200, 9360, 12.82, one_device, width=120)
     longest = {'grad_norm': 1.25, 'images_per_second': 654_321.0, 'replaced_images': 12.0}
     scalars |= longest | {'images_per_second_per_device': 12_345.0, 'eta_seconds': 9e5}
-    assert len(format_line(123_456, 499_200, 396.7, scalars)) <= 150
+    assert len(format_line(123_456, 499_200, 396.7, scalars, width=1000)) <= 155
+    assert len(format_line(123_456, 499_200, 396.7, scalars)) <= 80
 
 
 def test_a_line_states_what_there_is_and_survives_what_is_not_finite():

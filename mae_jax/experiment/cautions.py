@@ -1,0 +1,100 @@
+"""What would make the result of a run worthless, in one sentence each, before and after it."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mae_jax.config.model import make_architecture
+from mae_jax.config.recipe import peak_learning_rate, protocol_of
+from mae_jax.experiment.setup import Setup
+
+FEW_STEPS = 50
+FAR = 10
+"""Factor between learning rates that is worth a warning."""
+OWN_RULES = ('pretrain', 'classify')
+"""Tasks whose learning rates `config/recipe.py` knows."""
+
+
+def cautions(setup: Setup) -> Iterator[str]:
+    """Yields what to change before a run is worth starting; nothing for a sound one."""
+    config, length, examples = setup.config, setup.length, len(setup.source)
+    if config.mode == 'eval':
+        return
+    if config.batch_size > examples:
+        yield (
+            f'batch_size={config.batch_size} is larger than the data set ({examples:,} images), '
+            'which every step then sees whole and in part twice: choose a smaller one.'
+        )
+    if length.num_steps < FEW_STEPS:
+        yield (
+            f'{length.num_steps} step(s) are too few to learn much: raise num_epochs, or lower '
+            'batch_size.'
+        )
+    if length.cut_warmup:
+        yield (
+            'the warm-up is longer than the run, and is cut to it; the learning rate never falls: '
+            'lower optimizer.warmup_epochs.'
+        )
+    yield from far_learning_rate(setup)
+    for split, source in (('training', setup.source), ('held-out', setup.held_out)):
+        if config.task == 'classify':
+            yield from empty_classes(split, source)
+
+
+def far_learning_rate(setup: Setup) -> Iterator[str]:
+    """Yields a sentence where the learning rate is far from the rule for the batch size."""
+    config = setup.config
+    fields = config.optimizer
+    if config.task not in OWN_RULES or not fields.base_lr:
+        return
+    width = make_architecture(config.model)['width']
+    peak = fields.base_lr * config.batch_size / 256
+    rule = peak_learning_rate(protocol_of(config), config.batch_size, fields.name, width)
+    if not 1 / FAR <= peak / rule <= FAR:
+        factor, side = max(peak / rule, rule / peak), 'above' if peak > rule else 'below'
+        yield (
+            f'the learning rate {peak:.1e} (base_lr * batch_size / 256) is {factor:,.0f} times '
+            f'{side} what suits batches of {config.batch_size}: optimizer.base_lr='
+            f'{rule * 256 / config.batch_size:.2g} does.'
+        )
+
+
+def empty_classes(split: str, source: Any) -> Iterator[str]:
+    """Yields a sentence where a class has no example; nothing where labels are not at hand."""
+    labels, names = getattr(source, 'labels', None), source.class_names
+    if labels is None or not source.num_classes:
+        return
+    labels = np.asarray(labels)
+    counts = np.bincount(labels[labels >= 0], minlength=source.num_classes)
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        listed = ', '.join(str(names[i]) if len(names) else str(i) for i in empty[:5])
+        effect = 'cannot be learned' if split == 'training' else 'do not count in the accuracy'
+        yield (
+            f'{len(empty)} of {source.num_classes} classes have no {split} image and {effect}: '
+            f'{listed}{", ..." if len(empty) > 5 else ""}.'
+        )
+
+
+def at_chance(top1: float, labels: Any, classes: int, examples: int) -> str | None:
+    """Returns a sentence where an accuracy is what guessing reaches; None where it is above.
+
+    Guessing names the commonest class of the held-out images. An accuracy counts as above it by
+    two standard errors.
+
+    Args:
+      top1: accuracy on `examples` held-out images.
+      labels: of the held-out images, or None where they are not at hand.
+      classes: number of classes.
+    """
+    chance = 1 / classes
+    if labels is not None and len(labels):
+        chance = float(np.bincount(np.asarray(labels).clip(0)).max() / len(labels))
+    if top1 > chance + 2 * math.sqrt(chance * (1 - chance) / max(examples, 1)):
+        return None
+    return (
+        f'top-1 {top1:.4f} is no better than guessing ({chance:.4f}): nothing was learned that '
+        'holds for other images. Look at the cautions above, the labels, and the learning rate.'
+    )
