@@ -27,7 +27,8 @@ def make_source_of(config: ConfigDict, split: str) -> Any:
         dataset.name,
         split,
         path=dataset.path,
-        channels=dataset.channels,
+        # Of a prepared data set, images may have more bands than are chosen of them.
+        channels=None if dataset.name == 'prepared' and dataset.get('bands') else dataset.channels,
         image_size=image_size(config),
         synthetic_examples=dataset.synthetic_examples,
         seed=config.seed,
@@ -90,19 +91,41 @@ def make_train_loader(
         rows=rows,
         seed=config.seed,
         image_size=image_size(config),
-        channels=dataset.channels,
         crop_scale=tuple(dataset.crop_scale),
         crop_ratio=tuple(dataset.crop_ratio),
         crop=dataset.crop,
         flip=dataset.flip,
         augment=make_augment(config),
-        apply_exif=dataset.apply_exif,
         repeats=dataset.repeats,
         resize=dataset.resize,
         canvas=dataset.canvas,
         workers=dataset.workers,
         prefetch=dataset.prefetch,
+        **decoding(dataset),
         **_reading(dataset),
+    )
+
+
+def decoding(dataset: ConfigDict) -> dict[str, Any]:
+    """Returns the arguments of `images.decode` that the fields of a data set stand for.
+
+    Raises:
+      UserError: `dataset.bands` are not `dataset.channels` indices.
+    """
+    bands = dataset.get('bands')
+    if bands is not None:
+        if isinstance(bands, int):
+            bands = (bands,)
+        if len(bands) != dataset.channels or not all(type(b) is int and b >= 0 for b in bands):
+            raise UserError(
+                f'dataset.bands={tuple(bands)} must be {dataset.channels} numbers of bands, which '
+                'count from 0: as many as dataset.channels.'
+            )
+    return dict(
+        channels=dataset.channels,
+        apply_exif=dataset.get('apply_exif', True),
+        bands=bands and tuple(bands),
+        nodata=dataset.get('nodata'),
     )
 
 
@@ -131,8 +154,7 @@ def make_eval_batches(
         limit=limit,
         crop_share=config.dataset.eval_crop_share,
         image_size=image_size(config),
-        channels=config.dataset.channels,
-        apply_exif=config.dataset.apply_exif,
+        **decoding(config.dataset),
         **_reading(config.dataset),
     )
 

@@ -11,6 +11,7 @@ from mae_jax.interop.trained import read_config
 
 MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
 DATA = ('name', 'path')
+READING = ('bands', 'nodata')
 STATISTICS = ('channels', 'scale', 'mean', 'std')
 
 
@@ -31,7 +32,7 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
             _fill(config.model, source.model, MODEL_FIELDS)
         _fill(config, source, ('image_size',))
         named = config.dataset.name is not None
-        _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA)
+        _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA + READING)
         if not (named or begun):
             _check_data(config)
     needed = {'': ('image_size',), 'model': ('variant',), 'dataset': ('name', *STATISTICS)}

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
+from mae_jax.config.data import decoding
 from mae_jax.config.model import image_size, statistics
 from mae_jax.data.sources.folder import FolderSource
 from mae_jax.data.transforms.views import eval_transform
@@ -72,9 +73,8 @@ def visualize(
     pixels = read_images(
         images,
         image_size=image_size(config),
-        channels=data.channels,
-        apply_exif=data.get('apply_exif', True),
         crop_share=data.get('eval_crop_share'),
+        **decoding(data),
     )
     inputs = np.asarray(normalize(pixels, **statistics(config)))
     undo = dict(mean=data.mean, std=data.std)
@@ -131,7 +131,7 @@ def read_images(
 
     Args:
       paths: of image files.
-      **options: of `eval_transform`: image_size, channels, apply_exif, crop_share.
+      **options: of `eval_transform`: image_size, crop_share, and those of `decode`.
 
     Returns:
       Images of the files' dtype.

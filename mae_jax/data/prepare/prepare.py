@@ -53,6 +53,7 @@ def prepare(
     short_side: int = 256,
     quality: int = 95,
     channels: int = 3,
+    nodata: float | None = None,
     shard_examples: int | None = None,
     workers: int | None = None,
     on_error: str = 'raise',
@@ -66,7 +67,7 @@ def prepare(
       destination: the directory to write.
       data_dir: the `path` of a source that is not a folder.
       splits: names of splits of the source; evaluation splits stand for each other.
-      short_side, quality, channels: see `reduce_image`.
+      short_side, quality, channels, nodata: see `reduce_image`.
       shard_examples: images of a shard; None for at least 256, and at most 256 shards of a split.
       workers: processes; 1 for this one alone, None for one for each core.
       on_error: 'raise', or 'skip' to leave out images that cannot be read.
@@ -85,6 +86,8 @@ def prepare(
         raise UserError(f'{destination} is no local directory: prepare in one, then copy it.')
     sources = _open_sources(source, tuple(splits), data_dir)
     options = {'short_side': short_side, 'quality': quality, 'channels': channels}
+    if nodata is not None:
+        options['nodata'] = nodata
     planned = Contents(
         os.path.basename(os.path.normpath(source)) if os.path.isdir(source) else source,
         options,
@@ -178,7 +181,7 @@ def _read_same(destination: str, planned: Contents) -> Contents:
     differences = [
         f'{key} was {old.get(key, "unset")}, now {new.get(key, "unset")}'
         for key in old | new
-        if old.get(key) != new.get(key)
+        if repr(old.get(key)) != repr(new.get(key))  # --nodata=nan differs from itself
     ]
     if differences:
         raise UserError(
