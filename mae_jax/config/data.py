@@ -44,6 +44,11 @@ def make_sources(config: ConfigDict) -> tuple[Any, Any]:
 def check_classes(source: Any, held_out: Any) -> None:
     """Raises a UserError where a label means one class in training and another in evaluation."""
     train, test = list(source.class_names), list(held_out.class_names)
+    if source.num_classes and not held_out.num_classes:
+        raise UserError(
+            f'dataset.train_split has {source.num_classes} classes and dataset.eval_split has no '
+            'labels: give both splits the same class folders.'
+        )
     if train and test and train != test:
         only = [', '.join(sorted(set(a) - set(b))[:5]) for a, b in ((train, test), (test, train))]
         raise UserError(

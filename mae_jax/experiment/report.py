@@ -11,6 +11,7 @@ from etils import epath
 from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.evaluation.exact import count_examples
 from mae_jax.evaluation.probe import accuracy_title
+from mae_jax.experiment.data_report import describe_data
 from mae_jax.experiment.hooks import make_evaluation
 from mae_jax.experiment.model_card import write_model_card
 from mae_jax.experiment.online_probe import encoder_accuracies
@@ -26,6 +27,8 @@ FORMATS = {'top1': '{:.4f} top-1', 'top5': '{:.4f} top-5', 'loss': 'loss {:.4f}'
 def announce(setup: Setup, state: TrainState) -> None:
     """Prints the model, the length of the run and the machine."""
     devices, config, length = setup.mesh.devices.flat, setup.config, setup.length
+    for line in describe_data(config, setup.source, setup.held_out):
+        say(line)
     say(parameter_table(state.params, setup.task.is_trained))
     epochs = length.num_steps / length.steps_per_epoch
     say(
@@ -56,7 +59,7 @@ def write_classes(path: epath.Path, names: Sequence[str], metrics: Collection) -
     counts, accuracies = metrics.per_class.count, metrics.per_class.compute()
     present = np.flatnonzero(counts)
     lowest_first = present[np.argsort(accuracies[present], kind='stable')]
-    with path.open('w') as file:
+    with path.open('w', encoding='utf-8') as file:
         rows = csv.writer(file)
         rows.writerow(['class', 'images', 'top1'])
         for c in lowest_first:

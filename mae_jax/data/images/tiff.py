@@ -23,7 +23,7 @@ COLOURS = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, 5: 4, 6: 3, 8: 3}
 YCbCr and CIELab."""
 ALPHA = (1, 2)  # values of EXTRA_SAMPLES: premultiplied alpha, and alpha
 ORIENTATION, EXTRA_SAMPLES = 274, 338  # tags
-UNSIGNED, FLOAT = 1, 3  # sample formats
+UNSIGNED, CONTIGUOUS = 1, 1  # values of the tags sample format and planar configuration
 NO_FULL_PAGE = 0b111
 """Bits of the subfile type: a reduced image, a page of a document, a mask."""
 VARIANTS = (
@@ -106,8 +106,10 @@ def _is_picture(page: Any, channels: int | None) -> bool:
     if max(_bits(page)) > 8 or page.sampleformat != UNSIGNED:
         return False
     extra = page.samplesperpixel - COLOURS.get(page.photometric, 0)
-    if page.photometric in (MINISWHITE, MINISBLACK, RGB):
+    if page.photometric == RGB:
         return extra in (0, 1)
+    if page.photometric in (MINISWHITE, MINISBLACK):  # Pillow loses the second of two planes
+        return extra == 0 or extra == 1 and page.planarconfig == CONTIGUOUS
     return extra == 0 or extra > 0 and channels in (1, 3)
 
 

@@ -125,7 +125,7 @@ def _check_dtypes(chunks: Sequence[dict[str, np.ndarray]]) -> None:
     if len(examples) > 1:
         files = ' and '.join(f'{file} ({dtype})' for dtype, file in sorted(examples.items()))
         raise UserError(
-            f'Images of several depths cannot share a batch: {files}. Save them with one depth '
-            '(of 16-bit PNGs Pillow makes 8 bits: Image.open(a).convert("RGB").save(b)), or keep '
-            'those of each depth in a folder of their own.'
+            f'Images of several depths cannot share a batch: {files}. Save all with one depth '
+            '(ImageMagick: mogrify -depth 8 FILE), or keep those of each depth in a folder of '
+            'their own.'
         )

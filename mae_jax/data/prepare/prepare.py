@@ -36,6 +36,7 @@ from mae_jax.data.sources.prepared_format import (
 from mae_jax.data.sources.protocol import Source
 from mae_jax.errors import UserError
 from mae_jax.files.lock import claim
+from mae_jax.files.paths import print_text
 from mae_jax.runtime.cores import num_cores
 
 MOST_SHARDS, LEAST_EXAMPLES = 256, 256
@@ -58,7 +59,7 @@ def prepare(
     workers: int | None = None,
     on_error: str = 'raise',
     overwrite: bool = False,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = print_text,
 ) -> Contents:
     """Writes the shards that do not exist yet, then logs a summary of the data set.
 
@@ -72,7 +73,7 @@ def prepare(
       workers: processes; 1 for this one alone, None for one for each core.
       on_error: 'raise', or 'skip' to leave out images that cannot be read.
       overwrite: replace a data set that was prepared from another source or with other options.
-      log: called with the summary.
+      log: called with what was read, and with the summary.
 
     Returns:
       The content of `dataset.json`.
@@ -85,6 +86,9 @@ def prepare(
     if '://' in destination:
         raise UserError(f'{destination} is no local directory: prepare in one, then copy it.')
     sources = _open_sources(source, tuple(splits), data_dir)
+    for name, each in sources.items():
+        if reading := getattr(each, 'reading', ()):
+            log(f'{name}: {"; ".join(reading)}')
     options = {'short_side': short_side, 'quality': quality, 'channels': channels}
     if nodata is not None:
         options['nodata'] = nodata
