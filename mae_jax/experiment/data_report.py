@@ -52,7 +52,7 @@ def implausible_values(config: ConfigDict, source: Any) -> list[str]:
             f'{scale:g}: set it to the largest value that they can have, {np.iinfo(dtype).max} '
             'for all bits'
         ]
-    spread = max(float(((image / scale - mean) / std).std()) for image in images)
+    spread = max(float(((image / scale - mean) / std).std((0, 1)).max()) for image in images)
     if spread and not PLAUSIBLE[0] <= spread <= PLAUSIBLE[1]:
         return [
             f'warning: the images are {dtype} with values up to {largest:g}; after dataset.scale='
