@@ -14,7 +14,7 @@ from mae_jax.errors import UserError
 SAMPLES = 3
 """Images that are looked at, evenly spread over the training split."""
 PLAUSIBLE = 0.02, 20.0
-"""Least and largest standard deviation of normalised images."""
+"""Least and largest standard deviation of a band of normalised images of several colours."""
 
 
 def describe_data(config: ConfigDict, source: Any, held_out: Any) -> list[str]:
@@ -53,7 +53,7 @@ def implausible_values(config: ConfigDict, source: Any) -> list[str]:
             'for all bits'
         ]
     spread = max(float(((image / scale - mean) / std).std((0, 1)).max()) for image in images)
-    if spread and not PLAUSIBLE[0] <= spread <= PLAUSIBLE[1]:
+    if spread > 1e-6 and not PLAUSIBLE[0] <= spread <= PLAUSIBLE[1]:
         return [
             f'warning: the images are {dtype} with values up to {largest:g}; after dataset.scale='
             f'{scale:g}, .mean and .std their standard deviation is {spread:.2g}, where about 1 is '

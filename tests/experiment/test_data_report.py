@@ -78,7 +78,7 @@ def test_a_run_says_what_it_read_of_both_splits(tmp_path):
         Image.new('RGB', (4, 4)).save(tmp_path / f'{name}.png')
     (tmp_path / 'train/a/5.xcf').write_bytes(b'x')
     config = config_of(name='folder', path=str(tmp_path))
-    (line,) = describe_data(config, *make_sources(config))
+    line = describe_data(config, *make_sources(config))[0]
     assert line == (
         '2 images in train/, 2 classes; passed over 1 .xcf; 1 images held out in Val/, 2 classes; '
         'none of b; not read: test/'

@@ -121,7 +121,8 @@ def _read(image: bytes | np.ndarray, channels: int | None) -> tuple[Image.Image 
         return _bands_last(image, channels), 1
     if image.startswith(NPY_MAGIC):
         return _bands_last(read_npy(image), channels), 1
-    return read_tiff(image, channels) if image.startswith(TIFF_MAGICS) else read_picture(image)
+    read = read_tiff if image.startswith(TIFF_MAGICS) else read_picture
+    return read(image, channels)
 
 
 def _as_mode(image: Image.Image, channels: int) -> Image.Image | np.ndarray:

@@ -4,60 +4,18 @@ import base64
 import importlib.util
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
-from helpers.images import encode, smooth_picture
+from helpers.images import deep_png, encode, smooth_picture
 from PIL import Image
 
 from mae_jax.data.images.decode import BadImage, decode
 from mae_jax.errors import UserError
 
-COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-"""Of PNG, by the number of bands."""
-
 
 def load(data, channels=3, **options):
     return np.asarray(decode({'image': data, 'name': 'some/file'}, channels, **options))
-
-
-def paeth(left, up, corner):
-    estimate = int(left) + int(up) - int(corner)
-    distances = [abs(estimate - int(x)) for x in (left, up, corner)]
-    return (left, up, corner)[int(np.argmin(distances))]
-
-
-def filtered(rows, step):
-    """Filters the rows of a PNG, uint8 [H, bytes], by the five methods in turn."""
-    padded = np.zeros((rows.shape[0] + 1, rows.shape[1] + step), int)
-    padded[1:, step:] = rows
-    lines = b''
-    for y in range(1, len(padded)):
-        method = (y - 1) % 5
-        line = bytearray([method])
-        for x in range(step, padded.shape[1]):
-            left, up, corner = padded[y, x - step], padded[y - 1, x], padded[y - 1, x - step]
-            guess = (0, left, up, (left + up) // 2, paeth(left, up, corner))[method]
-            line.append((padded[y, x] - guess) % 256)
-        lines += bytes(line)
-    return lines
-
-
-def deep_png(pixels) -> bytes:
-    """Writes uint16 [H, W, C] as a PNG, by the specification."""
-    height, width, bands = pixels.shape
-    rows = pixels.astype('>u2').reshape(height, -1).view(np.uint8)
-
-    def chunk(kind, body):
-        check = zlib.crc32(kind + body)
-        return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', check)
-
-    header = struct.pack('>IIBBBBB', width, height, 16, COLOUR_TYPES[bands], 0, 0, 0)
-    data = zlib.compress(filtered(rows, 2 * bands))
-    return (
-        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', data) + chunk(b'IEND', b'')
-    )
 
 
 @pytest.mark.parametrize('bands', [1, 2, 3, 4])
@@ -71,6 +29,10 @@ def test_a_png_keeps_sixteen_bits(bands):
     assert loaded.dtype == np.uint16
     np.testing.assert_array_equal(loaded, pixels)
     np.testing.assert_array_equal(load(data, 1, bands=(bands - 1,))[..., 0], pixels[..., -1])
+    if bands in (2, 4):  # alpha is dropped, as of 8 bits
+        without = load(data, bands - 1)
+        np.testing.assert_array_equal(without, pixels[..., :-1])
+        assert load(data).shape == (11, 7, 3)
 
 
 @pytest.mark.parametrize('largest', [1023, 65535])
