@@ -88,7 +88,7 @@ def decode(
         if size:
             return LazyJpeg(record, channels, size)
     try:
-        picture, orientation = _read(image, None if bands else channels)
+        picture, orientation = _read(image, None if bands else channels, apply_exif)
         if isinstance(picture, Image.Image) and not bands:
             picture = _as_mode(picture, channels)
         if nodata is not None or bands or not isinstance(picture, Image.Image):
@@ -110,19 +110,23 @@ def decode(
     return as_picture(picture) if is_picture else np.ascontiguousarray(picture)
 
 
-def _read(image: bytes | np.ndarray, channels: int | None) -> tuple[Image.Image | np.ndarray, int]:
+def _read(
+    image: bytes | np.ndarray, channels: int | None, apply_exif: bool
+) -> tuple[Image.Image | np.ndarray, int]:
     """Returns a Pillow image or an array [H, W, C], and the orientation, 1 to 8.
 
     Args:
       image: see `protocol.Example`.
       channels: the bands that are wanted; None for all that there are.
+      apply_exif: whether the orientation is needed.
     """
     if isinstance(image, np.ndarray):
         return _bands_last(image, channels), 1
     if image.startswith(NPY_MAGIC):
         return _bands_last(read_npy(image), channels), 1
-    read = read_tiff if image.startswith(TIFF_MAGICS) else read_picture
-    return read(image, channels)
+    if image.startswith(TIFF_MAGICS):
+        return read_tiff(image, channels)
+    return read_picture(image, channels, apply_exif)
 
 
 def _as_mode(image: Image.Image, channels: int) -> Image.Image | np.ndarray:

@@ -10,7 +10,9 @@ DEEP_PNG = {'RGB;16B': 'RGB;16L', 'RGBA;16B': 'RGBA;16L'}
 """How Pillow reads the upper byte of each sample of 16 bits, and the lower one."""
 
 
-def read_picture(data: bytes, channels: int | None) -> tuple[Image.Image | np.ndarray, int]:
+def read_picture(
+    data: bytes, channels: int | None, apply_exif: bool
+) -> tuple[Image.Image | np.ndarray, int]:
     """Opens an image file with Pillow, not turned by its orientation.
 
     The samples of PNG, PGM, PPM and grey JPEG 2000 of up to 16 bits are kept, of which Pillow alone
@@ -19,10 +21,11 @@ def read_picture(data: bytes, channels: int | None) -> tuple[Image.Image | np.nd
     Args:
       data: the content of an image file.
       channels: the bands that the image should have; None for all that there are.
+      apply_exif: whether the orientation is needed; it may be damaged.
 
     Returns:
       (a Pillow image of 8 bits, or an array [H, W, C], of colours alone where `channels` is 1 or 3;
-      its orientation, 1 to 8)
+      its orientation, 1 to 8, or 1 if it is not needed)
 
     Raises:
       Exception: of any kind, where the file is damaged, exceeds `limits.py`, or is a JPEG 2000 or
@@ -37,8 +40,14 @@ def read_picture(data: bytes, channels: int | None) -> tuple[Image.Image | np.nd
             array = array.astype(np.uint16)  # Pillow widens some kinds of 16-bit grey
     if array is not None and array.shape[2:] in ((2,), (4,)) and channels in (1, 3):
         array = array[..., :-1]  # without alpha
-    turned = image.getexif().get(ORIENTATION, 1)
-    return image if array is None else array, turned if turned in range(1, 9) else 1
+    picture = image if array is None else array
+    return picture, exif_orientation(image) if apply_exif else 1
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Returns the orientation of an image that Pillow has opened, 1 to 8."""
+    value = image.getexif().get(ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
 
 
 def _deep_png(data: bytes, image: Image.Image) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from mae_jax.data.images.arrays import as_picture
 from mae_jax.data.images.decode import NPY_MAGIC, decode
 from mae_jax.data.images.jpeg import CropBox
 from mae_jax.data.images.limits import TIFF_MAGICS, open_picture
-from mae_jax.data.images.pictures import ORIENTATION
+from mae_jax.data.images.pictures import ORIENTATION, exif_orientation
 from mae_jax.data.images.tiff import orientation as tiff_orientation
 from mae_jax.data.transforms import crops
 
@@ -101,10 +101,9 @@ def _orientation(data: bytes) -> int:
     try:
         if data.startswith(TIFF_MAGICS):
             return tiff_orientation(data)
-        turned = open_picture(data).getexif().get(ORIENTATION, 1)
+        return exif_orientation(open_picture(data))
     except Exception:  # damaged EXIF data count as none
         return 1
-    return turned if turned in range(1, 9) else 1
 
 
 def compare(

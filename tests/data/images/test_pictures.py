@@ -133,3 +133,16 @@ def test_a_heic_names_the_package_that_reads_it():
     has_heif = importlib.util.find_spec('pillow_heif') is not None
     with pytest.raises(UserError, match='some/file' + ('' if has_heif else '.*pillow-heif')):
         load(data)
+
+
+def test_a_damaged_orientation_matters_only_where_it_is_applied(monkeypatch):
+    data = encode(Image.new('RGB', (8, 8)), 'PNG')
+
+    def getexif(image):
+        raise ValueError('damaged')
+
+    monkeypatch.setattr(Image.Image, 'getexif', getexif)
+    monkeypatch.setattr('PIL.PngImagePlugin.PngImageFile.getexif', getexif)
+    assert load(data).shape == (8, 8, 3)
+    with pytest.raises(BadImage, match='some/file.*damaged'):
+        load(data, apply_exif=True)
