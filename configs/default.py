@@ -62,6 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.train_split = 'train'
     dataset.eval_split = 'validation'
     dataset.channels = 3
+    dataset.bands = placeholder(tuple)  # (3, 2, 1): these bands of each file, counted from 0
+    dataset.nodata = placeholder(float)  # of missing pixels: they get the mean of their image
     dataset.scale = 255.0  # image / scale, then (x - mean) / std
     dataset.mean = (0.485, 0.456, 0.406)
     dataset.std = (0.229, 0.224, 0.225)

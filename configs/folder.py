@@ -3,10 +3,11 @@
     python main.py --config=configs/folder.py:laptop --config.dataset.path=/path/to/images
     python main.py --config=configs/folder.py --config.dataset.path=/path/to/images
 
-The folder is either `train/<class>/*.jpg` and `val/<class>/*.jpg`, or any tree of unlabelled
-images, of which a twentieth is then held out. JPEG, PNG, WebP, BMP, TIFF and .npy are read; for
-images that are not 8-bit RGB set dataset.channels, .scale, and one value of .mean and .std per
-channel.
+The folder is `train/<class>/*.jpg` and `val/<class>/*.jpg` (or valid/, validation/, test/),
+`<class>/*.jpg`, or any tree of unlabelled images; without val/, a twentieth is held out. JPEG, PNG,
+WebP, AVIF, JPEG 2000, PPM, BMP, GIF, TIFF and .npy are read. For images that are not 8-bit RGB set
+dataset.channels, .scale, and one value of .mean and .std per channel; .bands chooses some of their
+bands, and .nodata is the value of missing pixels.
 
 | argument | model | pixels | time |
 |---|---|---|---|

@@ -45,6 +45,12 @@ def add_arguments(parser: Parser) -> None:
         '--channels', type=int, default=3, help="of the run's dataset.channels; unset: 3"
     )
     parser.add_argument(
+        '--nodata',
+        type=float,
+        metavar='X',
+        help="a value that marks missing pixels; of the run's dataset.nodata; unset: none",
+    )
+    parser.add_argument(
         '--shard_examples',
         type=int,
         metavar='N',

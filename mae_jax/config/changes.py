@@ -54,6 +54,8 @@ ADDED = {
     'dataset.resize': 'host',
     'dataset.canvas': 384,
     'max_images_seen': None,
+    'dataset.bands': None,
+    'dataset.nodata': None,
     'loggers': ('tensorboard',),
     'profile_steps': None,
 }
@@ -68,7 +70,8 @@ def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
     changes = {}
     for field in sorted(before.keys() | now.keys()):
         values = before.get(field, missing), now.get(field, missing)
-        if values[0] != values[1] and field != 'mode':  # trained or evaluated, it is the same run
+        differ = values[0] != values[1] and repr(values[0]) != repr(values[1])  # nan != nan
+        if differ and field != 'mode':  # trained or evaluated, it is the same run
             texts = ['unset' if x in (missing, None) else repr(x) for x in values]
             changes[field] = f'{field} was {texts[0]}, now {texts[1]}'
     return changes

@@ -28,7 +28,8 @@ def make_source_of(config: ConfigDict, split: str) -> Any:
         dataset.name,
         split,
         path=dataset.path,
-        channels=dataset.channels,
+        # Of a prepared data set, images may have more bands than are chosen of them.
+        channels=None if dataset.name == 'prepared' and dataset.get('bands') else dataset.channels,
         image_size=image_size(config),
         synthetic_examples=dataset.synthetic_examples,
         seed=config.seed,
@@ -69,6 +70,11 @@ def make_sources(config: ConfigDict) -> tuple[Any, Any]:
 def check_classes(source: Any, held_out: Any) -> None:
     """Raises a UserError where a label means one class in training and another in evaluation."""
     train, test = list(source.class_names), list(held_out.class_names)
+    if source.num_classes and not held_out.num_classes:
+        raise UserError(
+            f'dataset.train_split has {source.num_classes} classes and dataset.eval_split has no '
+            'labels: give both splits the same class folders.'
+        )
     if train and test and train != test:
         only = [', '.join(sorted(set(a) - set(b))[:5]) for a, b in ((train, test), (test, train))]
         raise UserError(
@@ -116,19 +122,41 @@ def make_train_loader(
         rows=rows,
         seed=config.seed,
         image_size=image_size(config),
-        channels=dataset.channels,
         crop_scale=tuple(dataset.crop_scale),
         crop_ratio=tuple(dataset.crop_ratio),
         crop=dataset.crop,
         flip=dataset.flip,
         augment=make_augment(config),
-        apply_exif=dataset.apply_exif,
         repeats=dataset.repeats,
         resize=dataset.resize,
         canvas=dataset.canvas,
         workers=dataset.workers,
         prefetch=dataset.prefetch,
+        **decoding(dataset),
         **_reading(dataset),
+    )
+
+
+def decoding(dataset: ConfigDict) -> dict[str, Any]:
+    """Returns the arguments of `images.decode` that the fields of a data set stand for.
+
+    Raises:
+      UserError: `dataset.bands` are not `dataset.channels` indices.
+    """
+    bands = dataset.get('bands')
+    if bands is not None:
+        if isinstance(bands, int):
+            bands = (bands,)
+        if len(bands) != dataset.channels or not all(type(b) is int and b >= 0 for b in bands):
+            raise UserError(
+                f'dataset.bands={tuple(bands)} must be {dataset.channels} numbers of bands, which '
+                'count from 0: as many as dataset.channels.'
+            )
+    return dict(
+        channels=dataset.channels,
+        apply_exif=dataset.get('apply_exif', True),
+        bands=bands and tuple(bands),
+        nodata=dataset.get('nodata'),
     )
 
 
@@ -157,8 +185,7 @@ def make_eval_batches(
         limit=limit,
         crop_share=config.dataset.eval_crop_share,
         image_size=image_size(config),
-        channels=config.dataset.channels,
-        apply_exif=config.dataset.apply_exif,
+        **decoding(config.dataset),
         **_reading(config.dataset),
     )
 

@@ -15,6 +15,7 @@ from mae_jax.interop.read import read_config
 MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
 DATA = ('name', 'path')
 PATHS = ('init_from', 'dataset.path', 'target.tokenizer')
+READING = ('bands', 'nodata')
 STATISTICS = ('channels', 'scale', 'mean', 'std')
 
 
@@ -39,7 +40,7 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
         _fill(config, source, ('image_size',))
         _fill(config.model, source.model, ('norm_eps',))
         named = config.dataset.name is not None
-        _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA)
+        _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA + READING)
         if not (named or begun):
             _check_data(config)
         if begun:

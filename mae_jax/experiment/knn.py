@@ -16,6 +16,7 @@ from mae_jax.evaluation.encode import make_encode
 from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
 from mae_jax.evaluation.probe import accuracies, accuracy_title
 from mae_jax.experiment.cached_features import encode_split
+from mae_jax.experiment.data_report import describe_data
 from mae_jax.experiment.starting_weights import load_weights
 from mae_jax.files.lock import claim
 from mae_jax.models.vit import Encoder
@@ -66,6 +67,8 @@ def evaluate_knn(
     frozen = make_frozen_encoder(config, fields.pool)
     sources = sources or make_sources(config)
     check_classes(*sources)
+    for line in describe_data(config, *sources):
+        say(line)
     params, step = initial_encoder(config, frozen.encoder, mesh)
     encode = make_encode(frozen.features, mesh)
     splits = [

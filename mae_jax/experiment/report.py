@@ -17,6 +17,7 @@ from mae_jax.config.model import image_size, make_architecture
 from mae_jax.evaluation.exact import count_examples
 from mae_jax.evaluation.probe import accuracy_title
 from mae_jax.experiment.cautions import at_chance, cautions
+from mae_jax.experiment.data_report import describe_data
 from mae_jax.experiment.hooks import make_evaluation
 from mae_jax.experiment.model_card import write_model_card
 from mae_jax.experiment.online_probe import encoder_accuracies
@@ -37,6 +38,8 @@ def announce(setup: Setup, state: TrainState) -> None:
       UserError: the file cannot be written.
     """
     devices, config, length = setup.mesh.devices.flat, setup.config, setup.length
+    for line in describe_data(config, setup.source, setup.held_out):
+        say(line)
     say(model_summary(setup, state))
     table = setup.workdir / 'parameters.txt'
     if jax.process_index() == 0:
@@ -90,7 +93,7 @@ def write_classes(path: epath.Path, names: Sequence[str], metrics: Collection) -
     counts, accuracies = metrics.per_class.count, metrics.per_class.compute()
     present = np.flatnonzero(counts)
     lowest_first = present[np.argsort(accuracies[present], kind='stable')]
-    with path.open('w') as file:
+    with path.open('w', encoding='utf-8') as file:
         rows = csv.writer(file)
         rows.writerow(['class', 'images', 'top1'])
         for c in lowest_first:

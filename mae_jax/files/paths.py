@@ -1,6 +1,7 @@
-"""Resolves paths, local or in the cloud."""
+"""Resolves paths, local or in the cloud, and shows them."""
 
 import os
+import sys
 
 from etils import epath
 
@@ -28,3 +29,9 @@ def similar_path(path: str | os.PathLike) -> str:
             return did_you_mean(name, paths)
         missing, rest = parent, [name, *rest]
     return ''
+
+
+def print_text(text: str) -> None:
+    """Prints a line at once, whatever the bytes of the file names in it are."""
+    encoding = sys.stdout.encoding or 'utf-8'
+    print(text.encode(encoding, 'backslashreplace').decode(encoding), flush=True)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mae_jax.config.model import statistics
 from mae_jax.data.sources.files import FileSource
-from mae_jax.data.sources.folder import EXTENSIONS, images_below
+from mae_jax.data.sources.listing import EXTENSIONS, images_below
 from mae_jax.data.sources.make import check_source
 from mae_jax.data.sources.protocol import Source
 from mae_jax.data.sources.splits import EVAL_SPLITS
@@ -159,7 +159,7 @@ def find_images(images: Images) -> tuple[Source, str]:
 
 def _below(folder: str) -> FileSource:
     """Returns the images below a folder, labelled if they lie in several folders of classes."""
-    files = images_below(folder, '')
+    files, _ = images_below(folder, '')
     if not files:
         raise UserError(f'{folder} has no image in it: images end in {", ".join(EXTENSIONS)}.')
     parts = [file.split(os.sep)[:-1] for file in files]

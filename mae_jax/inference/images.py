@@ -11,6 +11,7 @@ from jaxtyping import Float32, Shaped
 from ml_collections import ConfigDict
 
 from mae_jax.config import model as model_config
+from mae_jax.config.data import decoding
 from mae_jax.data.images.decode import BadImage
 from mae_jax.data.sources.folder import FolderSource
 from mae_jax.data.sources.protocol import Source
@@ -79,9 +80,8 @@ def reading(config: ConfigDict, image_size: tuple[int, int] | int | None = None)
         config = ConfigDict({'image_size': np.ravel(image_size).tolist()})
     return dict(
         image_size=model_config.image_size(config),
-        channels=data.channels,
-        apply_exif=data.get('apply_exif', True),  # of a converted model
         crop_share=data.get('eval_crop_share'),
+        **decoding(data),
     )
 
 
@@ -92,7 +92,7 @@ def read_images(
 
     Args:
       paths: of image files.
-      **options: of `eval_transform`: image_size, channels, apply_exif, crop_share.
+      **options: of `eval_transform`: image_size, crop_share, and those of `decode`.
 
     Returns:
       Images of the files' dtype.

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mae_jax.errors import Diverged, Lost, Preempted, UserError, brief
+from mae_jax.files.paths import print_text
 
 HEARTBEAT_S = 30
 """Seconds without a heartbeat after which a process counts as lost; JAX then ends the others."""
@@ -112,7 +113,7 @@ def _on_tpu(environment: Mapping[str, str]) -> bool:
 def say(message: str) -> None:
     """Prints one line for the user, in process 0 alone."""
     if jax.process_index() == 0:
-        print(message, flush=True)
+        print_text(message)
 
 
 def on_first(function: Callable[[], T]) -> T | None:

@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image
 
 from helpers import fuzzing
+from helpers.images import deep_png, encode
 from mae_jax.data.images.decode import BadImage
 from mae_jax.data.transforms.crops import CROPS
 from mae_jax.data.transforms.views import eval_transform, train_views
@@ -95,6 +96,7 @@ def make_seeds() -> dict[str, bytes]:
     frames = [picture.rotate(90 * i) for i in range(3)]
     several = dict(save_all=True, append_images=frames[1:])
     text = {'icc_profile': bytes(range(256)) * 4}
+    rgba, turned = np.asarray(picture.convert('RGBA')), (274, 'H', 1, 6, True)
     seeds = {
         'jpeg': encode(picture, 'JPEG'),
         'jpeg_progressive': encode(picture, 'JPEG', progressive=True, exif=exif),
@@ -123,17 +125,22 @@ def make_seeds() -> dict[str, bytes]:
         'tiff_tiles': tiff(np.stack([deep] * 3, -1), photometric='rgb', tile=(16, 16)),
         'tiff_five_bands': tiff(np.stack([deep] * 5), photometric='minisblack'),
         'tiff_big': tiff(np.asarray(picture), photometric='rgb', bigtiff=True),
+        'tiff_infrared': tiff(rgba, photometric='rgb', extrasamples=(0,)),
+        'tiff_turned': tiff(rgba, photometric='rgb', extrasamples=(1,), extratags=[turned]),
+        'tiff_white': tiff(deep, photometric='miniswhite'),
+        'png_deep_colours': deep_png(np.stack([deep] * 3, -1)),
+        'png_deep_alpha': deep_png(np.stack([deep] * 2, -1)),
+        'ppm': encode(picture, 'PPM'),
+        'ppm_deep': b'P6 40 28 65535\n' + np.stack([deep] * 3, -1).astype('>u2').tobytes(),
+        'pgm_text': b'P2 4 2 255\n' + b'1 2 3 4 ' * 2,
+        'jp2': encode(picture, 'JPEG2000'),
+        'jp2_deep': encode(Image.fromarray(deep), 'JPEG2000', no_jp2=True),
+        'avif': encode(picture, 'AVIF', exif=exif),
         'npy': npy(np.asarray(picture)),
         'npy_deep': npy(deep),
         'npy_float': npy(np.asarray(picture).astype(np.float32)),
     }
     return seeds
-
-
-def encode(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def tiff(array: np.ndarray, **options) -> bytes:

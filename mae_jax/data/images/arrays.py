@@ -24,3 +24,12 @@ def mirrored(pixels: np.ndarray) -> np.ndarray:
     for band in range(pixels.shape[2]):
         copy[..., band] = pixels[:, ::-1, band]
     return copy
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns and mirrors [H, W, C] as an orientation demands: 1 to 8, as EXIF and TIFF count."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels

@@ -6,21 +6,28 @@ reason. Pillow has limits of its own; these checks cover what it allocates befor
 and what it decodes without any.
 """
 
+import io
 import itertools
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
+
+from mae_jax.errors import UserError
 
 MAX_IMAGE_PIXELS = 89_478_485
 """Maximum number of pixels of a photograph, and of what it is resized to before it is cropped.
@@ -46,12 +53,23 @@ PLUGINS = (
     BmpImagePlugin,
     GifImagePlugin,
     TiffImagePlugin,
+    PpmImagePlugin,
+    Jpeg2KImagePlugin,
+    AvifImagePlugin,
 )
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
 """Formats that Pillow may read, recognised by content, not by the name of the file. Not among them
 is EPS, which Pillow would pass to Ghostscript, an interpreter of a programming language."""
 
-WEBP_CHUNKS = (b'VP8X', b'VP8 ', b'VP8L')
+WEBP_CHUNKS = {b'VP8X': 10, b'VP8 ': 10, b'VP8L': 5}
+"""Kinds of first chunks of a WebP, and how many bytes of each hold its size."""
+
+JPEG2000_START = b'\xff\x4f\xff\x51'
+MAX_JPEG2000_HEADER = 1 << 20
+"""Bytes within which the pixels of a JPEG 2000 begin."""
+
+HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1')
+"""Kinds of files that `pillow-heif` reads, where it is installed."""
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -68,12 +86,8 @@ def check_bytes(count: int) -> None:
         raise ValueError(f'{count:,} bytes, where {MAX_IMAGE_BYTES:,} is the maximum')
 
 
-def open_picture(data: bytes, file) -> Image.Image:
-    """Opens an image with Pillow, which reads its header, and checks its size.
-
-    Args:
-      data: the content of an image file.
-      file: a binary file object with that content.
+def open_picture(data: bytes) -> Image.Image:
+    """Opens the content of an image file with Pillow, which reads its header, and checks its size.
 
     Raises:
       ValueError: the image is too large, or has too many scans or pages.
@@ -85,7 +99,9 @@ def open_picture(data: bytes, file) -> Image.Image:
         check_scans(data)
     if data.startswith(TIFF_MAGICS):
         check_pages(data)
-    image = Image.open(file, formats=FORMATS)
+    if JPEG2000_START in data[:MAX_JPEG2000_HEADER]:
+        check_pixels(*jpeg2000_size(data)[:2])
+    image = Image.open(io.BytesIO(data), formats=FORMATS + _register_heif(data))
     check_pixels(*image.size)
     if image.format == 'TIFF':  # tiles are decoded whole, and may be larger than the picture
         sides = [image.tag_v2.get(tag, 1) for tag in (TILE_WIDTH, TILE_LENGTH)]
@@ -103,7 +119,7 @@ def check_scans(data: bytes) -> None:
 def _webp_size(data: bytes) -> tuple[int, int]:
     """Reads the (width, height) of a WebP from its first chunk."""
     kind, body = data[12:16], data[20:30]
-    if kind not in WEBP_CHUNKS or len(body) < 10:
+    if len(body) < WEBP_CHUNKS.get(kind, 1 << 30):
         raise ValueError('a WebP without a picture')
     if kind == b'VP8X':
         return tuple(1 + int.from_bytes(body[i : i + 3], 'little') for i in (4, 7))
@@ -111,6 +127,30 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         bits = int.from_bytes(body[1:5], 'little')
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     return tuple(int.from_bytes(body[i : i + 2], 'little') & 0x3FFF for i in (6, 8))
+
+
+def jpeg2000_size(data: bytes) -> tuple[int, int, int, int]:
+    """Reads (width, height, bands, bits of the first band) from the header of a JPEG 2000.
+
+    Raises:
+      struct.error: it is truncated.
+    """
+    at = data.index(JPEG2000_START)
+    right, bottom, left, top = struct.unpack_from('>4I', data, at + 8)
+    bands, bits = struct.unpack_from('>HB', data, at + 40)
+    return right - left, bottom - top, bands, 1 + (bits & 0x7F)
+
+
+def _register_heif(data: bytes) -> tuple[str, ...]:
+    """Returns the name of the HEIF plugin of Pillow for a file that needs it, else ()."""
+    if data[4:8] != b'ftyp' or data[8:12] not in HEIF_BRANDS:
+        return ()
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UserError('a HEIC picture: to read it, `pip install pillow-heif`.') from error
+    pillow_heif.register_heif_opener()
+    return ('HEIF',)
 
 
 # TIFF: magic numbers (the last two are BigTIFF's) and tags.
@@ -154,23 +194,26 @@ def check_pages(data: bytes) -> int:
     return len(seen)
 
 
-def check_series(data: bytes, series) -> None:
-    """Checks what decoding one series of a TIFF with tifffile would allocate.
+def check_numbers(data: bytes, source: Any, pages: Sequence) -> None:
+    """Checks what decoding pages of a TIFF with tifffile would allocate.
 
     Args:
       data: the content of the file.
-      series: one of `tifffile.TiffFile(...).series`.
+      source: a page, or a series, as of `tifffile.TiffFile(...).series`.
+      pages: its pages.
 
     Raises:
       ValueError: it is more than `MAX_IMAGE_BYTES` or than the file can hold, a segment unpacks to
         more than its size, or the compression is one whose output cannot be bounded.
     """
-    page, itemsize = series.keyframe, series.dtype.itemsize
-    claimed = math.prod(series.shape) * itemsize
+    page, itemsize = pages[0], source.dtype.itemsize
+    values = math.prod(source.shape)
     segment = math.prod(page.chunks) * itemsize
-    check_bytes(max(claimed, segment))
-    if page.compression == PLAIN[0] and claimed > len(data):
-        raise ValueError(f'{claimed:,} bytes of numbers in a file of {len(data):,}')
+    check_bytes(max(values * itemsize, segment))
+    bits = page.bitspersample
+    stored = values * min(bits if isinstance(bits, tuple) else (bits,)) // 8
+    if page.compression == PLAIN[0] and stored > len(data):
+        raise ValueError(f'{stored:,} bytes of numbers in a file of {len(data):,}')
     if page.compression in (*PLAIN, LZW):
         return
     if page.compression not in (*DEFLATE, LZMA):
@@ -179,14 +222,14 @@ def check_series(data: bytes, series) -> None:
             'without compression, or with deflate'
         )
     # tifffile unpacks a segment without a bound.
-    for packed in _segments(data, series):
+    for packed in _segments(data, pages):
         if unpacked_size(packed, page.compression == LZMA, segment) > segment:
             raise ValueError(f'a segment of a TIFF that unpacks to more than its {segment:,} bytes')
 
 
-def _segments(data: bytes, series) -> Iterator[memoryview]:
+def _segments(data: bytes, pages: Sequence) -> Iterator[memoryview]:
     view = memoryview(data)
-    for page in series.pages:
+    for page in pages:
         for start, size in zip(page.dataoffsets, page.databytecounts, strict=False):
             yield view[start : start + size]
 

@@ -41,6 +41,8 @@ def make_loader(
     flip: bool = True,
     augment: views.Augment | None = None,
     apply_exif: bool = False,
+    bands: tuple[int, ...] | None = None,
+    nodata: float | None = None,
     repeats: int = 1,
     resize: str = 'host',
     canvas: int = 384,
@@ -58,8 +60,9 @@ def make_loader(
       batch_size: rows of a global batch, of all processes together.
       rows: the rows of the global batch that this process loads; all rows of an image or none.
       seed: of the order and of the augmentation, 0 <= seed < 2**32.
-      image_size, channels, crop, crop_scale, crop_ratio, flip, augment, apply_exif, repeats: see
+      image_size, channels, crop, crop_scale, crop_ratio, flip, augment, repeats: see
         `views.train_views`.
+      apply_exif, bands, nodata: see `decode`.
       resize: 'host' or 'device', where training images are cropped and resized.
       canvas: side in pixels of the square that holds an image with resize='device'.
       **options: fields of `ReadOptions`: threads, workers, prefetch, timeout_s, on_error,
@@ -80,6 +83,8 @@ def make_loader(
         crop_ratio=tuple(crop_ratio),
         flip=flip,
         apply_exif=apply_exif,
+        bands=bands,
+        nodata=nodata,
         repeats=repeats,
     )
     if resize == 'device':
@@ -131,7 +136,7 @@ class Loader:
         first = step * len(self._share)
         counts = range(first, first + len(self._share))
         batch = join([self._load(self._share.position(count)) for count in counts])
-        del batch['replaced']
+        del batch['replaced'], batch['name']
         return batch
 
     def iterate(
@@ -155,7 +160,7 @@ class Loader:
             start_step=start_step,
             stop_step=start_step + (FOREVER if num_steps is None else num_steps),
             options=self._options,
-            prepare=lambda batch: (batch.pop('replaced'), put(batch)),
+            prepare=lambda batch: (batch.pop('replaced'), put(_without_names(batch))),
             finish=self._count_replaced,
         )
 
@@ -175,6 +180,8 @@ def eval_batches(
     image_size: tuple[int, int],
     channels: int = 3,
     apply_exif: bool = False,
+    bands: tuple[int, ...] | None = None,
+    nodata: float | None = None,
     crop_share: float | None = None,
     limit: int | None = None,
     **options,
@@ -187,7 +194,8 @@ def eval_batches(
     Args:
       limit: at most this many examples, evenly spread over the source.
       crop_share: see `views.eval_transform`.
-      source, batch_size, rows, image_size, channels, apply_exif, **options: as of `make_loader`.
+      source, batch_size, rows, image_size, channels, apply_exif, bands, nodata, **options: as of
+        `make_loader`.
 
     Returns:
       An iterator, as of `Loader.iterate`, over `{'image': [b, H, W, C], 'label': int32 [b],
@@ -201,6 +209,8 @@ def eval_batches(
         image_size=tuple(image_size),
         channels=channels,
         apply_exif=apply_exif,
+        bands=bands,
+        nodata=nodata,
         crop_share=crop_share,
     )
     options = ReadOptions(**options)
@@ -219,7 +229,7 @@ def eval_batches(
         start_step=0,
         stop_step=-(-examples // batch_size),
         options=options,
-        prepare=dict,
+        prepare=_without_names,
         finish=count_replaced,
     )
 
@@ -264,9 +274,17 @@ def _load(
             last_error = error
             logging.warning('Replaced by the next image: %s', error)
             continue
-        scalars = {'label': np.int32(record['label']), 'replaced': np.bool_(attempt > 0)}
+        scalars = {
+            'label': np.int32(record['label']),
+            'replaced': np.bool_(attempt > 0),
+            'name': np.str_(record['name']),  # for the error of images that do not fit together
+        }
         return rows | {name: np.repeat(value, repeats) for name, value in scalars.items()}
     raise UserError(f'{tries} images in a row are unreadable; the last one: {last_error}')
+
+
+def _without_names(batch: dict) -> dict:
+    return {key: rows for key, rows in batch.items() if key != 'name'}
 
 
 def _check_bad_share(bad: int, seen: int, max_bad_share: float) -> None:

@@ -121,9 +121,11 @@ def join(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _check_dtypes(chunks: Sequence[dict[str, np.ndarray]]) -> None:
     # NumPy would convert all to one dtype, and config.dataset.scale would be wrong for some.
     name = 'canvas' if 'canvas' in chunks[0] else 'image'
-    dtypes = sorted({str(chunk[name].dtype) for chunk in chunks})
-    if len(dtypes) > 1:
+    examples = {str(chunk[name].dtype): chunk['name'][0] for chunk in reversed(chunks)}
+    if len(examples) > 1:
+        files = ' and '.join(f'{file} ({dtype})' for dtype, file in sorted(examples.items()))
         raise UserError(
-            f'Images of several depths ({", ".join(dtypes)}) cannot share a batch: convert them '
-            'to one.'
+            f'Images of several depths cannot share a batch: {files}. Save all with one depth '
+            '(ImageMagick: mogrify -depth 8 FILE), or keep those of each depth in a folder of '
+            'their own.'
         )

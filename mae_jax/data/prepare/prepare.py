@@ -36,6 +36,7 @@ from mae_jax.data.sources.prepared_format import (
 from mae_jax.data.sources.protocol import Source
 from mae_jax.errors import UserError
 from mae_jax.files.lock import claim
+from mae_jax.files.paths import print_text
 from mae_jax.runtime.cores import num_cores
 
 MOST_SHARDS, LEAST_EXAMPLES = 256, 256
@@ -53,11 +54,12 @@ def prepare(
     short_side: int = 256,
     quality: int = 95,
     channels: int = 3,
+    nodata: float | None = None,
     shard_examples: int | None = None,
     workers: int | None = None,
     on_error: str = 'raise',
     overwrite: bool = False,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = print_text,
 ) -> Contents:
     """Writes the shards that do not exist yet, then logs a summary of the data set.
 
@@ -66,12 +68,12 @@ def prepare(
       destination: the directory to write.
       data_dir: the `path` of a source that is not a folder.
       splits: names of splits of the source; evaluation splits stand for each other.
-      short_side, quality, channels: see `reduce_image`.
+      short_side, quality, channels, nodata: see `reduce_image`.
       shard_examples: images of a shard; None for at least 256, and at most 256 shards of a split.
       workers: processes; 1 for this one alone, None for one for each core.
       on_error: 'raise', or 'skip' to leave out images that cannot be read.
       overwrite: replace a data set that was prepared from another source or with other options.
-      log: called with the summary.
+      log: called with what was read, and with the summary.
 
     Returns:
       The content of `dataset.json`.
@@ -84,7 +86,12 @@ def prepare(
     if '://' in destination:
         raise UserError(f'{destination} is no local directory: prepare in one, then copy it.')
     sources = _open_sources(source, tuple(splits), data_dir)
+    for name, each in sources.items():
+        if reading := getattr(each, 'reading', ()):
+            log(f'{name}: {"; ".join(reading)}')
     options = {'short_side': short_side, 'quality': quality, 'channels': channels}
+    if nodata is not None:
+        options['nodata'] = nodata
     planned = Contents(
         os.path.basename(os.path.normpath(source)) if os.path.isdir(source) else source,
         options,
@@ -178,7 +185,7 @@ def _read_same(destination: str, planned: Contents) -> Contents:
     differences = [
         f'{key} was {old.get(key, "unset")}, now {new.get(key, "unset")}'
         for key in old | new
-        if old.get(key) != new.get(key)
+        if repr(old.get(key)) != repr(new.get(key))  # --nodata=nan differs from itself
     ]
     if differences:
         raise UserError(

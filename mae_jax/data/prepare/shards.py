@@ -46,7 +46,7 @@ class ShardRange(NamedTuple):
 def write_shard(
     destination: str,
     sources: dict[str, Source],
-    options: dict[str, int],
+    options: dict[str, float],
     on_error: str,
     planned: ShardRange,
     report: Callable[[str | None], None],
@@ -86,7 +86,7 @@ def write_shard(
                 sums['examples'] += 1
                 sums['source_bytes'] += len(record['image'])
                 if index in compared:
-                    sums.update(_compare(record, reduced, options['channels'], index))
+                    sums.update(_compare(record, reduced, options, index))
                 report(None)
         sums['bytes'] = os.path.getsize(path)
     return Shard(**sums)
@@ -179,10 +179,10 @@ def _stored_name(source: Source, split: str, index: int, name: str) -> str:
     return f'{split}/{source.files[index]}' if isinstance(source, FolderSource) else name
 
 
-def _compare(record: dict, reduced: dict, channels: int, index: int) -> dict[str, float]:
+def _compare(record: dict, reduced: dict, options: dict, index: int) -> dict[str, float]:
     """Compares crops of two versions of an image; empty where that gives no finite numbers."""
     with contextlib.suppress(BadImage):
-        differences = compare(record, reduced, channels, index)
+        differences = compare(record, reduced, options['channels'], index, options.get('nodata'))
         if all(map(math.isfinite, differences)):
             train, evaluation = differences
             return {'compared': 1, 'train_difference': train, 'eval_difference': evaluation}

@@ -1,23 +1,34 @@
 """Folders of image files, with or without a folder for each class."""
 
+import collections
 import dataclasses
 import functools
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
 from mae_jax.data.images.decode import BadImage
 from mae_jax.data.images.limits import MAX_IMAGE_BYTES
 from mae_jax.data.sources.identity import content_identity
+from mae_jax.data.sources.listing import (
+    EXTENSIONS,
+    find_split,
+    images_below,
+    is_image,
+    listed,
+    passed_over,
+    subfolders,
+    text,
+)
 from mae_jax.data.sources.protocol import Example
 from mae_jax.data.sources.splits import EVAL_SPLITS
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_bytes, reason
 from mae_jax.files.paths import similar_path
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.npy')
+TRAIN_SPLITS = ('train', 'training')
 HELD_OUT = 20
 """Where a folder has no evaluation split, one image of this many is kept for evaluation."""
 
@@ -31,6 +42,7 @@ class FolderSource:
       files: their paths relative to it, in the order of the examples.
       labels: int [N], or None where there are none.
       class_names: the name of each class, in the order of the labels.
+      reading: what was read, such as '600 images, 10 classes', and remarks on what was not.
 
     Raises (from an item):
       BadImage: the file cannot be read, or is larger than `MAX_IMAGE_BYTES`.
@@ -40,6 +52,7 @@ class FolderSource:
     files: list[str]
     labels: np.ndarray | None
     class_names: list[str]
+    reading: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -47,7 +60,7 @@ class FolderSource:
 
     @functools.cached_property
     def identity(self) -> str:
-        return content_identity('folder', len(self), '\0'.join(self.files).encode())
+        return content_identity('folder', len(self), os.fsencode('\0'.join(self.files)))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -63,11 +76,13 @@ class FolderSource:
 
 
 def folder_source(split: str, *, path: str | None, **unused) -> FolderSource:
-    """Returns the images in `path/<split>/<class>/`, in `path/<split>/`, or all below `path`.
+    """Returns the images in `path/<split>/<class>/`, `path/<split>/`, `path/<class>/`, or `path`.
 
-    Where `path` has no folder for a split, all images below it are used, without labels. Where it
-    has no evaluation split, one image in `HELD_OUT` (by a hash of its name) is left out of
-    training and kept for evaluation. Hidden files and files of other kinds are ignored.
+    The names of splits are those of `TRAIN_SPLITS` and `EVAL_SPLITS`, in capitals too. Where `path`
+    has no split, the folders in it are classes, if there are several and no image lies beside them;
+    else its images have no labels. Where it has no evaluation split, one image in `HELD_OUT` (by a
+    hash of its name) is left out of training and kept for evaluation. Hidden files are ignored;
+    `FolderSource.reading` counts files of other kinds.
 
     Args:
       split: 'train', an evaluation split under any of its names, or the name of a folder.
@@ -76,70 +91,126 @@ def folder_source(split: str, *, path: str | None, **unused) -> FolderSource:
 
     Raises:
       UserError: the folder or the split does not exist or has no images, images lie beside class
-        folders, or the splits have different class folders.
+        folders, or a class folder of the training split is empty.
     """
     if not path:
         raise UserError("dataset.name='folder' needs dataset.path, the folder of the images.")
+    path = os.path.expanduser(path)
     if not os.path.isdir(path):
         raise UserError(f'dataset.path={path!r} is not a folder{similar_path(path) or "."}')
-    train = _find_split(path, ('train',))
-    held_out = _find_split(path, EVAL_SPLITS)
+    train = find_split(path, TRAIN_SPLITS)
+    held_out = find_split(path, (split, *EVAL_SPLITS) if split in EVAL_SPLITS else EVAL_SPLITS)
     if split not in ('train', *EVAL_SPLITS):
-        return _read_split(os.path.join(path, split))
-    if train and held_out:
-        if split == 'train':
-            held_out_classes = _subfolders(held_out)
-            source = _read_split(train)
-            _check_classes(source.class_names, held_out_classes, train, held_out)
-            return source
-        chosen = _find_split(path, (split,)) or held_out
-        _check_classes(_subfolders(train), _subfolders(chosen), train, chosen)
-        return _read_split(chosen)
-    if held_out:
-        raise UserError(f'{path} has {os.path.basename(held_out)}/ but no train/.')
-    everything = _read_split(train) if train else _read_flat(path)
-    return _hold_out(everything, evaluation=split != 'train')
+        return _read_split(os.path.join(path, split), f' in {split}/')
+    if held_out and not train:
+        raise UserError(f'{path} has {_place(held_out)} but no train/.')
+    if not train:
+        source = _read_tree(path)
+        return _hold_out(source, split != 'train', by_class=source.labels is not None)
+    unread = [f'{name}/' for name in subfolders(path)]
+    unread = [name for name in unread if name not in map(_place, filter(None, (train, held_out)))]
+    remarks = (f'not read: {listed(unread)}',) if unread else ()
+    if not held_out:
+        return _hold_out(_read_split(train, f' in {_place(train)}', remarks), split != 'train')
+    if split == 'train':
+        return _read_split(train, f' in {_place(train)}')
+    place = f' held out in {_place(held_out)}'
+    return _read_split(held_out, place, remarks, classes=subfolders(train))
 
 
-def _read_split(folder: str) -> FolderSource:
+def _read_split(
+    folder: str,
+    place: str,
+    remarks: tuple[str, ...] = (),
+    classes: Sequence[str] | None = None,
+) -> FolderSource:
+    """Reads one split.
+
+    Args:
+      folder: its folder.
+      place, remarks: for `FolderSource.reading`.
+      classes: the class folders of the training split, for an evaluation split. It may lack some of
+        them: a label means the same class in both.
+    """
     if not os.path.isdir(folder):
         root, split = os.path.split(folder)
-        existing = ', '.join(_subfolders(root)) or 'no folder'
+        existing = ', '.join(subfolders(root)) or 'no folder'
         raise UserError(f'{root} has no split {split!r}; it has {existing}.')
-    classes = _subfolders(folder)
-    if not classes:
-        return _read_flat(folder)
-    loose = [name for name in os.listdir(folder) if _is_image(name)]
+    own = subfolders(folder)
+    if not own:
+        return _read_flat(folder, place, remarks)
+    loose = [name for name in os.listdir(folder) if is_image(name)]
     if loose:
         raise UserError(
             f'{folder} has images ({loose[0]}, ...) beside its class folders; '
             'move them into a class folder, or the class folders away.'
         )
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        images = images_below(folder, name)
-        if not images:
+    images, others = {}, collections.Counter()
+    for name in own:
+        images[name], rest = images_below(folder, name)
+        others += rest
+        if not images[name] and classes is None:
             raise UserError(f'The class folder {os.path.join(folder, name)} has no image in it.')
-        files += images
-        labels += [label] * len(images)
-    return FolderSource(folder, files, np.array(labels, np.int32), classes)
+    present = [name for name in own if images[name]]
+    if not present:
+        raise _no_image(folder, others)
+    names = list(classes) if classes and set(present) <= set(classes) else present
+    files = [file for name in present for file in images[name]]
+    labels = np.repeat([names.index(n) for n in present], [len(images[n]) for n in present])
+    lacking = [name for name in names if not images.get(name)]
+    if lacking:
+        remarks = (f'none of {listed(lacking)}', *remarks)
+    reading = (_counted(files, names, place), *passed_over(others), *remarks)
+    return FolderSource(folder, files, labels.astype(np.int32), list(map(text, names)), reading)
 
 
-def _read_flat(folder: str) -> FolderSource:
-    files = images_below(folder, '')
+def _read_flat(folder: str, place: str = '', remarks: tuple[str, ...] = ()) -> FolderSource:
+    files, others = images_below(folder, '')
     if not files:
-        kinds = ', '.join(EXTENSIONS)
-        raise UserError(f'{folder} has no image in it; images are files that end in {kinds}.')
-    return FolderSource(folder, files, None, [])
+        raise _no_image(folder, others)
+    reading = (_counted(files, [], place), *passed_over(others), *remarks)
+    return FolderSource(folder, files, None, [], reading)
 
 
-def _hold_out(source: FolderSource, evaluation: bool) -> FolderSource:
+def _counted(files: Sequence[str], classes: Sequence[str], place: str) -> str:
+    return f'{len(files):,} images{place}, {len(classes) or "no"} classes'
+
+
+def _read_tree(path: str) -> FolderSource:
+    """Reads a folder without splits; its folders are the classes of the images in them."""
+    source = _read_flat(path)
+    tops = [name.split(os.sep)[0] if os.sep in name else '' for name in source.files]
+    classes = sorted(set(tops), key=os.fsencode)
+    remarks = source.reading[1:]
+    split = next((f for f in source.files if 'train' in f.lower().split(os.sep)[1:-1]), None)
+    if split:
+        remarks += (
+            f'there is a train/ in {text(os.path.dirname(split))}: to use it, set dataset.path to '
+            'the folder that contains it',
+        )
+    if '' in classes and len(classes) > 2:
+        remarks += (f'{text(source.files[tops.index("")])} and others lie beside the folders',)
+    if '' in classes or len(classes) < 2:
+        return dataclasses.replace(source, reading=(source.reading[0], *remarks))
+    # In the order of the files, as when this layout was read without labels: runs can go on.
+    number = {name: label for label, name in enumerate(classes)}
+    labels = np.array([number[name] for name in tops], np.int32)
+    reading = (_counted(source.files, classes, ''), *remarks)
+    return FolderSource(path, source.files, labels, list(map(text, classes)), reading)
+
+
+def _hold_out(source: FolderSource, evaluation: bool, by_class: bool = False) -> FolderSource:
     """Returns the training or the evaluation images of a source that has no split of its own.
 
-    Which of the two a file belongs to does not depend on the other files.
+    Which of the two a file belongs to does not depend on the other files, except `by_class`: at
+    least one image of each class of several is held out.
     """
-    hashes = np.array([zlib.crc32(name.encode()) for name in source.files])
+    hashes = np.array([zlib.crc32(os.fsencode(name)) for name in source.files])
     held_out = hashes % HELD_OUT == 0
+    groups = [source.labels == label for label in range(source.num_classes)] if by_class else []
+    for group in groups:
+        if group.sum() > 1 and not held_out[group].any():
+            held_out |= group & (hashes == hashes[group].min())
     if not held_out.any() or held_out.all():
         held_out = hashes == hashes.min()
     keep = np.flatnonzero(held_out == evaluation)
@@ -147,59 +218,17 @@ def _hold_out(source: FolderSource, evaluation: bool) -> FolderSource:
         raise UserError(f'{source.root} has one image only: too few to keep one for evaluation.')
     files = [source.files[i] for i in keep]
     labels = None if source.labels is None else source.labels[keep]
-    return FolderSource(source.root, files, labels, source.class_names)
+    count, *remarks = source.reading
+    reading = () if evaluation else (f'{count}, {held_out.sum():,} held out (no val/)', *remarks)
+    return FolderSource(source.root, files, labels, source.class_names, reading)
 
 
-def images_below(root: str, folder: str) -> list[str]:
-    """Returns the sorted paths, relative to the root, of all images below one of its folders.
-
-    Links are followed, except to a folder that contains them, which would never end.
-    """
-    names = []
-    for directory, folders, files in os.walk(os.path.join(root, folder), followlinks=True):
-        resolved = os.path.realpath(directory)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith('.')
-            and not _contains(os.path.realpath(os.path.join(directory, name)), resolved)
-        ]
-        relative = os.path.relpath(directory, root)
-        names += [os.path.normpath(os.path.join(relative, f)) for f in files if _is_image(f)]
-    return sorted(names)
+def _no_image(folder: str, others: collections.Counter) -> UserError:
+    return UserError(
+        f'{"; ".join((f"{folder} has no image in it", *passed_over(others)))}; images are files '
+        f'that end in {", ".join(EXTENSIONS)}.'
+    )
 
 
-def _contains(folder: str, other: str) -> bool:
-    return os.path.commonpath([folder, other]) == folder
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith('.') and name.lower().endswith(EXTENSIONS)
-
-
-def _subfolders(folder: str) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != '.')
-
-
-def _find_split(path: str, names: Iterable[str]) -> str | None:
-    folders = (os.path.join(path, name) for name in names)
-    return next((folder for folder in folders if os.path.isdir(folder)), None)
-
-
-def _check_classes(train: list[str], held_out: list[str], train_folder: str, folder: str) -> None:
-    """Raises a UserError where the class folders of two splits have different names."""
-
-    def listed(names):
-        return ', '.join(sorted(names)[:5]) + (', ...' if len(names) > 5 else '')
-
-    only_train, only_held_out = set(train) - set(held_out), set(held_out) - set(train)
-    if only_train or only_held_out:
-        differences = [
-            f'only {split} has {listed(names)}'
-            for split, names in ((train_folder, only_train), (folder, only_held_out))
-            if names
-        ]
-        raise UserError(
-            f'The class folders of the splits differ ({"; ".join(differences)}): give both the '
-            'same class folders.'
-        )
+def _place(folder: str) -> str:
+    return f'{os.path.basename(folder)}/'

@@ -1,10 +1,10 @@
-"""The names of splits: `validation`, `val` and `test` stand for each other."""
+"""The names of splits: `validation`, `val`, `valid` and `test` stand for each other."""
 
 from collections.abc import Collection
 
 from mae_jax.errors import UserError
 
-EVAL_SPLITS = ('validation', 'val', 'test')
+EVAL_SPLITS = ('validation', 'val', 'valid', 'test')
 
 
 def existing_split(name: str, split: str, splits: Collection[str]) -> str:

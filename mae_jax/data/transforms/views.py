@@ -4,6 +4,8 @@ A result depends on (record, seed, epoch, index) alone, so that neither the orde
 the process that does it changes a pixel. Normalisation is done on the device.
 """
 
+from typing import Any
+
 import numpy as np
 
 from mae_jax.data.images.arrays import as_array, as_picture, mirrored
@@ -38,10 +40,10 @@ def train_views(
     crop_scale: tuple[float, float],
     crop_ratio: tuple[float, float],
     flip: bool,
-    apply_exif: bool = False,
     crop: str = 'retry',
     augment: Augment | None = None,
     repeats: int = 1,
+    **reading: Any,
 ) -> dict[str, np.ndarray]:
     """Decodes an image and makes `repeats` random views: crop, horizontal flip, augmentation.
 
@@ -55,10 +57,10 @@ def train_views(
       channels: C.
       crop, crop_scale, crop_ratio: see `crops.train_crop`.
       flip: whether to mirror each view with a probability of 1/2.
-      apply_exif: see `decode`.
       augment: applied last. Its random numbers are of another stream, so that it does not change
         crops and flips.
       repeats: number of views, r. The first view is the same for any number.
+      **reading: arguments of `decode`: apply_exif, bands, nodata.
 
     Returns:
       `{'image': [r, H, W, C]}`, uint8 or the dtype of the source.
@@ -67,7 +69,7 @@ def train_views(
       BadImage: the image cannot be read.
       UserError: `augment` is not defined for images of this kind.
     """
-    image = decode(record, channels, apply_exif, lazily=True)
+    image = decode(record, channels, lazily=True, **reading)
     if repeats > 1:
         image = decoded(image)
     views = []
@@ -93,9 +95,9 @@ def train_canvas(
     crop_ratio: tuple[float, float],
     flip: bool,
     canvas: int,
-    apply_exif: bool = False,
     crop: str = 'retry',
     repeats: int = 1,
+    **reading: Any,
 ) -> dict[str, np.ndarray]:
     """Decodes an image and draws the crops and flips that the device applies to it.
 
@@ -105,7 +107,7 @@ def train_canvas(
     Args:
       crop: 'retry' or 'clamp'.
       canvas: S, the side in pixels of the square array that holds the image.
-      record, seed, epoch, index, channels, crop_scale, crop_ratio, flip, apply_exif, repeats: see
+      record, seed, epoch, index, channels, crop_scale, crop_ratio, flip, repeats, **reading: see
         `train_views`.
 
     Returns:
@@ -116,7 +118,7 @@ def train_canvas(
     Raises:
       BadImage: the image cannot be read.
     """
-    image = decode(record, channels, apply_exif, lazily=True)
+    image = decode(record, channels, lazily=True, **reading)
     width, height = width_height(image)
     if max(width, height) > canvas:
         share = canvas / max(width, height)
@@ -152,8 +154,8 @@ def eval_transform(
     *,
     image_size: Size,
     channels: int,
-    apply_exif: bool = False,
     crop_share: float | None = None,
+    **reading: Any,
 ) -> np.ndarray:
     """Decodes and resizes an image and crops its centre, for evaluation.
 
@@ -161,8 +163,8 @@ def eval_transform(
       record: an example of a source.
       image_size: (H, W) of the result in pixels.
       channels: C.
-      apply_exif: see `decode`.
       crop_share: see `crops.center_crop`.
+      **reading: arguments of `decode`: apply_exif, bands, nodata.
 
     Returns:
       [H, W, C], contiguous, uint8 or the dtype of the source.
@@ -170,5 +172,5 @@ def eval_transform(
     Raises:
       BadImage: the image cannot be read.
     """
-    image = decode(record, channels, apply_exif, lazily=True)
+    image = decode(record, channels, lazily=True, **reading)
     return np.ascontiguousarray(center_crop(image, image_size, crop_share))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mae_jax.config.data import check_classes
 from mae_jax.data.sources.make import make_source
 from mae_jax.errors import UserError
 
@@ -79,11 +80,15 @@ def test_identity_depends_on_the_names_of_the_files_alone(tmp_path):
     assert identity('one') == identity('moved') != identity('other')
 
 
-def test_class_folders_that_differ_are_shown(tmp_path):
+def test_class_folders_that_differ_are_shown_to_tasks_that_need_labels(tmp_path):
     write(tmp_path, 'train/cat/a.jpg', 'train/dog/b.jpg', 'val/cat/c.jpg', 'val/fox/d.jpg')
-    for split in ('train', 'validation'):
-        with pytest.raises(UserError, match=r'train has dog.*val has fox'):
-            make_source('folder', split, path=str(tmp_path))
+    sources = [make_source('folder', split, path=str(tmp_path)) for split in ('train', 'val')]
+    with pytest.raises(UserError, match=r'only in training: dog; only in evaluation: fox'):
+        check_classes(*sources)
+    write(tmp_path / 'flat', 'train/cat/a.jpg', 'val/c.jpg')
+    sources = [make_source('folder', s, path=str(tmp_path / 'flat')) for s in ('train', 'val')]
+    with pytest.raises(UserError, match=r'eval_split has no labels'):
+        check_classes(*sources)
 
 
 @pytest.mark.parametrize(
