@@ -1,5 +1,6 @@
 """Importing the package imports no JAX, and leaves the process as it was."""
 
+import ast
 import subprocess
 import sys
 
@@ -56,3 +57,14 @@ def test_importing_the_package_changes_nothing_in_the_process():
     command = [sys.executable, '-c', SCRIPT]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+
+
+def test_only_public_names_are_completed():
+    code = 'import mae_jax, mae_jax.errors; print(*(n for n in dir(mae_jax) if n[:2] != "__"))'
+    command = [sys.executable, '-c', f'{code}; print(mae_jax.__version__)']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    names, version = done.stdout.splitlines()
+    tree = ast.parse((ROOT / 'mae_jax' / '__init__.py').read_text())
+    (static,) = (node for node in tree.body if isinstance(node, ast.If))  # TYPE_CHECKING
+    assert names.split() == sorted(alias.asname for each in static.body for alias in each.names)
+    assert 'run' in names.split() and version.count('.') == 2

@@ -124,8 +124,8 @@ def test_a_run_is_probed_looked_at_and_converted(shell, photos, pretrained):
     finetune = ('train', 'finetune', f'--config.init_from={pretrained}', '--config.num_steps=2')
     assert 'finished at step 2' in shell(*finetune, '--config.batch_size=4')
     knn = shell('train', 'knn', f'--config.init_from={pretrained}', '--config.batch_size=4',
-                '--config.knn.shots=(1,)')  # fmt: skip
-    assert '4 held-out images' not in knn and '16 held-out images' in knn
+                '--config.knn.shots=(1,)', '--config.knn.neighbours=3')  # fmt: skip
+    assert '16 held-out images' in knn
     picture = shell('visualize', pretrained, f'{photos}/val/a/0.png', '--out=grid.png')
     assert 'grid.png' in picture and (shell.at / 'grid.png').exists()
     assert 'is written' in shell('convert', pretrained, 'model.safetensors')
@@ -136,7 +136,7 @@ def test_recipes_of_the_paper_train_and_are_planned(shell):
     synthetic = ('--config.dataset.name=synthetic', '--config.dataset.synthetic_examples=64')
     for config in ('vit_large', 'configs/vit_base.py', 'ablations:mask_block_50'):
         assert 'finished at step 2' in shell('train', config, *TINY, *synthetic)
-    planned = shell('plan', 'vit_huge', '--devices=8', '--chip=h100', '--examples=1000', *TINY)
+    planned = shell('plan', 'vit_huge', '--devices=4', '--chip=h100', '--examples=1000', *TINY)
     assert 'h100' in planned
 
 

@@ -42,7 +42,7 @@ def list_fields(recipe: str) -> list[Field]:
     for name, line in _assignments(source, config):
         value = group_of(config, name)[name.rpartition('.')[2]]
         default = 'unset' if value is None else repr(value)
-        fields[name] = Field(name, default, comments.get(line, ''))
+        fields.setdefault(name, Field(name, default, comments.get(line, '')))
     return list(fields.values())
 
 
@@ -63,9 +63,8 @@ def format_fields(prefix: str = '') -> str:
     lines = []
     for title, fields in sections.items():
         shown = [field for field in fields if field.name in chosen]
-        lines += [title, '', *(line for field in shown for line in _format(field)), ''] * bool(
-            shown
-        )
+        if shown:
+            lines += [title, '', *(line for field in shown for line in _format(field)), '']
     return '\n'.join(lines[:-1])
 
 
@@ -94,27 +93,22 @@ def _comments(source: str) -> Mapping[int, str]:
 
 
 def _assignments(source: str, config: ConfigDict) -> Iterator[tuple[str, int]]:
-    """Yields (dotted name, number of its line) of the fields that `get_config` assigns.
+    """Yields (dotted name, number of its last line) of the fields that the functions assign.
 
     In `config.model = model = ConfigDict()` the variable stands for the group.
     """
-    (function,) = (
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef) and node.name == 'get_config'
-    )
     known, groups = set(field_names(config)), {'config': ''}
-    for node in ast.walk(function):
+    for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Assign):
             continue
         texts = [ast.unparse(target) for target in node.targets]
         names = [_resolve(text, groups) for text in (*texts, ast.unparse(node.value))]
-        (group,) = {name for name in names if name} or {''}
+        named_groups = [name for name in names if name and name not in known]
         for text, name in zip(texts, names[:-1], strict=True):
             if name in known:
-                yield name, node.lineno
-            elif group and text.isidentifier():
-                groups[text] = f'{group}.'
+                yield name, node.end_lineno
+            elif named_groups and text.isidentifier():
+                groups[text] = f'{named_groups[0]}.'
 
 
 def _resolve(text: str, groups: Mapping[str, str]) -> str:

@@ -9,7 +9,10 @@ import pytest
 from helpers.commands import ROOT
 from PIL import Image
 
-from mae_jax.cli.main import COMMANDS, main
+import mae_jax
+from mae_jax.cli.arguments import config_of
+from mae_jax.cli.main import COMMANDS, main, parse_arguments
+from mae_jax.cli.train import default_workdir
 
 
 def shell(*arguments):
@@ -86,3 +89,26 @@ def test_help_and_wrong_flags_do_not_import_jax():
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('usage: mae-jax') == len(COMMANDS)
+
+
+def test_arguments_are_read_in_both_forms_and_home_directories_replaced(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    named = ('train', 'vit_base', '--workdir=~/run', '--config.dataset.path', '~/a=b', '--verbose')
+    flagged = ('train', '--config=vit_base', '--workdir', '~/run', '--config.dataset.path=~/a=b')
+    for arguments in (named, flagged):
+        parsed = parse_arguments(arguments)
+        assert (config_of(parsed), parsed.workdir) == ('vit_base', '/home/me/run')
+        assert parsed.overrides == ['dataset.path=~/a=b']  # the run replaces it
+    older = parse_arguments(('plan', 'vit_base', '--devices=1', '--set', 'a=1', 'b=2', '--mfu=.5'))
+    assert older.overrides == ['a=1', 'b=2'] and older.mfu == 0.5
+    assert default_workdir('my/config.py:large') == 'runs/config_large'
+
+
+def test_the_version_and_the_commands_are_printed(capsys):
+    for arguments in ((), ('--help',), ('--version',)):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert not ended.value.code
+        lines = capsys.readouterr().out.splitlines()
+        assert lines and max(map(len, lines)) <= 80
+    assert lines == [f'mae_jax {mae_jax.__version__}']

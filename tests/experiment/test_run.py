@@ -11,6 +11,7 @@ from helpers.tiny_runs import metrics, pretraining
 from PIL import Image
 
 from mae_jax.errors import Diverged, UserError
+from mae_jax.experiment.inherit import inherit
 from mae_jax.experiment.run import run
 
 eight = pytest.mark.devices(8)
@@ -29,6 +30,21 @@ def finished(run_once):
 @pytest.fixture
 def finished_copy(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / 'run')
+
+
+def test_a_path_in_the_home_directory_is_one_place(tiny_config, finished, tmp_path, monkeypatch):
+    home, elsewhere = tmp_path / 'home', tmp_path / 'elsewhere'
+    shutil.copytree(finished[0], home / 'run')
+    (home / 'run' / 'model_card.md').unlink()
+    elsewhere.mkdir()
+    monkeypatch.setenv('HOME', str(home))
+    monkeypatch.chdir(elsewhere)
+    run(tiny_config, '~/run')
+    assert (home / 'run' / 'model_card.md').exists()
+    tiny_config.init_from, tiny_config.dataset.path = '~/run', '~/data'
+    config = inherit(tiny_config, '~/another')
+    assert (config.init_from, config.dataset.path) == (f'{home}/run', f'{home}/data')
+    assert not list(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize(
