@@ -85,7 +85,7 @@ def test_an_existing_destination_is_kept_without_overwrite(run, official, tmp_pa
     ('arguments', 'message'),
     [
         (('nothing.pth', 'x.safetensors'), 'does not exist'),
-        (('.', 'x.safetensors'), 'without model.safetensors'),
+        (('.', 'x.safetensors'), 'has no model.safetensors'),
         (('setup.cfg', 'x.safetensors'), 'unknown kind'),
         (('setup.cfg', 'x.onnx'), 'is not clear: give --to'),
         (('setup.cfg', 'x.safetensors', '--to', 'augreg'), '.npz'),

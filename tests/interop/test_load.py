@@ -331,6 +331,6 @@ def test_a_path_without_a_model_ends_in_a_sentence(tmp_path):
     for name in ('nothing', 'nothing.safetensors'):
         with pytest.raises(UserError, match='neither a work directory'):
             mae_jax.load(tmp_path / name)
-    (tmp_path / 'x.pth').write_bytes(b'')
-    with pytest.raises(UserError, match='mae-jax convert'):
-        mae_jax.load_encoder(tmp_path / 'x.pth')
+    (tmp_path / 'x.txt').write_bytes(b'')
+    with pytest.raises(UserError, match=r'a name ends in \.pth'):
+        mae_jax.load_encoder(tmp_path / 'x.txt')
