@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ |= {'JAX_PLATFORMS': 'cpu', 'COLUMNS': '92'}  # of the commands' help
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent / '_ext')]
 
 project = 'mae_jax'

@@ -76,6 +76,15 @@ def _own_methods(value: type) -> list[str]:
     return [name for name in methods if name[0] != '_' and vars(value)[name].__doc__]
 
 
+def mark_examples(app, what, name, obj, options, lines: list[str]) -> None:
+    """Makes indented paragraphs of a docstring code, before its sections are read."""
+    for index in reversed(range(2, len(lines))):
+        before = [line for line in lines[:index] if line.strip()][-1]
+        begins = lines[index][:4].isspace() and not lines[index - 1].strip()
+        if begins and not before[0].isspace():
+            lines[index:index] = ['::', '']
+
+
 def shorten_signature(app, what, name, obj, options, signature, returns) -> tuple:
     """Leaves out what Flax adds to a module's fields, and the module of JAX's arrays."""
 
@@ -92,5 +101,6 @@ def setup(app: Sphinx) -> dict:
     app.add_directive('command-help', CommandHelp)
     app.add_directive('module-text', ModuleText)
     app.add_directive('public-names', PublicNames)
+    app.connect('autodoc-process-docstring', mark_examples, priority=400)
     app.connect('autodoc-process-signature', shorten_signature)
     return {'parallel_read_safe': False}
