@@ -145,17 +145,23 @@ def choose(config: ConfigDict, *, examples: int, width: int, devices: int) -> Co
 
 def unset_fields(config: ConfigDict) -> list[str]:
     """Returns the fields that `choose` would choose, by their dotted names."""
-    groups = ((field, group_of(config, field)) for field in FIELDS)
-    unset = [field for field, g in groups if g is not None and g[field.split('.')[-1]] is None]
-    return [f for f in unset if f != 'num_epochs' or config.num_steps is None]
+    return [f for f in _unset(config) if f != 'num_epochs' or config.num_steps is None]
+
+
+def _unset(config: ConfigDict) -> list[str]:
+    groups = {field: group_of(config, field) for field in FIELDS}
+    return [f for f, group in groups.items() if group is not None and group[_name(f)] is None]
+
+
+def _name(field: str) -> str:
+    return field.rpartition('.')[2]
 
 
 def keep(config: ConfigDict, begun: ConfigDict) -> None:
     """Sets what is unset, and a dtype of 'auto', to the values of a run that has begun."""
-    for field in unset_fields(config):
-        group, old = group_of(config, field), group_of(begun, field)
-        if old is not None:
-            group[field.split('.')[-1]] = old[field.split('.')[-1]]
+    for field in _unset(config):
+        if (old := group_of(begun, field)) is not None:
+            group_of(config, field)[_name(field)] = old[_name(field)]
     if config.model.get('dtype') == 'auto':
         config.model.dtype = begun.model.get('dtype', 'auto')
 

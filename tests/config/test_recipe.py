@@ -124,6 +124,14 @@ def test_a_run_that_has_begun_keeps_what_it_has():
     assert config.model.dtype == 'float32'
 
 
+def test_a_run_of_an_earlier_version_keeps_the_epochs_that_its_steps_override():
+    begun = finetune_large.get_config()
+    config = finetune.get_config()
+    begun.num_steps = config.num_steps = 10
+    keep(config, begun)
+    assert config.num_epochs == begun.num_epochs == 50
+
+
 def test_the_line_names_what_was_chosen_and_from_what():
     config = finetune.get_config()
     config.optimizer.base_lr = 1e-3
