@@ -228,3 +228,24 @@ def test_packed_bits_are_read_with_imagecodecs_or_name_it():
             load(data)
     else:
         np.testing.assert_array_equal(load(data), values.reshape(rows, wide, 3))
+
+
+@pytest.mark.parametrize('mode', ['F', 'I;16'])
+def test_deep_grey_of_a_compression_that_only_pillow_knows_is_read(mode):
+    array = np.random.default_rng(0).integers(0, 9, (8, 9)).astype('f4' if mode == 'F' else 'u2')
+    data = encode(Image.fromarray(array), 'TIFF', compression='tiff_lzw')
+    loaded = load(data, 1)
+    assert loaded.dtype == array.dtype
+    np.testing.assert_array_equal(loaded[..., 0], array)
+
+
+def test_numbers_of_a_compression_that_needs_imagecodecs_name_it():
+    array = np.random.default_rng(0).integers(0, 9, (8, 9), np.int32)
+    data = encode(Image.fromarray(array), 'TIFF', compression='tiff_lzw')
+    try:
+        import imagecodecs  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match=r'some/file.*LZW.*pip install imagecodecs'):
+            load(data, 1)
+    else:
+        np.testing.assert_array_equal(load(data, 1)[..., 0], array)
