@@ -249,3 +249,14 @@ def test_numbers_of_a_compression_that_needs_imagecodecs_name_it():
             load(data, 1)
     else:
         np.testing.assert_array_equal(load(data, 1)[..., 0], array)
+
+
+@pytest.mark.parametrize('kind', [1, 2, 4])  # a reduced image, a page of a document, a mask
+def test_pages_that_are_tagged_as_something_else_are_no_bands(kind):
+    pages = [numbers('f4', 1, seed).squeeze() for seed in range(3)]
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        for page, subfiletype in zip(pages, (kind & 2, kind, kind), strict=True):
+            file.write(page, subfiletype=subfiletype, metadata=None, photometric='minisblack')
+    loaded = load(buffer.getvalue(), 3)
+    np.testing.assert_array_equal(loaded, np.repeat(pages[0][..., None], 3, -1))
