@@ -96,6 +96,11 @@ def test_the_same_config_may_start_again_and_is_read_back_whole(tmp_path):
     assert isinstance(load_config(tmp_path).model, ml_collections.ConfigDict)
 
 
+def test_not_a_number_as_the_value_of_missing_pixels_is_no_difference(tmp_path):
+    for _ in range(2):
+        assert start(tmp_path, make_config(**{'dataset.nodata': float('nan')})) == []
+
+
 @pytest.mark.parametrize(
     'field, value',
     [
@@ -114,6 +119,8 @@ def test_the_same_config_may_start_again_and_is_read_back_whole(tmp_path):
         ('dataset.name', 'digits'),
         ('dataset.train_split', 'train[:1%]'),
         ('dataset.channels', 1),
+        ('dataset.bands', (3, 2, 1)),
+        ('dataset.nodata', 0.0),
         ('dataset.scale', 16.0),
         ('dataset.mean', (0.0, 0.0, 0.0)),
         ('dataset.std', (1.0, 1.0, 1.0)),
@@ -197,7 +204,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_may_not_take_up_what_is_new(tmp
     config = make_config()
     for field in ('loss_on', 'components', 'sample', 'tokenizer', 'codes'):
         del config.target[field]
-    del config.model['encoder_mask_tokens']
+    del config.model['encoder_mask_tokens'], config.dataset['bands'], config.dataset['nodata']
     start(tmp_path, config)
     with pytest.raises(UserError, match=r"target\.loss_on was 'hidden', now 'all'"):
         start(tmp_path, make_config(**{'target.loss_on': 'all'}))

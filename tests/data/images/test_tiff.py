@@ -228,3 +228,35 @@ def test_packed_bits_are_read_with_imagecodecs_or_name_it():
             load(data)
     else:
         np.testing.assert_array_equal(load(data), values.reshape(rows, wide, 3))
+
+
+@pytest.mark.parametrize('mode', ['F', 'I;16'])
+def test_deep_grey_of_a_compression_that_only_pillow_knows_is_read(mode):
+    array = np.random.default_rng(0).integers(0, 9, (8, 9)).astype('f4' if mode == 'F' else 'u2')
+    data = encode(Image.fromarray(array), 'TIFF', compression='tiff_lzw')
+    loaded = load(data, 1)
+    assert loaded.dtype == array.dtype
+    np.testing.assert_array_equal(loaded[..., 0], array)
+
+
+def test_numbers_of_a_compression_that_needs_imagecodecs_name_it():
+    array = np.random.default_rng(0).integers(0, 9, (8, 9), np.int32)
+    data = encode(Image.fromarray(array), 'TIFF', compression='tiff_lzw')
+    try:
+        import imagecodecs  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match=r'some/file.*LZW.*pip install imagecodecs'):
+            load(data, 1)
+    else:
+        np.testing.assert_array_equal(load(data, 1)[..., 0], array)
+
+
+@pytest.mark.parametrize('kind', [1, 2, 4])  # a reduced image, a page of a document, a mask
+def test_pages_that_are_tagged_as_something_else_are_no_bands(kind):
+    pages = [numbers('f4', 1, seed).squeeze() for seed in range(3)]
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        for page, subfiletype in zip(pages, (kind & 2, kind, kind), strict=True):
+            file.write(page, subfiletype=subfiletype, metadata=None, photometric='minisblack')
+    loaded = load(buffer.getvalue(), 3)
+    np.testing.assert_array_equal(loaded, np.repeat(pages[0][..., None], 3, -1))
