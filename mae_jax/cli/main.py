@@ -20,6 +20,7 @@ COMMANDS = {
     'export': 'a model as StableHLO or ONNX, which run without this package',
     'plan': 'what a run needs of a machine that is not at hand: memory, operations, days',
     'prepare': 'a data set as shards of smaller images, which are read and decoded in less time',
+    'push': 'a finished run to the Hugging Face Hub, with its model card',
     'visualize': 'what a model reconstructs of images, attends to and distinguishes, as a picture',
 }
 """Name of a command, which is that of its module -> its line in `mae-jax --help`."""
