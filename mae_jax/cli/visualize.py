@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='unset: reconstruction',
     )
     parser.add_argument('--out', default='grid.png', help='PNG or JPEG; unset: grid.png')
+    parser.add_argument('--abreast', type=int, default=1, help='images in a row; unset: 1')
     parser.add_argument('--overwrite', action='store_true', help='replace --out where it exists')
     masks = parser.add_argument_group('reconstruction')
     masks.add_argument(
@@ -69,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed or 0,
         raw=bool(arguments.raw),
         block=-1 if arguments.block is None else arguments.block,
+        abreast=arguments.abreast,
         overwrite=arguments.overwrite,
     )
     print(f'{arguments.show} of {len(arguments.images)} image(s): {arguments.out}')

@@ -43,9 +43,10 @@ def visualize(
     seed: int = 0,
     raw: bool = False,
     block: int = -1,
+    abreast: int = 1,
     overwrite: bool = False,
 ) -> None:
-    """Writes a picture with a row for each image.
+    """Writes a picture of images and what a model computes from them.
 
     Args:
       checkpoint: a work directory, one of its checkpoints, or a file that `mae-jax convert` wrote.
@@ -59,6 +60,7 @@ def visualize(
       seed: of the masks.
       raw: whether to add the prediction for every patch, hidden or not.
       block: the block whose attention or features are shown: 0 the first, -1 the last.
+      abreast: how many images stand in a row of the picture.
       overwrite: whether `out` may exist.
 
     Raises:
@@ -69,6 +71,8 @@ def visualize(
         raise UserError(f'--out={out} is one of the images: choose another name.')
     if not 0 <= seed < 2**32:
         raise UserError(f'--seed={seed} must be from 0 to {2**32 - 1}.')
+    if abreast < 1:
+        raise UserError(f'--abreast={abreast} must be at least 1.')
     config = read_config(checkpoint)
     data = config.dataset
     pixels = read_images(
@@ -95,7 +99,7 @@ def visualize(
     else:
         shows = ' | '.join(('reconstruction', *FEATURES))
         raise UserError(f'show={show!r} is unknown: choose {shows}.')
-    picture = grid(columns, caption)
+    picture = grid(columns, caption, abreast)
     if max(picture.shape) > JPEG_SIDE and absolute(out).suffix.lower() != '.png':
         raise UserError(
             f'A JPEG has at most {JPEG_SIDE:,} pixels a side, and this picture has '

@@ -63,23 +63,28 @@ def enlarge(pixels: Pixels, factor: int) -> UInt8[np.ndarray, 'B {factor}*H {fac
     return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def grid(columns: Mapping[str, Pixels], caption: str = '') -> UInt8[np.ndarray, 'height width 3']:
+def grid(
+    columns: Mapping[str, Pixels], caption: str = '', abreast: int = 1
+) -> UInt8[np.ndarray, 'height width 3']:
     """Draws one picture: a row for each image, a title above each column, white margins.
 
     Args:
       columns: all of one shape; small images are enlarged.
       caption: a sentence above the titles, over the whole width.
+      abreast: images in a row, each with all columns; the last row may have room for more.
     """
-    height, width = next(iter(columns.values())).shape[1:3]
+    count, height, width = next(iter(columns.values())).shape[:3]
     factor = -(-MIN_SIDE // min(height, width))
-    margins = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
+    margins = ((0, -count % abreast), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
     cells = [
         np.pad(enlarge(column, factor), margins, constant_values=255) for column in columns.values()
     ]
-    rows = np.concatenate(cells, axis=2)
-    captions = [_draw_titles([caption], rows.shape[2])] if caption else []
-    titles = _draw_titles(list(columns), cells[0].shape[2])
-    return np.concatenate([*captions, titles, *rows])
+    titles = _draw_titles(list(columns) * abreast, cells[0].shape[2])
+    images = np.concatenate(cells, axis=2)
+    rows = images.reshape(-1, abreast, *images.shape[1:])
+    rows = rows.swapaxes(1, 2).reshape(-1, *titles.shape[1:])
+    captions = [_draw_titles([caption], titles.shape[1])] if caption else []
+    return np.concatenate([*captions, titles, rows])
 
 
 def _draw_titles(titles: Sequence[str], width: int) -> UInt8[np.ndarray, 'height all_columns 3']:

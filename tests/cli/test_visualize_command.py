@@ -117,6 +117,14 @@ def test_several_ratios_stand_side_by_side_and_are_nested(workdir, photographs, 
     assert (half | ~few).all() and (most | ~half).all()
 
 
+def test_images_can_stand_abreast(workdir, photographs, tmp_path):
+    draw(workdir, *photographs, '--out', tmp_path / 'below.png')
+    draw(workdir, *photographs, '--abreast', 3, '--out', tmp_path / 'abreast.png')
+    below = drawn(tmp_path / 'below.png', 3, 3)
+    abreast = drawn(tmp_path / 'abreast.png', 1, 9)
+    np.testing.assert_array_equal(abreast.reshape(3, 3, *below.shape[2:]), below.swapaxes(0, 1))
+
+
 @pytest.mark.parametrize('show, columns', [('attention', 6), ('pca', 3)])
 def test_an_encoder_is_all_that_attention_and_components_need(
     show, columns, workdir, classifier, photographs, tmp_path
@@ -163,6 +171,7 @@ def test_without_a_decoder_there_is_no_reconstruction(workdir, classifier, photo
         (['{photo}', '--mask_ratio=0', '--out={out}'], 'mask.ratio=0.0 hides none'),
         (['{photo}', '--mask_ratio', '.5', '1', '--out={out}'], r'mask.ratio=1.0 is not in'),
         (['{photo}', '--strategy=none', '--out={out}'], "mask.strategy='none' is unknown"),
+        (['{photo}', '--abreast=0', '--out={out}'], '--abreast=0 must be at least 1'),
         (['{photo}', '--show=pca', '--block=2', '--out={out}'], 'block'),
         (['{photo}', '--show=attention', '--block=2', '--out={out}'], 'block'),
     ],

@@ -20,6 +20,16 @@ def test_images_stand_row_by_row_and_column_by_column(height, width):
     np.testing.assert_array_equal(cells, np.stack(list(columns.values())))
 
 
+@pytest.mark.parametrize('abreast', [2, 3])
+def test_images_stand_abreast_each_with_all_its_columns(abreast):
+    columns = {'one': noise(5, 8, 24, 3), 'two': noise(5, 8, 24, 3, seed=1)}
+    parts = np.split(grid(columns, abreast=abreast), abreast, axis=1)
+    for number, part in enumerate(parts):
+        expected = grid({title: column[number::abreast] for title, column in columns.items()})
+        np.testing.assert_array_equal(part[: len(expected)], expected)
+        assert (part[len(expected) :] == 255).all()  # where there are no more images
+
+
 @pytest.mark.parametrize('side, shown_side', [(8, 160), (28, 168), (64, 192), (224, 224)])
 def test_small_images_are_enlarged_until_they_can_be_seen(side, shown_side):
     picture = grid({'': noise(1, side, side, 3)})
