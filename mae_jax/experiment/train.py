@@ -24,7 +24,7 @@ from mae_jax.training.metrics import MetricsWriter
 from mae_jax.training.state import TrainState, jit_step, make_step
 from mae_jax.training.throughput import Throughput
 
-PICTURES = 8
+PICTURES = 4
 """Held-out images in a reconstruction picture."""
 
 
