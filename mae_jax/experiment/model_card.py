@@ -8,17 +8,20 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax
 import jax
 from clu.parameter_overview import count_parameters
 from etils import epath
 from ml_collections import ConfigDict
 
+from mae_jax.checkpoints.find import read_meta
 from mae_jax.config.model import image_size, make_architecture
 from mae_jax.evaluation.probe import accuracy_title
+from mae_jax.experiment.card_header import card_header
 from mae_jax.experiment.setup import Setup
 from mae_jax.models.vit import architecture
 from mae_jax.runtime.processes import say
+from mae_jax.runtime.versions import versions
+from mae_jax.training.console import format_seconds
 from mae_jax.training.state import TrainState
 from mae_jax.training.task import Card
 
@@ -56,11 +59,13 @@ def write_model_card(
     if jax.process_index():
         return
     devices, config = list(setup.mesh.devices.flat), setup.config
+    step, picture = int(state.step), 'images/latest.png'
+    software = ', '.join(f'{name} {version}' for name, version in versions().items())
     card = model_card(
         config,
         setup.task.card(config, setup.source),
         path=str(setup.workdir),
-        step=int(state.step),
+        step=step,
         examples=(len(setup.source), len(setup.held_out)),
         warmup_steps=setup.length.warmup_steps,
         sizes={name: count_parameters(part) for name, part in state.params.items()},
@@ -68,8 +73,10 @@ def write_model_card(
         accuracies=accuracies,
         best=best,
         score_label=setup.task.score_label,
-        machine=f'jax {jax.__version__}, flax {flax.__version__}; '
-        f'{len(devices)} {devices[0].device_kind} device(s), {jax.process_count()} process(es)',
+        train_seconds=read_meta(setup.workdir / 'checkpoints' / str(step)).get('train_seconds'),
+        picture=picture if (setup.workdir / picture).exists() else None,
+        machine=f'{software}; {len(devices)} {devices[0].device_kind} device(s), '
+        f'{jax.process_count()} process(es)',
     )
     path = setup.workdir / 'model_card.md'
     try:
@@ -94,6 +101,8 @@ def model_card(
     accuracies: Sequence[Accuracies] = (),
     best: tuple[int, float] | None = None,
     score_label: str = '',
+    train_seconds: float | None = None,
+    picture: str | None = None,
 ) -> str:
     """Returns the card as Markdown.
 
@@ -109,18 +118,29 @@ def model_card(
       machine: software and devices of the last start.
       accuracies, best: as of `write_model_card`.
       score_label: name of the score of `best`.
+      train_seconds: of all starts together; None where it is not known.
+      picture: path of the last reconstructions, relative to that of the card.
     """
+    name, measured = epath.Path(path).name, _last_measured(metrics)
+    header_results = [(metric, MEASURES[metric], value) for metric, (_, value) in measured.items()]
+    header = card_header(name, config.task, config.dataset.name, header_results)
+    duration = train_seconds and f'{format_seconds(train_seconds)}, evaluation included'
     sections = [
-        f'# {epath.Path(path).name}',
+        f'{header}\n\n# {name}',
         f'{task.title} with mae_jax. The encoder is a {_encoder(config)}.',
         '## Model',
         _table(_model(config, task, sizes)),
         '## Training',
-        _table(_training(config, step, examples, warmup_steps) | {'last start': machine}),
+        _table(
+            _training(config, step, examples, warmup_steps)
+            | {'training time': duration, 'last start': machine}
+        ),
         'Every field is in `config.json`.',
     ]
-    if results := _results(metrics, accuracies, best, score_label):
+    if results := _results(measured, accuracies, best, score_label):
         sections += ['## Results', *results]
+    if picture:
+        sections += ['## Pictures', f'![Held-out images and their reconstructions]({picture})']
     sections += ['## Use', _use(config, task, path, best)]
     return '\n\n'.join(sections) + '\n'
 
@@ -173,19 +193,26 @@ def _training(config: ConfigDict, step: int, examples: tuple[int, int], warmup_s
     }
 
 
-def _results(
+def _last_measured(
     metrics: Sequence[Mapping[str, float | None]],
-    accuracies: Sequence[Accuracies],
-    best: tuple[int, float] | None,
-    score_label: str,
-) -> list[str]:
+) -> dict[str, tuple[int, float]]:
+    """Returns the last (step, value) of each of `MEASURES` that is finite, in their order."""
     last = {
         name: (line['step'], line[name])
         for line in metrics
         for name in MEASURES
         if line.get(name) is not None
     }
-    rows = [(text, *last[name]) for name, text in MEASURES.items() if name in last]
+    return {name: last[name] for name in MEASURES if name in last}
+
+
+def _results(
+    measured: Mapping[str, tuple[int, float]],
+    accuracies: Sequence[Accuracies],
+    best: tuple[int, float] | None,
+    score_label: str,
+) -> list[str]:
+    rows = [(MEASURES[name], *last) for name, last in measured.items()]
     if best:
         rows.append((f'held-out {score_label} of the best checkpoint', *best))
     tables = []

@@ -1,12 +1,14 @@
 """Connects a run's step, data, checkpoints, metrics and supervision, and starts the loop."""
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from mae_jax.checkpoints.find import read_meta
 from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.config.data import make_eval_batches, make_train_loader
 from mae_jax.config.length import interval
@@ -23,7 +25,7 @@ from mae_jax.training.metrics import MetricsWriter
 from mae_jax.training.state import TrainState, jit_step, make_step
 from mae_jax.training.throughput import Throughput
 
-PICTURES = 8
+PICTURES = 4
 """Held-out images in a reconstruction picture."""
 
 
@@ -58,7 +60,7 @@ def train_to_end(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> T
                 checkpoint=every(setup, config.checkpoint_every_steps),
             ),
             recorder=make_recorder(setup, loader, writer),
-            saver=make_saver(setup, checkpoints, writer),
+            saver=make_saver(setup, checkpoints, writer, make_clock(setup, first)),
             supervision=Supervision(alive, stop_requested, profile),
             hooks=make_hooks(setup, writer, alive),
             skip_nonfinite=config.optimizer.skip_nonfinite,
@@ -123,12 +125,31 @@ def make_recorder(setup: Setup, loader: Any, writer: MetricsWriter) -> Recorder:
     return Recorder(throughput, log, progress)
 
 
-def make_saver(setup: Setup, checkpoints: Checkpoints, writer: MetricsWriter) -> Saver:
+def make_clock(setup: Setup, first: int) -> Callable[[], dict[str, float]]:
+    """Makes the clock of the run, all of its starts together, from the time of checkpoint `first`.
+
+    It returns {'train_seconds': ...}, or {} for a run of an earlier version, which kept no time.
+    """
+    meta = read_meta(setup.workdir / 'checkpoints' / str(first)) if first else {}
+    before, start = meta.get('train_seconds', None if first else 0.0), time.monotonic()
+
+    def read() -> dict[str, float]:
+        return {} if before is None else {'train_seconds': before + time.monotonic() - start}
+
+    return read
+
+
+def make_saver(
+    setup: Setup,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    clock: Callable[[], dict[str, float]],
+) -> Saver:
     """Connects the loop to the checkpoints; pictures of a step are on disk before it is saved."""
 
     def save(step: int, state: TrainState, metrics: dict[str, float]) -> None:
         writer.flush()
-        checkpoints.save(step, state, setup.identity | metrics)
+        checkpoints.save(step, state, setup.identity | metrics | clock())
 
     return Saver(save, lambda metrics: checkpoints.is_best(metrics.get(setup.task.score)))
 

@@ -18,6 +18,7 @@ from mae_jax.files.tensors import read_safetensors_metadata
 from mae_jax.interop.trained import HEADER
 
 PREFIX = 'hf://'
+REPOSITORY = r'\w[\w.-]*/\w[\w.-]*'
 LOGIN = 'log in with `hf auth login`, or set HF_TOKEN to a token of your account'
 WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'model-*.safetensors')
 FALLBACK = ('pytorch_model.bin',)
@@ -47,7 +48,7 @@ def parse(uri: str) -> Location:
     Raises:
       UserError: it does not have that form.
     """
-    match = re.fullmatch(r'hf://([\w.-]+/[\w.-]+)(?:@([^/@]+))?(?:/(.+?))?/*', uri)
+    match = re.fullmatch(rf'hf://({REPOSITORY})(?:@([^/@]+))?(?:/(.+?))?/*', uri)
     if not match or '..' in (match[3] or '').split('/'):
         raise UserError(f'{uri!r} is not of the form hf://owner/name[@revision][/file].')
     return Location(match[1], match[2], match[3] or '')
@@ -112,9 +113,8 @@ def upload(folder: str | os.PathLike, repository: str, *, private: bool, message
       UserError: huggingface_hub or a token is missing, the token may not write there, the
         repository is public although `private` was given, or the Hub cannot be reached.
     """
+    check_repository(repository)
     hub = _library(repository)
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
-        raise UserError(f'{repository!r} is not the name of a repository: give owner/name.')
     if not hub.get_token():
         raise UserError(f'{repository} cannot be written without a token: {LOGIN}.')
     with _explained(repository):
@@ -124,6 +124,12 @@ def upload(folder: str | os.PathLike, repository: str, *, private: bool, message
             raise UserError(f'{repository} exists and is public: choose another name.')
         api.upload_folder(repo_id=repository, folder_path=os.fspath(folder), commit_message=message)
     return str(address)
+
+
+def check_repository(repository: str) -> None:
+    """Raises a UserError unless a name has the form 'owner/name'."""
+    if not re.fullmatch(REPOSITORY, repository):
+        raise UserError(f'{repository!r} is not the name of a repository: give owner/name.')
 
 
 def _library(name: str) -> ModuleType:

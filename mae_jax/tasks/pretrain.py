@@ -159,7 +159,7 @@ class Pretrain(Task):
                 mean=self.mean,
                 std=self.std,
             )
-            return draw_grid(columns, self.model.target.caption)
+            return draw_grid(columns, self.model.target.caption, abreast=2)
 
         return draw
 

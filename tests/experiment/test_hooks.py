@@ -211,15 +211,19 @@ def test_a_picture_shows_what_becomes_of_the_images_it_is_given():
     source = digits_source('validation')
     task = make_task(pretraining(), source)
     state = state_of(jax.jit(task.init)(jax.random.key(0))[0])
-    seen, batch = [], {'image': source.images[:3]}
+    seen, batch = [], {'image': source.images[:4]}
     draw = task.make_draw(batch, mesh_of(2))
     hook = picture_hook(draw, lambda *shown: seen.append(shown), every_steps=5)
     assert hook.every_steps == 5
     assert hook.run(5, state) == {}
     ((step, name, picture),) = seen
     assert (step, name) == (5, 'reconstruction')
-    original, masked, filled = cells_of(picture, 3, 3, 8, 8)
-    np.testing.assert_array_equal(original, source.images[:3].repeat(3, axis=-1))
+    columns = cells_of(picture, 2, 6, 8, 8)  # two images in a row
+    original, masked, filled = (
+        np.stack(pair, axis=1).reshape(4, 8, 8, 3)
+        for pair in zip(columns[:3], columns[3:], strict=True)
+    )
+    np.testing.assert_array_equal(original, source.images[:4].repeat(3, axis=-1))
     untouched = (masked != 128).all(axis=-1)
     assert 0.5 <= (~untouched).mean() < 0.6  # half is hidden, and some pixels are that grey
     np.testing.assert_array_equal(filled[untouched], original[untouched])

@@ -7,9 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import yaml
 from helpers.tiny_runs import metrics, pretraining
 
 import mae_jax
+from mae_jax.checkpoints.find import read_meta
+from mae_jax.checkpoints.integrity import write_checksums
 from mae_jax.experiment.model_card import model_card
 from mae_jax.experiment.run import run
 from mae_jax.training.task import Card
@@ -40,7 +43,7 @@ def test_card_of_pretraining_says_what_config_and_metrics_say(pretrained):
     card, rows = read(workdir)
     config, last = of(workdir)
     model, data = config['model'], config['dataset']
-    assert card.startswith(f'# {workdir.name}\n\nMasked autoencoder')
+    assert f'\n---\n\n# {workdir.name}\n\nMasked autoencoder' in card
     assert rows['encoder'] == [f'width {model["width"]}, depth {model["depth"]}, 4 heads']
     assert rows['decoder'] == ['width 16, depth 1, 4 heads']
     assert rows['masking'] == ['random, 50% hidden'] and config['mask']['ratio'] == 0.5
@@ -59,7 +62,9 @@ def test_card_of_pretraining_says_what_config_and_metrics_say(pretrained):
         ('held-out loss', 'eval/loss'),
     ):
         assert rows[name] == [f'{last[measure][measure]:.4f}', str(last[measure]['step'])]
-    assert rows['last start'][0].startswith(f'jax {jax.__version__}, flax ')
+    software = f'mae_jax {mae_jax.__version__}, jax {jax.__version__}, flax '
+    assert rows['last start'][0].startswith(software)
+    assert re.fullmatch(r'(\d+m)?\d+s, evaluation included', rows['training time'][0])
 
 
 def test_card_leaves_out_what_is_not_known(pretrained):
@@ -135,3 +140,32 @@ def test_losses_that_were_not_finite_are_passed_over(pretrained):
     )
     assert '| 0.2500 | 1 |' in card
     assert "mae-jax convert 'runs/a run' model.safetensors" in card
+
+
+def test_header_is_the_yaml_that_the_hub_reads(fine_tuned):
+    card, rows = read(fine_tuned[0])
+    header = yaml.safe_load(card.split('---\n')[1])
+    assert header['library_name'] == 'mae_jax'
+    assert header['pipeline_tag'] == 'image-classification'
+    assert 'license' not in header and '\n# license:' in card  # its owner chooses
+    assert {'jax', 'flax', 'masked-autoencoder'} <= set(header['tags'])
+    (model,) = header['model-index']
+    assert model['name'] == fine_tuned[0].name
+    (result,) = model['results']
+    assert result['dataset']['name'] == 'digits'
+    values = {metric['name']: f'{metric["value"]:.4f}' for metric in result['metrics']}
+    assert values == {name: rows[name][0] for name in values}
+    assert {metric['type'] for metric in result['metrics']} >= {'accuracy', 'loss'}
+
+
+def test_training_time_is_that_of_all_starts(tmp_path):
+    config = pretraining(num_steps=2, checkpoint_every_steps=1, keep_last=9)
+    run(config, tmp_path)
+    first, last = (read_meta(tmp_path / f'checkpoints/{step}') for step in (1, 2))
+    assert 0 < first['train_seconds'] <= last['train_seconds']
+    shutil.rmtree(tmp_path / 'checkpoints/2')
+    meta = tmp_path / 'checkpoints/1/meta/metadata'
+    meta.write_text(json.dumps(first | {'train_seconds': 7200.0}))
+    write_checksums(tmp_path / 'checkpoints/1')
+    run(config, tmp_path)
+    assert read(tmp_path)[1]['training time'][0].startswith('2h00m')
