@@ -11,8 +11,9 @@ Reads runs and their checkpoints, our own file, and the ViTs of the official MAE
 decoder, fine-tuned), Hugging Face (ViTMAE, ViT), timm, DeiT, MoCo v3, DINO, vision_transformer and
 big_vision (these two with the exact GELU in place of its approximation). The result is read again
 and compared; where timm and transformers are installed, a batch goes through their model and ours.
-The official mae_visualize_* were trained on --target pixel. mae_jax.load, load_encoder and init_from
-read all of these directly; a conversion can override what a file states, or does not.
+The official mae_visualize_* were trained on --target pixel.
+
+mae_jax.load, load_encoder and init_from read all of these directly too, with what they state.
 """
 
 import argparse
