@@ -2,6 +2,7 @@
 
     mae-jax convert mae_pretrain_vit_base.pth mae.safetensors    official -> ours
     mae-jax convert downloads/vit-mae-base mae.safetensors       a Hugging Face directory -> ours
+    mae-jax convert hf://facebook/vit-mae-base mae.safetensors   the same, downloaded
     mae-jax convert runs/vit_base vit_base                       a run -> Hugging Face directory
     mae-jax convert runs/vit_base vit_base.safetensors           a run -> one file
     mae-jax convert runs/vit_base vit_base.pth                   a run -> official names
@@ -11,6 +12,8 @@ decoder, fine-tuned), Hugging Face (ViTMAE, ViT), timm, DeiT, MoCo v3, DINO, vis
 big_vision (these two with the exact GELU in place of its approximation). The result is read again
 and compared; where timm and transformers are installed, a batch goes through their model and ours.
 The official mae_visualize_* were trained on --target pixel.
+
+mae_jax.load, load_encoder and init_from read all of these directly too, with what they state.
 """
 
 import argparse
