@@ -1,7 +1,8 @@
 """Encoded images -> pixels, the same for every source and every transform.
 
 `decode.py` decides by the content of a file how it is read; `jpeg.py` decodes and resizes crops of
-JPEGs through the C module `_jpeg.c`; `tiff.py` reads TIFFs that hold data; `limits.py` refuses
-files that would take too much memory; `arrays.py` converts between Pillow images and arrays.
+JPEGs through the C module `_jpeg.c`; `tiff.py` reads TIFFs, `pictures.py` all else that Pillow
+opens; `limits.py` refuses files that would take too much memory; `arrays.py` converts between
+Pillow images and arrays, and turns them.
 Imports nothing else of `data`. Start reading with `decode.py`.
 """

@@ -65,6 +65,7 @@ def decode(
       record: an example of a source, of which 'image' and 'name' are used.
       channels: bands of the result.
       apply_exif: rotate and mirror the picture as its orientation demands (EXIF, or the TIFF tag).
+        HEIC, whose decoder does so itself, is upright in any case.
       lazily: return a JPEG undecoded where `jpeg.py` can decode crops of it.
       bands: which bands of the file are taken, in this order, counted from 0 as NumPy does; None
         for the rules above. Of a `.npy` file the shorter of the first and last axis is the bands.

@@ -251,7 +251,7 @@ def test_numbers_of_a_compression_that_needs_imagecodecs_name_it():
         np.testing.assert_array_equal(load(data, 1)[..., 0], array)
 
 
-@pytest.mark.parametrize('kind', [1, 2, 4])  # a reduced image, a page of a document, a mask
+@pytest.mark.parametrize('kind', [1, 2])  # a reduced image, a page of a document
 def test_pages_that_are_tagged_as_something_else_are_no_bands(kind):
     pages = [numbers('f4', 1, seed).squeeze() for seed in range(3)]
     buffer = io.BytesIO()
