@@ -12,7 +12,7 @@ bands, and .nodata is the value of missing pixels.
 | argument | model | pixels | time |
 |---|---|---|---|
 | laptop | 1.3 M parameters, float32 | 64 | 5 to 15 minutes on two cores, for any number of images |
-| gpu (default) | 23 M parameters | 96 | hours on a GPU, days on a laptop |
+| gpu (default) | 25 M parameters | 96 | up to some hours on a GPU, a day or more on a laptop |
 
 Batch size, epochs, learning rate and warm-up are chosen from the number of images
 (mae_jax/config/recipe.py has the rule, and the run prints what it chose). To expect:

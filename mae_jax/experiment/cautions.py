@@ -1,6 +1,7 @@
 """What would make the result of a run worthless, in one sentence each, before and after it."""
 
 import math
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from mae_jax.config.model import make_architecture
 from mae_jax.config.recipe import peak_learning_rate, protocol_of
 from mae_jax.experiment.setup import Setup
+from mae_jax.runtime.processes import say
 
 FEW_STEPS = 50
 FAR = 10
@@ -96,5 +98,11 @@ def at_chance(top1: float, labels: Any, classes: int, examples: int) -> str | No
         return None
     return (
         f'top-1 {top1:.4f} is no better than guessing ({chance:.4f}): nothing was learned that '
-        'holds for other images. Look at the cautions above, the labels, and the learning rate.'
+        'holds for other images. Look at the labels, the cautions above and the learning rate.'
     )
+
+
+def say_caution(sentence: str) -> None:
+    """Prints a sentence in lines of at most 80 columns."""
+    options = dict(subsequent_indent='  ', break_long_words=False, break_on_hyphens=False)
+    say(textwrap.fill(f'caution: {sentence}', 80, **options))

@@ -16,6 +16,7 @@ from mae_jax.evaluation.encode import make_encode
 from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
 from mae_jax.evaluation.probe import accuracies, accuracy_title
 from mae_jax.experiment.cached_features import encode_split
+from mae_jax.experiment.cautions import at_chance, say_caution
 from mae_jax.experiment.data_report import describe_data
 from mae_jax.experiment.starting_weights import load_weights
 from mae_jax.files.lock import claim
@@ -91,4 +92,7 @@ def evaluate_knn(
     say(f'{config.init_from}, step {step}, {len(sources[1]):,} held-out images')
     for name, value in values.items():
         say(f'  {accuracy_title(name):<40} {value:.4f}')
+    labels = splits[1][1]
+    if line := at_chance(max(values.values()), labels, sources[0].num_classes, len(labels)):
+        say_caution(line)
     return values

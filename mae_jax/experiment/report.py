@@ -1,7 +1,6 @@
 """Reports on the console what is about to run, what came of it, and where the files are."""
 
 import csv
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.config.model import image_size, make_architecture
 from mae_jax.evaluation.exact import count_examples
 from mae_jax.evaluation.probe import accuracy_title
-from mae_jax.experiment.cautions import at_chance, cautions
+from mae_jax.experiment.cautions import at_chance, cautions, say_caution
 from mae_jax.experiment.data_report import describe_data
 from mae_jax.experiment.hooks import make_evaluation
 from mae_jax.experiment.model_card import write_model_card
@@ -121,12 +120,6 @@ def conclude(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> None:
         say(f'best checkpoint: {folder / str(best[0])} ({label} {best[1]:.4f})')
     say(f'last checkpoint: {folder / str(step)}')
     write_model_card(setup, state, accuracies=accuracies, best=best)
-
-
-def say_caution(sentence: str) -> None:
-    """Prints a sentence in lines of at most 80 columns."""
-    options = dict(subsequent_indent='  ', break_long_words=False, break_on_hyphens=False)
-    say(textwrap.fill(f'caution: {sentence}', 80, **options))
 
 
 def warn_at_chance(setup: Setup, metrics: Mapping[str, Any]) -> None:
