@@ -44,9 +44,7 @@ def train_to_end(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> T
     with contextlib.ExitStack() as stack:
         alive = stack.enter_context(watchdog(config.step_timeout_s))
         stop_requested = stack.enter_context(stop_requests(first))
-        profile = stack.enter_context(
-            profiled_steps(config.profile_steps, setup.workdir / 'tensorboard')
-        )
+        profile = stack.enter_context(profiled_steps(config.profile_steps, setup.workdir))
         writer = stack.enter_context(open_writer(setup, first))
         batches = stack.enter_context(loader.iterate(first, put=put))
         writer.say('compiling the step ...')

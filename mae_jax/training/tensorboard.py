@@ -14,13 +14,14 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar, text
 
-from mae_jax.training.loggers import grouped, run_name
+from mae_jax.training.loggers import grouped
 
 
 class Board:
-    """One event file of a run, in `<workdir>/tensorboard/<name of the run>`: a `Logger`.
+    """One event file of a run, in its work directory: a `Logger`.
 
-    TensorBoard names a run by its folder.
+    TensorBoard names a run by the folder of its files: `tensorboard --logdir runs` shows those of
+    runs/quickstart as 'quickstart'.
 
     Args:
       workdir: of the run.
@@ -32,9 +33,8 @@ class Board:
     """
 
     def __init__(self, workdir: str | os.PathLike, start_step: int, config: Any = None):
-        folder = os.fspath(epath.Path(workdir) / 'tensorboard' / run_name(workdir))
-        epath.Path(folder).mkdir(parents=True, exist_ok=True)
-        self._events = EventsWriter(os.path.join(folder, 'events'), f'.{os.getpid()}')
+        epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(os.path.join(workdir, 'events'), f'.{os.getpid()}')
         self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
         if config is not None:
             lines = config.to_json_best_effort(indent=2, sort_keys=True).splitlines()

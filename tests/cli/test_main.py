@@ -27,7 +27,7 @@ def test_a_run_trains_and_writes_everything(command, tmp_path):
         assert name in lines[-2], name
     picture = np.asarray(Image.open(tmp_path / 'images' / 'latest.png'))
     assert cells_of(picture, 8, 4, 8, 8).shape == (4, 8, 8, 8, 3)
-    assert list((tmp_path / 'tensorboard').iterdir())
+    assert list(tmp_path.glob('events.out.tfevents.*'))
     assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['4', '6', '8']
 
 

@@ -37,7 +37,7 @@ from mae_jax import __main__ as command_line
 from mae_jax.errors import Preempted
 from mae_jax.training.metrics import MetricsWriter
 
-SCRATCH = ('.lock', 'tensorboard')
+SCRATCH = ('.lock', 'tensorboard', 'events.')
 """Files of a run that no later start reads."""
 MAX_BYTES = 280_000
 """Of a checkpoint that is kept."""
@@ -142,7 +142,7 @@ def pack(folder: Path, archive: Path) -> None:
     """Writes an archive of the runs, the images and what was made of them."""
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if Path(entry.name).name in SCRATCH:
+        if Path(entry.name).name.startswith(SCRATCH):
             return None
         entry.uid = entry.gid = entry.mtime = 0
         entry.uname = entry.gname = ''

@@ -32,9 +32,8 @@ def events_of(workdir):
         return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
     events = []
-    for path in sorted(
-        (workdir / 'tensorboard' / workdir.name).iterdir(), key=lambda p: p.stat().st_mtime_ns
-    ):
+    files = workdir.glob('events.out.tfevents.*')
+    for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
         content, at = path.read_bytes(), 0
         while at < len(content):
             header = content[at : at + 8]
