@@ -1,7 +1,7 @@
 """Evaluates the last checkpoint of a run on its held-out images; its work directory is enough.
 
     mae-jax eval runs/finetune
-    mae-jax eval runs/finetune --set dataset.path=/other/place per_class=True
+    mae-jax eval runs/finetune --config.dataset.path=/other/place --config.per_class=True
 
 The config is that of the work directory. Fields that may change within a run can be given: where
 the images are, their evaluation split, mesh.fsdp, ...
@@ -9,33 +9,20 @@ the images are, their evaluation split, mesh.fsdp, ...
 
 import argparse
 
+from mae_jax.cli.arguments import Parser
+from mae_jax.cli.train import run_config
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments of the command."""
     parser.add_argument('workdir', metavar='RUN', help='the work directory of a run')
-    parser.add_argument(
-        '--set',
-        nargs='+',
-        default=[],
-        action='extend',
-        metavar='FIELD=VALUE',
-        help='a config field',
-    )
+    parser.add_overrides('a field that may change within a run')
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints the metrics of the run's task."""
     from mae_jax.experiment.saved import saved_config
-    from mae_jax.runtime.xla_flags import set_xla_flags
 
-    config = saved_config(arguments.workdir, arguments.set)
+    config = saved_config(arguments.workdir, arguments.overrides)
     config.mode = 'eval'
-    set_xla_flags(config.get('deterministic', False))  # before anything touches a device
-    from mae_jax.experiment.run import run
-    from mae_jax.runtime.compilation_cache import keep_compiled
-    from mae_jax.runtime.processes import ending_together, start_processes
-
-    start_processes(saves=False)
-    keep_compiled()
-    with ending_together():
-        run(config, arguments.workdir)
+    run_config(config, arguments.workdir)

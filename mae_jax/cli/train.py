@@ -6,7 +6,8 @@
     mae-jax train my/config.py --config.batch_size=64 --config.model.depth=6
 
 In a checkout `python main.py --config=configs/quickstart.py` is the same. The same command again
-resumes the run.
+resumes the run; `--workdir` alone does, too, with the config that is stored there, and evaluates it
+with `--config.mode=eval` (or `mae-jax eval RUN`).
 
 Exit status: 0 finished; 1 a mistake that the message explains how to correct; 3 the loss was not
 finite; 75 asked to stop (SIGTERM, Ctrl-C) and saved: run it again; 76 a machine failed (another
@@ -15,10 +16,14 @@ process is gone, or a step hung): run it again; 130 Ctrl-C before the first step
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 import mae_jax
 from mae_jax.cli.arguments import Parser, config_of
 from mae_jax.runtime.interrupts import current_interrupts
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def add_arguments(parser: Parser) -> None:
@@ -31,15 +36,25 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs a config; JAX is imported once the config is known to be valid."""
     if interrupts := current_interrupts():
         interrupts.farewell = 'stopped before the first step'
+    workdir = arguments.workdir
+    if workdir and not (arguments.name or arguments.config):
+        from mae_jax.experiment.saved import saved_config
+
+        return run_config(saved_config(workdir, arguments.overrides), workdir)
     from mae_jax.config.files import load_config
-    from mae_jax.runtime.xla_flags import set_xla_flags
 
     name = config_of(arguments)
     config = load_config(name, arguments.overrides)
-    workdir = arguments.workdir or default_workdir(name)
+    run_config(config, workdir or default_workdir(name), name)
+
+
+def run_config(config: 'ConfigDict', workdir: str, name: str = 'config.json') -> None:
+    """Prepares the process for a config, and runs it; `name` is what the first line calls it."""
+    from mae_jax.runtime.xla_flags import set_xla_flags
+
     if _is_first_process():
         print(f'mae_jax {mae_jax.__version__}: {name} in {workdir}', flush=True)
-    set_xla_flags(config.deterministic)  # before anything touches a device
+    set_xla_flags(config.get('deterministic', False))  # before anything touches a device
     from mae_jax.experiment.run import run
     from mae_jax.runtime.compilation_cache import keep_compiled
     from mae_jax.runtime.processes import ending_together, start_processes

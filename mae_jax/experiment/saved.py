@@ -1,4 +1,4 @@
-"""The config of a run from its work directory alone, to evaluate it without its config file."""
+"""The config of a run from its work directory alone, without its config file."""
 
 import ast
 import os
