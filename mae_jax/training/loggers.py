@@ -100,7 +100,7 @@ class Loggers:
 
 
 SPEED = ('images_per_second', 'images_per_second_per_device', 'input_wait', 'mfu', 'eta_seconds')
-OPTIMIZER = ('grad_norm', 'learning_rate')
+OPTIMIZER = ('grad_norm', 'learning_rate', 'param_norm', 'update_norm')
 
 
 def grouped(name: str) -> str:

@@ -26,7 +26,7 @@ def test_a_run_trains_and_writes_everything(command, tmp_path):
     for name in ('grad_norm', 'update_norm', 'param_norm', 'learning_rate', 'images_per_second'):
         assert name in lines[-2], name
     picture = np.asarray(Image.open(tmp_path / 'images' / 'latest.png'))
-    assert cells_of(picture, 8, 4, 8, 8).shape == (4, 8, 8, 8, 3)
+    assert cells_of(picture, 2, 6, 8, 8).shape == (6, 2, 8, 8, 3)  # four images, two in a row
     assert list(tmp_path.glob('events.out.tfevents.*'))
     assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['4', '6', '8']
 
