@@ -10,7 +10,7 @@ from etils import epath
 
 from mae_jax.config.model import image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
-from mae_jax.files.paths import absolute
+from mae_jax.files.paths import absolute, similar_path
 from mae_jax.files.tensors import (
     replacing,
     write_npz,
@@ -184,7 +184,7 @@ def _read(
     """Reads a model of any format; returns it and the message of `compare_outputs`, if it ran."""
     local = locate_model(path)
     if not local.exists():
-        raise UserError(f'{local} does not exist.')
+        raise UserError(f'{local} does not exist{similar_path(local) or "."}')
     if is_ours(local):
         _, trained = read_module(local, given=given)
         return trained, None

@@ -289,7 +289,7 @@ def test_images_without_labels_are_refused(pretrained, tmp_path):
 @pytest.mark.parametrize(
     ('classes', 'message'),
     [
-        ('', r'label -1 .*every image needs a label, also in dataset\.eval_split'),
+        ('', r'3 classes and dataset\.eval_split has no labels'),
         ('abcd', r'3 classes and dataset\.eval_split 4.*only in evaluation: d'),
         ('bc', r'3 classes and dataset\.eval_split 2.*only in training: a'),
     ],

@@ -24,7 +24,7 @@ def config_of(**fields):
 
 
 def source_of(images):
-    return ArraySource(np.asarray(images), np.zeros(len(images), int), [])
+    return ArraySource(np.asarray(images), np.zeros(len(images), int), ['any'])
 
 
 def noise(largest, dtype, channels=3):
