@@ -16,7 +16,10 @@ def run(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # restored afterwards
 
     def run(*arguments):
-        status = main([*map(str, arguments)])
+        try:
+            status = main([*map(str, arguments)])
+        except SystemExit as end:  # of --help
+            status = end.code or 0
         captured = capsys.readouterr()
         return status, captured.out + captured.err
 

@@ -90,7 +90,7 @@ def test_an_existing_destination_is_kept_without_overwrite(run, official, tmp_pa
         (('setup.cfg', 'x.onnx'), 'is not clear: give --to'),
         (('setup.cfg', 'x.safetensors', '--to', 'augreg'), '.npz'),
         (('setup.cfg',), 'DST'),
-        (('setup.cfg', 'x.npz', '--head', 'many'), 'invalid int'),
+        (('setup.cfg', 'x.npz', '--heads', 'many'), 'invalid int'),
     ],
 )
 def test_a_mistaken_command_ends_in_a_sentence(run, arguments, message):
