@@ -56,9 +56,11 @@ def reduce_image(
         return _npy(pixels) if orientation == 1 else _tiff(pixels, orientation)
     image = as_picture(pixels)
     file = io.BytesIO()
-    exif = Image.Exif()
+    exif = b''
     if orientation != 1:
-        exif[ORIENTATION] = orientation
+        tags = Image.Exif()
+        tags[ORIENTATION] = orientation
+        exif = tags.tobytes()
     if channels in (1, 3) and max(image.size) <= MAX_JPEG_SIDE:
         image.save(file, 'JPEG', quality=quality, subsampling='4:4:4', exif=exif)
     else:
