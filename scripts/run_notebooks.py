@@ -41,7 +41,12 @@ def execute(notebook: nbformat.NotebookNode, folder: str | os.PathLike) -> None:
     environment = os.environ | changes
     where = {'metadata': {'path': str(folder)}}
     client = nbclient.NotebookClient(
-        notebook, timeout=900, kernel_name='python3', resources=where, record_timing=False
+        notebook,
+        timeout=900,
+        kernel_name='python3',
+        resources=where,
+        record_timing=False,
+        coalesce_streams=True,
     )
     client.execute(env=environment)
 
@@ -56,6 +61,7 @@ def tidy(notebook: nbformat.NotebookNode, folder: str) -> None:
         for output in cell.outputs:
             if output.output_type == 'stream':
                 output.text = output.text.replace(f'{folder}/', '')
+            output.get('data', {}).pop('image/jpeg', None)  # there is a PNG of it too
             is_picture = 'image/png' in output.get('data', {})
             hidden = is_picture and NOT_STORED in cell.metadata.get('tags', ())
             if not hidden and output.get('name') != 'stderr':
