@@ -5,10 +5,11 @@
 
 `init_from` is a work directory of pretraining, or one of its checkpoints. Fields that are unset
 below are taken from the config of that run (architecture, image size, data set and its statistics)
-or chosen from the number of training images (batch size, epochs, learning rate and warm-up:
-mae_jax/config/recipe.py has the rule, and the run prints what it chose). The others are the recipe
-of ViT-L on ImageNet ("Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377, appendix
-A.1, and its official code), which finetune_base, _large and _huge define in full.
+or chosen from the number of training images (batch size, epochs, learning rate, warm-up, strength
+of augmentation: mae_jax/config/recipe.py has the rule, and the run prints what it chose). The
+others are the recipe of ViT-L on ImageNet ("Masked Autoencoders Are Scalable Vision Learners",
+arXiv 2111.06377, appendix A.1, and its official code), which finetune_base, _large and _huge define
+in full.
 """
 
 from ml_collections import ConfigDict
@@ -44,13 +45,13 @@ def get_config() -> ConfigDict:
         del model[field]
     model.variant = placeholder(str)
     model.pool = 'mean'  # mean of the patch tokens, with a norm of its own | cls token
-    model.drop_path = 0.2  # of the last block; rises linearly from 0
+    model.drop_path = placeholder(float)  # of the last block; rises linearly from 0
     model.batch_norm = False  # before the head, without affine
     model.head_std = 2e-5
 
     config.mix = mix = ConfigDict()  # one draw for every 32 rows; 0 and 0: no mixing
-    mix.mixup = 0.8
-    mix.cutmix = 1.0
+    mix.mixup = placeholder(float)
+    mix.cutmix = placeholder(float)
     mix.switch_probability = 0.5  # cutmix instead of mixup
 
     dataset = config.dataset
@@ -59,9 +60,9 @@ def get_config() -> ConfigDict:
     dataset.scale = placeholder(float)
     dataset.mean = placeholder(tuple)
     dataset.std = placeholder(tuple)
-    dataset.crop_scale = (0.08, 1.0)
-    dataset.augment = 'rand-m9-mstd0.5-inc1'
-    dataset.erase = 0.25  # probability of random erasing
+    dataset.crop_scale = placeholder(tuple)
+    dataset.augment = placeholder(str)
+    dataset.erase = placeholder(float)  # probability of random erasing
 
     optimizer = config.optimizer
     optimizer.b2 = 0.999
@@ -86,6 +87,12 @@ def paper() -> ConfigDict:
     config.num_epochs = 50.0
     config.optimizer.base_lr = 1e-3
     config.optimizer.warmup_epochs = 5.0
+    config.model.drop_path = 0.2
+    config.mix.mixup = 0.8
+    config.mix.cutmix = 1.0
+    config.dataset.crop_scale = (0.08, 1.0)
+    config.dataset.augment = 'rand-m9-mstd0.5-inc1'
+    config.dataset.erase = 0.25
     return config
 
 

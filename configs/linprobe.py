@@ -37,6 +37,7 @@ def set_probe(config):
     config.model.head_std = 0.01
     config.mix.mixup = config.mix.cutmix = 0.0
     config.dataset.crop = 'clamp'
+    config.dataset.crop_scale = (0.08, 1.0)
     config.dataset.augment = ''
     config.dataset.erase = 0.0
     config.optimizer.min_lr = 0.0

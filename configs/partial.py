@@ -13,7 +13,7 @@ from mae_jax.configs import finetune
 
 
 def make_partial(config):
-    """Changes a fine-tuning config into the paper's partial one, with one trained block."""
+    """Changes the paper's fine-tuning config into its partial one, with one trained block."""
     config.trained = '1'
     config.model.drop_path = 0.1
     config.optimizer.min_lr = 0.0
@@ -21,4 +21,7 @@ def make_partial(config):
 
 
 def get_config():
-    return make_partial(finetune.get_config())
+    config = finetune.get_config()
+    config.trained = '1'
+    config.optimizer.min_lr = 0.0
+    return config

@@ -11,6 +11,7 @@ The paper's values hold for the 1,281,167 images of ImageNet. For n images:
 | warm-up | a twentieth of the run | a tenth | a tenth |
 | weight decay | | | 100 / n, at most 1 |
 | features | | | computed once (`cache_features`) |
+| augmentation | | `STRONG` from 100,000 images on, else `LIGHT` | |
 
 A batch size is rounded to a power of two of at least 16, not above the data set, then up to a
 multiple of what devices, `optimizer.accumulate` and `dataset.repeats` need. Learning rates scale
@@ -38,8 +39,32 @@ FIELDS = (
     'optimizer.base_lr',
     'optimizer.weight_decay',
     'optimizer.warmup_epochs',
+    'mix.mixup',
+    'mix.cutmix',
+    'model.drop_path',
+    'dataset.augment',
+    'dataset.erase',
+    'dataset.crop_scale',
 )
 """What a rule may choose; the config holds None until then."""
+MANY = 100_000
+"""Images from which fine-tuning is long enough for the paper's strong augmentation."""
+STRONG = {
+    'mix.mixup': 0.8,
+    'mix.cutmix': 1.0,
+    'model.drop_path': 0.2,
+    'dataset.augment': 'rand-m9-mstd0.5-inc1',
+    'dataset.erase': 0.25,
+    'dataset.crop_scale': (0.08, 1.0),
+}
+LIGHT = {
+    'mix.mixup': 0.0,
+    'mix.cutmix': 0.0,
+    'model.drop_path': 0.0,
+    'dataset.augment': '',
+    'dataset.erase': 0.0,
+    'dataset.crop_scale': (0.35, 1.0),
+}
 MIN_BATCH = 16
 MAX_EPOCHS = 1600.0
 LARS_PEAK = 6.4
@@ -140,6 +165,9 @@ def choose(config: ConfigDict, *, examples: int, width: int, devices: int) -> Co
         config.cache_features = (
             protocol == 'probe' and dataset.repeats == 1 and dataset.resize == 'host'
         )
+    for field, value in (STRONG if examples >= MANY else LIGHT).items():
+        if field in _unset(config):
+            group_of(config, field)[_name(field)] = value
     return config
 
 
@@ -184,6 +212,7 @@ def explain(chosen: list[str], config: ConfigDict, steps: int, examples: int, cl
         'optimizer.base_lr': f'lr {optimizer.base_lr * config.batch_size / 256:.1e}',
         'optimizer.name': optimizer.name,
         'cache_features': 'cached features' if config.get('cache_features') else '',
+        'dataset.augment': 'strong augmentation' if examples >= MANY else 'light augmentation',
     }
     about = f'{examples:,} images' + (f', {classes:,} classes' if classes else '')
     return f'{", ".join(texts[f] for f in texts if f in chosen and texts[f])}: {about}'

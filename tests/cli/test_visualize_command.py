@@ -40,7 +40,7 @@ def workdir(pretrained):
 def classifier(workdir, tmp_path_factory):
     """A file that holds a classifier of ten classes, as it is before it is fine-tuned."""
     folder = tmp_path_factory.mktemp('classifier')
-    config = inherit(classifying(finetune.get_config, workdir), folder)
+    config = inherit(classifying(finetune.paper, workdir), folder)
     images = np.zeros((1, SIDE, SIDE, 1), np.float32)
     init = jax.jit(make_classifier(config, 10).init)
     params = jax.tree.map(np.asarray, init(jax.random.key(0), images)['params'])

@@ -38,6 +38,9 @@ def test_at_imagenets_size_the_rule_is_the_papers_recipe():
         assert ours[field] == paper[field]
     for field in ('base_lr', 'warmup_epochs'):
         assert ours.optimizer[field] == pytest.approx(paper.optimizer[field])
+    for group in ('mix', 'model', 'dataset'):
+        for field in ('mixup', 'cutmix', 'drop_path', 'augment', 'erase', 'crop_scale'):
+            assert ours[group].get(field) == paper[group].get(field)
     ours, paper = chosen(folder.get_config(), IMAGENET, width=768), vit_base.get_config()
     assert ours.batch_size == paper.batch_size
     assert ours.optimizer.base_lr == pytest.approx(paper.optimizer.base_lr)
@@ -77,6 +80,14 @@ def test_what_the_user_gives_stays_and_the_rest_follows_from_it():
     assert config.num_epochs is None
     assert config.optimizer.warmup_epochs == pytest.approx(0.5)  # a tenth of five epochs
     assert unset_fields(config) == []
+
+
+def test_few_images_are_augmented_lightly_unless_the_user_has_it_otherwise():
+    config = chosen(finetune.get_config(), 600, **{'mix.cutmix': 0.5})
+    assert (config.mix.mixup, config.mix.cutmix, config.dataset.augment) == (0, 0.5, '')
+    assert config.dataset.crop_scale == (0.35, 1.0)
+    assert chosen(finetune.get_config(), 100_000).mix.mixup == 0.8
+    assert chosen(linprobe.get_config(), 600).dataset.crop_scale == (0.08, 1.0)
 
 
 def test_lars_has_one_rate_for_every_batch():
@@ -138,7 +149,7 @@ def test_the_line_names_what_was_chosen_and_from_what():
     fields = unset_fields(config)
     config = chosen(config, 600)
     line = explain(fields, config, 1875, 600, 10)
-    assert line == 'batch 16, 1,875 steps: 600 images, 10 classes'
+    assert line == 'batch 16, 1,875 steps, light augmentation: 600 images, 10 classes'
     assert explain([], config, 1875, 600, 10) == ''
     config = linprobe.get_config()
     fields = unset_fields(config)

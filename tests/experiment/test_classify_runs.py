@@ -273,7 +273,7 @@ def test_randaugment_of_four_bands_is_refused(tmp_path):
     fields = SIZES | {'dataset.name': 'synthetic', 'dataset.synthetic_examples': 64}
     fields |= {'dataset.channels': 4, 'dataset.mean': (0.5,) * 4, 'dataset.std': (0.5,) * 4}
     message = r"dataset\.augment='rand-m9-mstd0\.5-inc1' .* RGB .*4 channels.*dataset\.augment=''"
-    refuse(classifying(finetune.get_config, None, fields), tmp_path, message)
+    refuse(classifying(finetune.paper, None, fields), tmp_path, message)
 
 
 def folder_config(pretrained, root, **fields):

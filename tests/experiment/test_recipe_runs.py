@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from helpers.tiny_runs import PLAIN, SIZES
+from helpers.tiny_runs import SIZES
 
 from configs import finetune, folder, linprobe
 from mae_jax.config import recipe
@@ -55,10 +55,10 @@ def test_another_value_than_the_chosen_one_is_another_run(probed, tmp_path):
 
 def test_the_line_about_the_recipe_is_printed_once(probed, pretrained, tmp_path, capsys):
     config = finetune.get_config()
-    small = PLAIN | SIZES | {'num_steps': 2, 'dataset.eval_crop_share': 1.0}
+    small = SIZES | {'num_steps': 2, 'dataset.eval_crop_share': 1.0, 'eval_every_steps': 0}
     config.update_from_flattened_dict(small | {'init_from': str(pretrained[0])})
     run(config, tmp_path)
-    line = 'batch 32, lr 7.1e-04: 1,437 images, 10 classes'
+    line = 'batch 32, lr 7.1e-04, light augmentation: 1,437 images, 10 classes'
     assert line in capsys.readouterr().out.splitlines()
     run(config, tmp_path)
     assert line not in capsys.readouterr().out
