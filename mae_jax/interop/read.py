@@ -72,11 +72,11 @@ def _config_text(path: str, stamp: Any) -> str:
 
 def locate_model(path: str | os.PathLike) -> epath.Path:
     """Returns the local path of a model, downloaded from the Hub if it is there."""
-    found = absolute(download(os.fspath(path)) if is_hub(path) else path)
-    file = found / OURS_IN_DIRECTORY
-    if found.is_dir() and file.exists() and HEADER in read_safetensors_metadata(file):
+    local = absolute(download(os.fspath(path)) if is_hub(path) else path)
+    file = local / OURS_IN_DIRECTORY
+    if local.is_dir() and file.exists() and HEADER in read_safetensors_metadata(file):
         return file
-    return found
+    return local
 
 
 def is_ours(path: epath.Path) -> bool:

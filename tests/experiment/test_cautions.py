@@ -1,4 +1,4 @@
-"""What would make a run's result worthless is said before it starts, and at its end."""
+"""What would make a run's result worthless is printed before it starts, and at its end."""
 
 import re
 from types import SimpleNamespace

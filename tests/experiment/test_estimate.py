@@ -1,4 +1,4 @@
-"""How long a run will take is said after two steps, where that is long."""
+"""The time that a run will take is printed after two steps, where that is long."""
 
 from types import SimpleNamespace
 
@@ -12,13 +12,13 @@ def lines(seconds_a_step, num_steps, **config):
     config = {'task': 'pretrain', 'max_images_seen': None} | config
     length = SimpleNamespace(num_steps=num_steps, steps_per_epoch=10)
     setup = SimpleNamespace(config=config_of(config), length=length)
-    said, now = [], [0.0]
-    finished = make_estimate(setup, said.append, lambda: now[0])
+    printed, now = [], [0.0]
+    finished = make_estimate(setup, printed.append, lambda: now[0])
     now[0] = 60.0  # the first step compiles
     for step in range(1, 5):
         finished(step)
         now[0] += seconds_a_step
-    return said
+    return printed
 
 
 def config_of(fields):
