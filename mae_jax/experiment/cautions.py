@@ -27,7 +27,7 @@ def cautions(setup: Setup) -> Iterator[str]:
     if config.batch_size > examples:
         yield (
             f'batch_size={config.batch_size} is larger than the data set ({examples:,} images), '
-            'which every step then sees whole and in part twice: choose a smaller one.'
+            'which it then repeats within a step: choose a smaller one.'
         )
     if length.num_steps < FEW_STEPS:
         yield (
