@@ -19,7 +19,7 @@ answer_interrupts()
 def run(code, handler=signal.SIG_DFL):
     """Exit status and what was printed."""
     done = subprocess.run(
-        [sys.executable, '-u', '-c', START + code],
+        [sys.executable, '-c', START + code],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

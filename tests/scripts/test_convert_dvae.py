@@ -30,7 +30,7 @@ def convert(*arguments: str | Path) -> tuple[int, str]:
         (folder / name / '__init__.py').write_text('raise SystemExit("it was imported")')
     path = os.pathsep.join([str(folder), str(ROOT), os.environ.get('PYTHONPATH', '')])
     process = subprocess.run(
-        [sys.executable, '-u', ROOT / 'scripts/convert_dvae.py', *arguments],
+        [sys.executable, ROOT / 'scripts/convert_dvae.py', *arguments],
         env=os.environ | {'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
