@@ -54,6 +54,7 @@ def test_the_compiler_counts_more_than_the_matrix_products(task):
 )
 def test_fine_tuning_equals_that_of_the_configs(variant, config):
     config = config.get_config()
+    config.model.dtype = 'bfloat16'
 
     class Source:
         num_classes = train_step.CLASSES
