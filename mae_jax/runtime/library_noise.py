@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import Any
 
+from absl import logging as absl_logging
+
 
 def silence_libraries() -> None:
     """Filters what libraries log about their own work; for the command line, never on import.
@@ -15,7 +17,7 @@ def silence_libraries() -> None:
     that is what the user reads.
     """
     warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
-    logging.getLogger('absl').addFilter(_is_not_from_orbax)
+    absl_logging.get_absl_logger().addFilter(_is_not_from_orbax)  # it names the caller's file
     for name in ('xla_bridge', 'distributed'):  # absent backends, starting services
         logging.getLogger(f'jax._src.{name}').setLevel(logging.WARNING)
     before = sys.unraisablehook
