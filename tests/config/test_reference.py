@@ -32,7 +32,7 @@ def test_no_field_of_a_task_is_missing(recipe):
 
 def test_later_sections_hold_what_differs():
     fields = {field.name: field.default for field in list_fields('finetune')}
-    assert fields['batch_size'] == 'unset' and fields['mix.mixup'] == '0.8'
+    assert fields['batch_size'] == 'unset' and fields['mix.switch_probability'] == '0.5'
     assert 'optimizer.b1' not in fields and 'model.patch_size' not in fields
     assert next(field for field in list_fields('knn') if field.name == 'knn.neighbours').comment
 

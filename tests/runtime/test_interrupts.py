@@ -83,6 +83,7 @@ def test_what_is_pressed_while_the_process_is_replaced_is_not_lost():
 
 def test_a_forked_process_does_not_answer_for_its_parent():
     code = (
+        'import warnings; warnings.simplefilter("ignore")  # Python 3.12 warns of a fork\n'
         'if not (child := os.fork()): press(); time.sleep(20)\n'
         'print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])); time.sleep(0.2)'
     )
