@@ -1,7 +1,7 @@
 # mae_jax for NVIDIA GPUs. The driver comes from the host (NVIDIA Container Toolkit), CUDA from pip.
 #
 #     docker build --tag mae_jax .
-#     docker run --rm --gpus all --shm-size=8g --volume /data:/data --volume "$PWD/runs:/work/runs" \
+#     docker run --rm --gpus all --shm-size=8g --volume /data:/data --volume "$PWD/runs:/workspace/runs" \
 #         mae_jax train folder --config.dataset.path=/data/photos
 FROM python:3.11-slim
 
@@ -9,7 +9,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev libjpeg62-turbo-dev \
     && rm -rf /var/lib/apt/lists/*
 
-WORKDIR /work
+WORKDIR /workspace
 COPY . /source
 RUN pip install --no-cache-dir '/source[cuda]' -c /source/constraints/oldest.txt
 

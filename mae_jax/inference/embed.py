@@ -16,7 +16,7 @@ from mae_jax.data.sources.files import FileSource
 from mae_jax.data.sources.listing import EXTENSIONS, images_below
 from mae_jax.data.sources.make import check_source
 from mae_jax.data.sources.protocol import Source
-from mae_jax.data.sources.splits import EVAL_SPLITS
+from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS
 from mae_jax.errors import UserError
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import replacing, writing
@@ -27,7 +27,7 @@ from mae_jax.models.vit import OUTPUTS
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.training import sharding
 
-SPLITS = ('train', *EVAL_SPLITS, 'training', 'valid', 'eval')
+SPLITS = (*TRAIN_SPLITS, *EVAL_SPLITS, 'eval')
 """Names of folders that hold a split, and are no classes."""
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Source

@@ -23,12 +23,11 @@ from mae_jax.data.sources.listing import (
     text,
 )
 from mae_jax.data.sources.protocol import Example
-from mae_jax.data.sources.splits import EVAL_SPLITS
+from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_bytes, reason
 from mae_jax.files.paths import similar_path
 
-TRAIN_SPLITS = ('train', 'training')
 HELD_OUT = 20
 """Where a folder has no evaluation split, one image of this many is kept for evaluation."""
 

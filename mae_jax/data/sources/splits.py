@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from mae_jax.errors import UserError
 
+TRAIN_SPLITS = ('train', 'training')
 EVAL_SPLITS = ('validation', 'val', 'valid', 'test')
 
 
