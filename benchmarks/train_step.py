@@ -35,6 +35,7 @@ from measure import (
     rates,
 )
 
+from mae_jax.errors import brief
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.transformer import ATTENTION
@@ -235,7 +236,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         '--peers', nargs='*', choices=torch_peers.PEERS, help='default: all that are installed'
     )
     parser.add_argument('--remat', default='none', choices=['none', 'block', 'dots'])
-    parser.add_argument('--attention', default='plain', choices=ATTENTION, help='of mae_jax')
+    parser.add_argument(
+        '--attention', nargs='+', default=['plain'], choices=ATTENTION, help='of mae_jax'
+    )
     args = parser.parse_args(argv)
 
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # the peers need memory too
@@ -243,14 +246,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     steps = args.steps or (1 if jax.default_backend() == 'cpu' else 10)
     peers = torch_peers.available(args.task) if args.peers is None else args.peers
     make = make_task if args.task == 'pretrain' else make_finetuning
-    contenders = []
+    contenders, refused = [], []
     for dtype in args.dtypes:
-        task = make(
-            args.variant, args.image_size, dtype, remat=args.remat, attention=args.attention
-        )
-        recipe = make_recipe(task, args.variant)
-        batch = make_batch(task, args.batch_size * jax.device_count())
-        contenders.append(ours(task, batch, recipe, steps))
+        for attention in args.attention:
+            fields = {'remat': args.remat, 'attention': attention}
+            task = make(args.variant, args.image_size, dtype, **fields)
+            recipe = make_recipe(task, args.variant)
+            batch = make_batch(task, args.batch_size * jax.device_count())
+            name = 'mae_jax' if len(args.attention) == 1 else f'mae_jax, {attention} attention'
+            try:
+                contenders.append(ours(task, batch, recipe, steps)._replace(name=name))
+            except NotImplementedError as error:  # lengths or dtypes that a kernel lacks
+                refused.append(f'{name}, {dtype}: not measured ({brief(error)})')
         batch = make_batch(task, args.batch_size)
         contenders += [torch_peers.peer(task, batch, name, recipe, steps) for name in peers]
     flops = task.flops_per_image()
@@ -259,6 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f'{flops / 1e9:.1f} GFLOP an image in matrix products, forward and backward, by formula; '
         f'{xla_flops(task, recipe) / 1e9:.1f} in all by XLA'
     )
+    notes += refused
     if not peers:
         notes.append('no peer was measured')
     print(f'{args.variant} {args.task}, batch {args.batch_size}, {args.image_size} px\n')
