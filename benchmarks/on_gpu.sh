@@ -5,11 +5,10 @@
 #   benchmarks/on_gpu.sh --rehearse REPORT.md        the same on a CPU, with a tiny model
 #
 # For a machine that has jax with CUDA, PyTorch and transformers, but no network. Packages that it
-# lacks come from FOLDER, which is filled where there is a network:
-#   pip download --no-deps --only-binary=:all: --python-version=3.12 \
-#     --platform=manylinux_2_28_x86_64 --platform=manylinux2014_x86_64 --dest=FOLDER \
-#     array_record clu etils grain importlib_resources jaxtyping wadler_lindig ml_collections \
-#     tensorboardX tensorflow_datasets tifffile cloudpickle more_itertools pytest iniconfig pluggy
+# lacks come from FOLDER, 9 MB, which the machine's version of Python fills where there is one:
+#   python3.12 -m pip wheel --no-deps -w FOLDER absl-py array_record beartype cloudpickle clu etils \
+#     grain importlib_resources iniconfig jaxtyping ml_collections more_itertools pluggy portpicker \
+#     protobuf psutil pytest PyYAML tensorboardX tifffile tqdm wadler_lindig wrapt
 #
 # Environment: PYTHON=python3.
 set -euo pipefail

@@ -9,6 +9,7 @@ import gpu_report
 import kernels
 import pytest
 from gpu_report import ROOT, Failed, Section
+from helpers.environment import xla_flags
 
 
 def test_a_failed_section_is_in_the_report_and_the_next_still_runs(tmp_path, monkeypatch):
@@ -16,12 +17,12 @@ def test_a_failed_section_is_in_the_report_and_the_next_still_runs(tmp_path, mon
         return commands.python('-c', 'print("half"); raise SystemExit("no such device")')
 
     def slow(commands):
-        return commands.python('-c', 'import time; print("begun", flush=True); time.sleep(60)')
+        return commands.python('-c', 'import time; print("begun", flush=True); time.sleep(600)')
 
     def works(commands):
         return commands.python('-c', 'print("| 1 |")')
 
-    sections = [Section('A', 60, fails), Section('B', 2, slow), Section('C', 60, works)]
+    sections = [Section('A', 60, fails), Section('B', 0.5, slow), Section('C', 60, works)]
     monkeypatch.setattr(gpu_report, 'sections', lambda: sections)
     monkeypatch.setattr(sys, 'argv', ['gpu_report.py', '--rehearse', str(tmp_path / 'report.md')])
     with pytest.raises(SystemExit, match=r'2 section\(s\) failed'):
@@ -78,7 +79,7 @@ def test_kernels_of_all_streams_add_up_by_name():
 @pytest.mark.slow
 def test_a_rehearsal_on_a_cpu_writes_every_section(tmp_path):
     report = tmp_path / 'report.md'
-    environment = os.environ | {'PYTHON': sys.executable, 'XLA_FLAGS': ''}
+    environment = os.environ | {'PYTHON': sys.executable, 'XLA_FLAGS': xla_flags()}
     command = ['bash', 'benchmarks/on_gpu.sh', '--rehearse', str(report)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     text = report.read_text()
