@@ -1,6 +1,7 @@
 """Links, commands and code in README.md, docs/ and the notebooks are those of the package."""
 
 import configparser
+import os
 import re
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def test_every_command_is_one_that_the_program_takes(command, monkeypatch):
     elif program == 'launch/local.sh':
         assert (ROOT / program).exists() and arguments[0].isdecimal()
         check_ours(['train', *arguments[1:]], 'main.py')
+    elif program.startswith('benchmarks/'):
+        assert os.access(ROOT / program, os.X_OK)
     else:
         assert program in OTHERS
 
