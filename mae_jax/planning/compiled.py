@@ -1,8 +1,9 @@
 """Derives from the text of a compiled step what it communicates, costs, and must not contain."""
 
+import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from mae_jax.planning.hlo import Array, Execution, Instruction, Program
@@ -17,21 +18,26 @@ COLLECTIVES = (
     'collective-broadcast',
 )
 HOST_TRANSFERS = ('infeed', 'outfeed', 'send', 'recv')
+MODULES = 'encoder', 'decoder'
 PARTS = (
-    'attention projections',
-    'attention outside projections',
+    'attention: projections',
+    'attention: all else',
     'MLP',
     'norms',
-    'embedding and the rest',
+    'embedding, shuffling, residuals',
 )
-"""Parts of encoder and decoder."""
+"""Parts of each module."""
+OUTSIDE = 'sums over micro-batches', 'optimiser', 'loss and the rest'
+"""Parts of no module."""
 
 
 class Collective(NamedTuple):
-    """Describes the collectives of one kind, dtype and place, all of which a step executes."""
+    """Describes the collectives of a step that agree in kind, dtype, devices and place."""
 
     kind: str
     dtype: str
+    group: int
+    """Number of devices that take part in one; 0 for all."""
     times: int
     """Executions in a step."""
     size: int
@@ -45,24 +51,24 @@ def find_collectives(program: Program) -> list[Collective]:
     times, sizes, seen = Counter(), Counter(), set()
     for execution in program.executed():
         place = _place(execution.loops)
-        for kind, channel, arrays in _collectives_of(program, execution):
-            identity = kind, channel, *arrays
+        for kind, each, arrays in _collectives_of(program, execution):
+            identity = kind, _channel(each), *arrays
             if identity in seen:  # a piece of one that several fusions overlap with computation
                 continue
             seen.add(identity)
             for dtype in {array.dtype for array in arrays}:
-                key = kind, dtype, place
+                key = kind, dtype, _group(each), place
                 size = sum(array.size for array in arrays if array.dtype == dtype)
                 times[key] += execution.times
                 sizes[key] += execution.times * size
-    found = [Collective(*key[:2], times[key], size, key[2]) for key, size in sizes.items()]
-    return sorted(found, key=lambda collective: -collective.size)
+    found = [Collective(*key[:3], times[key], size, key[3]) for key, size in sizes.items()]
+    return sorted(found, key=lambda each: (-each.size, each))
 
 
 def _collectives_of(
     program: Program, execution: Execution
-) -> Iterator[tuple[str, str, list[Array]]]:
-    """Yields kind, channel and whole arrays of each collective of an instruction."""
+) -> Iterator[tuple[str, Instruction, list[Array]]]:
+    """Yields kind and whole arrays of each collective of an instruction."""
     instruction, scope = execution.instruction, program.computations[execution.computation]
     groups = [(scope, (instruction,))]
     if instruction.opcode == 'fusion':
@@ -74,7 +80,7 @@ def _collectives_of(
                 arrays = _whole_arrays(kind, each, scope)
                 # A reduction of which every device keeps its slice.
                 kind = 'reduce-scatter' if kind == 'all-reduce' and slices else kind
-                yield kind, _channel(each), arrays
+                yield kind, each, arrays
 
 
 def _kind(instruction: Instruction) -> str | None:
@@ -86,6 +92,19 @@ def _channel(instruction: Instruction) -> str:
     """Returns the number by which devices know a collective, or its name."""
     match = re.search(r'channel_id=(\d+)', instruction.text)
     return match[1] if match else instruction.name
+
+
+def _group(instruction: Instruction) -> int:
+    """Counts the devices of a group of a collective; XLA has three notations for groups."""
+    groups = instruction.text.partition('replica_groups=')[2]
+    if match := re.match(r'\{\{([\d,]+)\}', groups):
+        return len(match[1].split(','))
+    if match := re.match(r'\[\d+,(\d+)\]<=', groups):
+        return int(match[1])
+    if match := re.match(r'mesh\[(.*?)\] ?\{(.*?)\}', groups):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
+    return 0
 
 
 def _whole_arrays(
@@ -118,8 +137,8 @@ def count_cycles(program: Program) -> dict[tuple[str, str], int]:
     """Adds up XLA's estimated cycles of a step by module and part.
 
     Returns:
-      ('encoder' | 'decoder' | '', part) -> cycles; parts of no module are 'optimizer' and 'rest'.
-      Empty where the program states no cycles, as for GPUs.
+      (one of `MODULES`, one of `PARTS`) or ('', one of `OUTSIDE`) -> cycles. Empty where the
+      program states none, as for GPUs.
     """
     cycles = defaultdict(int)
     for instruction, times, _, _ in program.executed():
@@ -129,11 +148,13 @@ def count_cycles(program: Program) -> dict[tuple[str, str], int]:
 
 
 def part_of(op_name: str) -> tuple[str, str]:
-    """Returns the module and the part of it that an operation belongs to, by its path of scopes."""
+    """Returns module and part that an operation belongs to, by its path of scopes."""
     scopes = re.split(r'[/()]+', op_name)
-    module = next((scope for scope in scopes if scope in ('encoder', 'decoder')), '')
+    module = next((scope for scope in scopes if scope in MODULES), '')
     if not module:
-        return '', 'optimizer' if OPTIMIZER in scopes else 'rest'
+        if re.search(rf'\b{ACCUMULATE}/while/body/closed_call/add$', op_name):
+            return '', OUTSIDE[0]
+        return '', OUTSIDE[1 if OPTIMIZER in scopes else 2]
     if 'attention' in scopes:
         return module, PARTS[0 if {'qkv', 'proj'} & set(scopes) else 1]
     if 'mlp' in scopes:
@@ -170,17 +191,3 @@ def count_donated(program: Program) -> int:
     """Returns how many arrays of the result reuse the memory of an argument."""
     match = re.search(r'input_output_alias=\{(.*?)\},? (?=entry_|\w+=|$)', program.header)
     return len(re.findall(r'(?:may|must)-alias', match[1])) if match else 0
-
-
-def total_size(collectives: list[Collective], **fields: str) -> int:
-    """Adds up the bytes of the collectives with these fields."""
-    return sum(
-        each.size
-        for each in collectives
-        if all(getattr(each, name) == value for name, value in fields.items())
-    )
-
-
-def share(cycles: Mapping[tuple[str, str], int], key: tuple[str, str]) -> float:
-    """Returns the share of a part in all cycles."""
-    return cycles.get(key, 0) / sum(cycles.values())

@@ -106,6 +106,11 @@ class Program:
             return None
         return int(bounds[1].arguments) if bounds[1].opcode == 'constant' else None
 
+    def count_unknown_loops(self) -> int:
+        """Counts the loops whose length is not stated; their bodies count as executed once."""
+        loops = [each for each in self.executed() if each.instruction.opcode == 'while']
+        return sum(self.trip_count(each.instruction) is None for each in loops)
+
     def _executed(
         self, computation: str, times: int, loops: tuple[Instruction, ...]
     ) -> Iterator[Execution]:

@@ -1,5 +1,6 @@
 """Formats a plan as the text that `mae-jax plan` prints."""
 
+import textwrap
 from collections.abc import Sequence
 
 from mae_jax.planning.plan import GIB, Data, Plan, estimate_speed, find_change, fits
@@ -26,7 +27,8 @@ def _run_lines(plan: Plan, data: Data) -> list[str]:
     ]
     if data.problem:
         problem = data.problem.split(';')[0].rstrip('.')
-        lines.append(f"            (ImageNet's number, or give --examples: {problem})")
+        note = f"(ImageNet's number, or give --examples: {problem})"
+        lines += textwrap.wrap(note, 80, initial_indent=' ' * 12, subsequent_indent=' ' * 12)
     return lines
 
 

@@ -21,19 +21,19 @@ entry_computation_layout={(f32[8]{0})->f32[8]{0}}
 %all-reduce-scatter.1 (input: f32[64,128], more: f32[32]) -> (f32[16,128], f32[8]) {
   %input = f32[64,128]{1,0:T(8,128)S(1)} parameter(0)
   %more = f32[32]{0:T(128)} parameter(1)
-  %all-reduce.1 = (f32[64,128]{1,0:T(8,128)}, f32[32]{0}) all-reduce(%input, %more), channel_id=7, to_apply=%add
+  %all-reduce.1 = (f32[64,128]{1,0:T(8,128)}, f32[32]{0}) all-reduce(%input, %more), channel_id=7, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
   %dynamic-slice.1 = f32[16,128]{1,0} dynamic-slice(%all-reduce.1), dynamic_slice_sizes={16,128}
   ROOT %result = (f32[16,128]{1,0}, f32[8]{0}) tuple(%dynamic-slice.1)
 }
 
 %piece.1 (p: bf16[16,128]) -> bf16[64,128] {
   %p = bf16[16,128]{1,0} parameter(0)
-  ROOT %all-gather.1 = bf16[64,128]{1,0} all-gather(%p), channel_id=3, dimensions={0}
+  ROOT %all-gather.1 = bf16[64,128]{1,0} all-gather(%p), channel_id=3, replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}, dimensions={0}
 }
 
 %piece.2 (p: bf16[16,128]) -> bf16[64,128] {
   %p = bf16[16,128]{1,0} parameter(0)
-  ROOT %all-gather.2 = bf16[64,128]{1,0} all-gather(%p), channel_id=3, dimensions={0}
+  ROOT %all-gather.2 = bf16[64,128]{1,0} all-gather(%p), channel_id=3, replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}, dimensions={0}
 }
 
 %work (p: bf16[64,128]) -> f32[8] {
@@ -63,7 +63,7 @@ entry_computation_layout={(f32[8]{0})->f32[8]{0}}
 ENTRY %main (p0: f32[8]) -> f32[8] {
   %p0 = f32[8]{0} parameter(0)
   %loop = (s32[]) while(%t), condition=%condition, body=%body, metadata={op_name="jit(step)/accumulate/while"}, backend_config={"estimated_cycles":"9999"}
-  %loss = (f32[]{:T(128)}, bf16[2]{0}) all-reduce(%p0, %q), channel_id=1, to_apply=%add
+  %loss = (f32[]{:T(128)}, bf16[2]{0}) all-reduce(%p0, %q), channel_id=1, replica_groups=[1,8]<=[8], to_apply=%add
   %scattered = (f32[16,128]{1,0}, f32[8]{0}) fusion(%p0, %p0), kind=kCustom, calls=%all-reduce-scatter.1
   ROOT %update = f32[8]{0} fusion(%p0), kind=kLoop, calls=%work, metadata={op_name="jit(step)/optimizer/add"}, backend_config={"estimated_cycles":"40"}
 }
@@ -73,11 +73,11 @@ ENTRY %main (p0: f32[8]) -> f32[8] {
 def test_collectives_are_counted_with_their_bytes_and_their_place():
     assert find_collectives(parse(LOOP)) == [
         # Two fusions overlap one gather with computation; the loop runs four times.
-        Collective('all-gather', 'bf16', 4, 4 * 64 * 128 * 2, 'accumulation loop'),
+        Collective('all-gather', 'bf16', 2, 4, 4 * 64 * 128 * 2, 'accumulation loop'),
         # A reduction within a fusion that keeps a slice.
-        Collective('reduce-scatter', 'f32', 1, 4 * (64 * 128 + 32), 'once a step'),
-        Collective('all-reduce', 'f32', 1, 4, 'once a step'),
-        Collective('all-reduce', 'bf16', 1, 4, 'once a step'),
+        Collective('reduce-scatter', 'f32', 4, 1, 4 * (64 * 128 + 32), 'once a step'),
+        Collective('all-reduce', 'bf16', 8, 1, 4, 'once a step'),
+        Collective('all-reduce', 'f32', 8, 1, 4, 'once a step'),
     ]
 
 
@@ -99,7 +99,9 @@ ENTRY %main (p0: f32[8]) -> f32[8] {
 
 
 def test_asynchronous_collectives_count_once_with_their_results():
-    found = {each[:2]: each.size for each in find_collectives(parse(ASYNCHRONOUS))}
+    collectives = find_collectives(parse(ASYNCHRONOUS))
+    assert {each.group for each in collectives} == {0}  # all
+    found = {each[:2]: each.size for each in collectives}
     assert found == {
         ('all-reduce', 'f32'): 32,
         ('all-reduce', 'bf16'): 8,
@@ -114,7 +116,7 @@ def test_cycles_are_those_of_the_instructions_times_their_loops():
     assert count_cycles(parse(LOOP)) == {
         ('encoder', 'MLP'): 400,
         ('encoder', 'norms'): 60,  # 4 x 3 x 5
-        ('', 'optimizer'): 40,
+        ('', 'optimiser'): 40,
     }
 
 
@@ -122,19 +124,20 @@ def test_cycles_are_those_of_the_instructions_times_their_loops():
     ('op_name', 'part'),
     [
         ('jit(step)/jvp(MAE)/encoder/blocks/blocks._loop/block_0/attention/qkv/dot_general',
-         ('encoder', 'attention projections')),
+         ('encoder', 'attention: projections')),
         ('jit(step)/transpose(jvp(MAE))/decoder/blocks/block_3/attention/proj/reduce_sum',
-         ('decoder', 'attention projections')),
+         ('decoder', 'attention: projections')),
         ('jit(step)/jvp(MAE)/decoder/blocks/block_3/attention/attention._plain/sub',
-         ('decoder', 'attention outside projections')),
+         ('decoder', 'attention: all else')),
         ('jit(step)/jvp(MAE)/encoder/blocks/while/body/closed_call/Block/mlp/fc1/dot_general',
          ('encoder', 'MLP')),
         ('jit(step)/jvp(MAE)/encoder/norm/rsqrt', ('encoder', 'norms')),
         ('jit(step)/jvp(MAE)/decoder/blocks/block_0/norm2/mul', ('decoder', 'norms')),
-        ('jit(step)/jvp(MAE)/decoder/head/dot_general', ('decoder', 'embedding and the rest')),
-        ('jit(step)/optimizer/mul', ('', 'optimizer')),
-        ('jit(step)/jvp(MAE)/MAE._errors/reduce_sum', ('', 'rest')),
-        ('', ('', 'rest')),
+        ('jit(step)/jvp(MAE)/decoder/head/dot_general', ('decoder', 'embedding, shuffling, residuals')),
+        ('jit(step)/accumulate/while/body/closed_call/add', ('', 'sums over micro-batches')),
+        ('jit(step)/optimizer/mul', ('', 'optimiser')),
+        ('jit(step)/jvp(MAE)/MAE._errors/reduce_sum', ('', 'loss and the rest')),
+        ('', ('', 'loss and the rest')),
     ],
 )  # fmt: skip
 def test_operations_belong_to_parts_of_the_model(op_name, part):

@@ -62,6 +62,41 @@ def test_a_loops_instructions_are_executed_as_often_as_the_loops_around_them():
     assert [each.name for each in inside] == ['param_0.1', 'convert.1']
 
 
+def test_a_loops_length_is_stated_by_the_compiler_or_by_its_condition():
+    def program(condition: str, config: str = '') -> str:
+        return f"""HloModule m
+
+%body (a: (s32[])) -> (s32[]) {{
+  ROOT %a = (s32[]) parameter(0)
+}}
+
+%condition (a: (s32[])) -> pred[] {{
+  %a = (s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%a), index=0
+  %n = s32[]{{:T(128)}} constant(6)
+  ROOT %c = pred[] compare({condition}
+}}
+
+ENTRY %main (p: (s32[])) -> (s32[]) {{
+  %p = (s32[]) parameter(0)
+  ROOT %w = (s32[]) while(%p), condition=%condition, body=%body{config}
+}}
+"""
+
+    stated = ', backend_config={"known_trip_count":{"n":"3"}}'
+    texts = [
+        program('%i, %n), direction=LT'),
+        program('%i, %n), direction=LT', stated),
+        program('%i, %i), direction=LT'),
+        program('%i, %n), direction=NE'),
+    ]
+    programs = [parse(text) for text in texts]
+    loops = [program.computations['main'][1] for program in programs]
+    counts = [program.trip_count(w) for program, w in zip(programs, loops, strict=True)]
+    assert counts == [6, 3, None, None]
+    assert [program.count_unknown_loops() for program in programs] == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ('dtype', 'size'),
     [('f32', 24), ('bf16', 12), ('pred', 6), ('s8', 6), ('f8e4m3fn', 6), ('u64', 48), ('s4', 3)],
