@@ -93,7 +93,7 @@ def assert_reduces_each_gradient_once(step: Step, accumulate: int) -> None:
     often = elements(step, kind='all-reduce') - elements(
         step, kind='all-reduce', place='once a step'
     )
-    assert often < 0.01 * once * accumulate  # the loss, a mask token
+    assert often <= accumulate * 200  # the loss; the mask token, which has 128
 
 
 def assert_gathers_in_bfloat16(step: Step, accumulate: int) -> None:
