@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
+from ml_collections import ConfigDict
 
 from mae_jax.checkpoints.find import read_meta
 from mae_jax.checkpoints.manager import Checkpoints
@@ -23,6 +25,7 @@ from mae_jax.training import sharding
 from mae_jax.training.loop import Hook, Intervals, Recorder, Saver, Supervision, train
 from mae_jax.training.metrics import MetricsWriter
 from mae_jax.training.state import TrainState, jit_step, make_step
+from mae_jax.training.task import Task
 from mae_jax.training.throughput import Throughput
 
 PICTURES = 4
@@ -50,7 +53,7 @@ def train_to_end(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> T
         writer.say('compiling the step ...')
         state = train(
             state,
-            jit_step(make_run_step(setup), mesh, state),
+            jit_step(make_run_step(config, setup.task, setup.optimizer), mesh, state),
             batches,
             Intervals(
                 num_steps=length.num_steps,
@@ -72,12 +75,13 @@ def every(setup: Setup, steps: int | None) -> int:
     return interval(steps, setup.length, once=setup.task.caches_features)
 
 
-def make_run_step(setup: Setup) -> Callable:
-    """Makes the pure update (state, batch) -> (state, metrics)."""
-    config, task = setup.config, setup.task
+def make_run_step(
+    config: ConfigDict, task: Task, optimizer: optax.GradientTransformation
+) -> Callable:
+    """Makes the pure update (state, batch) -> (state, metrics) of a config in which all is set."""
     return make_step(
         task,
-        setup.optimizer,
+        optimizer,
         seed=config.seed,
         accumulate=task.micro_batches(config),
         ema_decay=task.ema_decay,

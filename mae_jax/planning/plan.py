@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, Mesh
 
 from mae_jax.config.data import make_source_of
 from mae_jax.config.length import Length, make_learning_rate, make_length
@@ -22,7 +22,7 @@ from mae_jax.errors import UserError
 from mae_jax.experiment.run import EVALUATIONS
 from mae_jax.experiment.setup import check_batch, check_fields
 from mae_jax.planning.memory import Memory, count_memory
-from mae_jax.runtime.chips import Chip
+from mae_jax.runtime.chips import Chip, usable_share
 from mae_jax.tasks import make_task
 from mae_jax.training import sharding as mesh_lib
 from mae_jax.training.optimizer import split_params
@@ -31,8 +31,6 @@ from mae_jax.training.task import Batch, Task
 
 GIB = 2**30
 IMAGENET_CLASSES = 1000
-FILL = 0.9
-"""Share of a device's memory that a run can use; XLA and the system need the rest."""
 MIN_ROWS = 8
 """Fewest images of a micro-batch on one device that keep it busy, not waiting for its memory."""
 
@@ -70,6 +68,22 @@ class Plan(NamedTuple):
         return self.batch_size // (self.mesh.size * self.accumulate)
 
 
+class Run(NamedTuple):
+    """Holds what a run consists of on a mesh, as far as its step depends on it."""
+
+    config: ml_collections.ConfigDict
+    """Nothing in it is left to choose."""
+    mesh: Mesh | AbstractMesh
+    task: Task
+    length: Length
+    optimizer: optax.GradientTransformation
+
+    @property
+    def state(self) -> TrainState:
+        """Returns shapes and shardings of the state."""
+        return abstract_state(self.task, self.optimizer, self.mesh, ema_decay=self.task.ema_decay)
+
+
 class Speed(NamedTuple):
     """Holds how fast a plan runs on a chip."""
 
@@ -93,6 +107,24 @@ def find_data(config: ml_collections.ConfigDict, examples: int | None = None) ->
     return Data(examples or len(source), source.num_classes)
 
 
+def make_run(config: ml_collections.ConfigDict, mesh: Mesh | AbstractMesh, data: Data) -> Run:
+    """Makes the parts of a run on a mesh, as an accelerator would choose what is unset.
+
+    Raises:
+      UserError: a field does not work, at all or on that mesh.
+    """
+    check_fields(config)
+    width = make_architecture(config.model)['width']
+    config = choose(config, examples=data.examples, width=width, devices=mesh.size)
+    if config.model.dtype == 'auto':
+        config.model.dtype = 'bfloat16'
+    check_batch(config, mesh)
+    task = make_task(config, SimpleNamespace(num_classes=data.num_classes))
+    length = make_length(config, data.examples)
+    optimizer = task.make_optimizer(config.optimizer, make_learning_rate(config, length))
+    return Run(config, mesh, task, length, optimizer)
+
+
 def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Plan:
     """Plans the run of a config on a number of devices.
 
@@ -103,29 +135,20 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
         raise UserError(f'{data.examples} examples on {devices} devices: give at least 1 of each.')
     if config.task in EVALUATIONS:
         raise UserError(f"task='{config.task}' trains nothing: there is nothing to plan.")
-    check_fields(config)
-    mesh = mesh_lib.planned_mesh(devices, config.mesh.fsdp)
-    width = make_architecture(config.model)['width']
-    config = choose(config, examples=data.examples, width=width, devices=devices)
-    if config.model.dtype == 'auto':
-        config.model.dtype = 'bfloat16'  # as an accelerator chooses
-    check_batch(config, mesh)
-    task = make_task(config, SimpleNamespace(num_classes=data.num_classes))
-    length = make_length(config, data.examples)
-    tx = task.make_optimizer(config.optimizer, make_learning_rate(config, length))
-    state = abstract_state(task, tx, mesh, ema_decay=task.ema_decay)
+    run = make_run(config, mesh_lib.planned_mesh(devices, config.mesh.fsdp), data)
+    config, task, state = run.config, run.task, run.state
     batch, accumulate = loaded_batch(config, task), task.micro_batches(config)
     return Plan(
         parameters={name: count_elements(tree) for name, tree in state.params.items()},
         trained=count_elements(split_params(state.params, task.is_trained)[0]),
-        mesh=mesh,
+        mesh=run.mesh,
         batch_size=config.batch_size,
         accumulate=accumulate,
         remat=task.model.remat,
-        length=length,
-        memory=count_memory(task, state, batch, mesh, accumulate),
+        length=run.length,
+        memory=count_memory(task, state, batch, run.mesh, accumulate),
         product_flops=task.flops_per_image() * config.batch_size,
-        xla_flops=count_xla_flops(task, tx, state, batch),
+        xla_flops=count_xla_flops(task, run.optimizer, state, batch),
     )
 
 
@@ -175,9 +198,14 @@ def estimate_speed(plan: Plan, chip: Chip, mfu: float) -> Speed:
     return Speed(seconds, plan.batch_size / seconds, days)
 
 
+def usable_bytes(chip: Chip) -> float:
+    """Returns the bytes of a chip's memory that a run can use."""
+    return usable_share(chip) * chip.memory * GIB
+
+
 def fits(plan: Plan, chip: Chip) -> bool:
     """Returns whether the chip has enough memory."""
-    return plan.memory.total <= FILL * chip.memory * GIB
+    return plan.memory.total <= usable_bytes(chip)
 
 
 def find_change(plan: Plan, chip: Chip) -> tuple[int, int, float] | None:
@@ -199,7 +227,7 @@ def find_change(plan: Plan, chip: Chip) -> tuple[int, int, float] | None:
                 copies = memory.parameters  # gathered
             activations = memory.activations * plan.accumulate / accumulate
             needed = state * current / fsdp + copies + memory.batch + activations
-            if needed <= FILL * chip.memory * GIB:
+            if needed <= usable_bytes(chip):
                 return fsdp, accumulate, needed
     return None
 

@@ -1,9 +1,10 @@
 """Formats a plan as the text that `mae-jax plan` prints."""
 
+import textwrap
 from collections.abc import Sequence
 
-from mae_jax.planning.plan import FILL, GIB, Data, Plan, estimate_speed, find_change, fits
-from mae_jax.runtime.chips import Chip
+from mae_jax.planning.plan import GIB, Data, Plan, estimate_speed, find_change, fits
+from mae_jax.runtime.chips import MEMORY_VARIABLES, Chip, usable_share
 
 
 def format_plan(plan: Plan, data: Data) -> str:
@@ -26,7 +27,8 @@ def _run_lines(plan: Plan, data: Data) -> list[str]:
     ]
     if data.problem:
         problem = data.problem.split(';')[0].rstrip('.')
-        lines.append(f"            (ImageNet's number, or give --examples: {problem})")
+        note = f"(ImageNet's number, or give --examples: {problem})"
+        lines += textwrap.wrap(note, 80, initial_indent=' ' * 12, subsequent_indent=' ' * 12)
     return lines
 
 
@@ -71,9 +73,10 @@ def format_chips(plan: Plan, chips: Sequence[Chip], mfu: float) -> str:
 
 def format_warning(plan: Plan, chip: Chip) -> str:
     """Formats the warning that a run does not fit on a chip, with what to change."""
+    variable = f' ({MEMORY_VARIABLES[-1]})' if chip.is_gpu else ''
     warning = (
-        f'warning: {chip.name} has {chip.memory} GiB, of which a run can use {FILL:.0%}, and this '
-        f'takes {plan.memory.total / GIB:.1f}: '
+        f'warning: {chip.name} has {chip.memory} GiB, of which a run can use '
+        f'{usable_share(chip):.0%}{variable}, and this takes {plan.memory.total / GIB:.1f}: '
     )
     remat = '' if plan.remat == 'block' else 'try model.remat=block, or '
     change = find_change(plan, chip)

@@ -1,9 +1,11 @@
-"""Keeps the messages of Orbax, TensorStore and JAX's start from the console of a command."""
+"""Keeps messages of Orbax, TensorStore, libtpu and JAX's start from the console of a command."""
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from absl import logging as absl_logging
@@ -27,6 +29,23 @@ def silence_libraries() -> None:
             before(unraisable)
 
     sys.unraisablehook = report_unless_late
+
+
+@contextlib.contextmanager
+def discarded_stderr() -> Iterator[None]:
+    """Discards what the process writes to standard error meanwhile, native code included.
+
+    libtpu logs dozens of lines wherever there is no TPU, and takes no flag against it.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, 'wb') as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:

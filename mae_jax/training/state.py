@@ -17,6 +17,10 @@ from mae_jax.training.task import Task
 
 Metrics = dict[str, jax.Array]
 
+ACCUMULATE, OPTIMIZER = 'accumulate', 'optimizer'
+"""Scopes by which profiles and `mae-jax plan --compile` know the loop over micro-batches, and the
+update."""
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -147,13 +151,14 @@ def make_step(
         gradient = accumulated(jax.grad(loss, has_aux=True), accumulate)
         batch = task.prepare(batch, key)  # draws for the whole batch, before it is split
         grads, (metrics, model_state) = gradient(trained, state.model_state, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        metrics |= {
-            'grad_norm': optax.tree.norm(grads),
-            'update_norm': optax.tree.norm(updates),
-            'param_norm': optax.tree.norm(trained),
-        }
-        trained = optax.apply_updates(trained, updates)
+        with jax.named_scope(OPTIMIZER):
+            updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+            metrics |= {
+                'grad_norm': optax.tree.norm(grads),
+                'update_norm': optax.tree.norm(updates),
+                'param_norm': optax.tree.norm(trained),
+            }
+            trained = optax.apply_updates(trained, updates)
         before = state
         state = state.replace(
             step=state.step + 1,
@@ -208,7 +213,8 @@ def accumulated(gradient: Callable, micro_batches: int) -> Callable:
         first = jax.tree.map(lambda x: x[0], micro)
         shapes = jax.eval_shape(gradient, trained, model_state, first[1], key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
-        (total, model_state), _ = jax.lax.scan(add, (zeros, model_state), micro)
+        with jax.named_scope(ACCUMULATE):
+            (total, model_state), _ = jax.lax.scan(add, (zeros, model_state), micro)
         grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
         return grads, (metrics, model_state)
 

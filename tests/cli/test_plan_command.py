@@ -68,6 +68,44 @@ def test_a_mistake_is_one_sentence(printed, arguments, message):
     assert message in str(error.value) and '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('--compile',), '--compile takes one chip and its topology'),
+        (('--compile', '--chip', 'v5e'), '--compile takes one chip and its topology'),
+        (('--compile', '--chip', 'v5e', 'v4', '--topology=2x2'), '--compile takes one chip'),
+        (('--compile', '--chip', 'v5e', '--topology=2x2', '--devices=4'), 'and no --devices'),
+        (('--topology=2x2', '--devices=4'), '--topology works with --compile alone'),
+        (('--compile', '--chip', 'h100', '--topology=8'), '--compile does not know h100'),
+    ],
+)
+def test_what_does_not_go_with_compiling_is_one_sentence(printed, arguments, message):
+    with pytest.raises(UserError) as error:
+        printed('--config=configs/vit_huge.py', '--examples=1000', *arguments)
+    assert message in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_step_is_compiled_for_tpus_that_are_not_there():
+    pytest.importorskip('libtpu')
+    arguments = ('--compile', '--chip', 'v5e', '--topology', '2x2', '--examples=1000')
+    sizes = (*SMALL, 'model.heads=4', 'model.dtype=bfloat16', 'batch_size=8', 'num_steps=9')
+    done = subprocess.run(
+        [sys.executable, '-m', 'mae_jax', 'plan', 'vit_base', *arguments, '--set', *sizes],
+        cwd=ROOT,
+        env=os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': ''},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stderr == 'compiling, which takes a few minutes ...\n'
+    )  # libtpu's lines are not shown
+    assert 'compiled for v5e:2x2' in done.stdout and 'once a step' in done.stdout
+    assert 'MFU' in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
+
+
 @pytest.mark.slow
 def test_vit_huge_is_planned_without_an_accelerator():
     done = subprocess.run(

@@ -1,0 +1,97 @@
+"""Formats what a compiled step holds, communicates and costs, for `mae-jax plan --compile`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from mae_jax.planning.compiled import (
+    MODULES,
+    OUTSIDE,
+    PARTS,
+    Collective,
+    count_cycles,
+    find_collectives,
+)
+from mae_jax.planning.hlo import parse
+from mae_jax.planning.plan import GIB, Plan
+from mae_jax.runtime.chips import Chip
+
+MIB = 2**20
+SMALL = MIB / 100
+"""Bytes below which collectives share a line."""
+
+
+def format_compiled(plan: Plan, chip: Chip, topology: str, compiled: jax.stages.Compiled) -> str:
+    """Formats memory, collectives and XLA's own estimate of the speed."""
+    program = parse(compiled.as_text())
+    lines = [
+        '',
+        f'compiled for {chip.name}:{topology}',
+        '',
+        *_memory_lines(compiled.memory_analysis(), chip),
+        '',
+        *_collective_lines(find_collectives(program)),
+    ]
+    if unknown := program.count_unknown_loops():
+        lines.append(f'(each of {unknown} loops, whose length XLA does not state, counts once)')
+    if (cycles := count_cycles(program)) and chip.clock:
+        lines += ['', *_cycle_lines(cycles), '', *_speed_lines(plan, chip, sum(cycles.values()))]
+    return '\n'.join(lines)
+
+
+def _memory_lines(memory: Any, chip: Chip) -> list[str]:
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    sizes = {
+        'parameters, optimiser state and batch': memory.argument_size_in_bytes,
+        'results that do not replace those': results,
+        'temporary: activations, gradients, copies of weights': memory.temp_size_in_bytes,
+        'program': memory.generated_code_size_in_bytes,
+    }
+    sizes[f'in all, of {chip.memory}'] = sum(sizes.values())
+    lines = [f'{size / GIB:10.2f}  {name}' for name, size in sizes.items()]
+    return ['memory of a device as compiled, GiB', *lines]
+
+
+def _collective_lines(collectives: list[Collective]) -> list[str]:
+    large = [each for each in collectives if each.size >= SMALL]
+    lines = [
+        f'{each.size / MIB:10,.2f}  {each.times:>5} x  {each.kind:<20}{each.dtype:<6}'
+        f'{each.group or "all":>3} devices  {each.place}'
+        for each in large
+    ]
+    small = [each for each in collectives if each.size < SMALL]
+    if small:
+        size, times = sum(each.size for each in small), sum(each.times for each in small)
+        lines.append(f'{size / MIB:10,.2f}  {times:>5} x  small ones')
+    return ['collectives of a step, MiB of whole arrays', *(lines or ['      none'])]
+
+
+def _cycle_lines(cycles: Mapping[tuple[str, str], int]) -> list[str]:
+    total = sum(cycles.values())
+
+    def row(values: list[int], name: str) -> str:
+        columns = [f'{value / 1e6:10.2f}' for value in values]
+        return f'{"".join(columns):>20}{sum(values) / total:>8.0%}  {name}'
+
+    rows = [row([cycles.get((m, part), 0) for m in MODULES], part) for part in PARTS]
+    rows += [row([cycles.get(('', part), 0)], part) for part in OUTSIDE]
+    return [
+        "cycles of a step, millions, estimated by XLA's cost model",
+        f'{"".join(f"{module:>10}" for module in MODULES)}{"share":>8}',
+        *rows,
+        row([total], 'in all'),
+    ]
+
+
+def _speed_lines(plan: Plan, chip: Chip, cycles: int) -> list[str]:
+    seconds = cycles / chip.clock
+    images = plan.batch_size / seconds
+    mfu = plan.product_flops / (plan.mesh.size * chip.flops * seconds)
+    return [
+        "speed, estimated by XLA's cost model, which knows no waiting for collectives",
+        f'{seconds:10.4g}  s/step at {chip.clock / 1e9:g} GHz',
+        f'{images:10,.0f}  images/s, {images / plan.mesh.size:,.0f} a chip',
+        f'{mfu:10.1%}  MFU',
+        f'{plan.length.num_steps * seconds / 86400:10.3g}  days',
+    ]

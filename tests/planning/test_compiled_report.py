@@ -1,0 +1,119 @@
+"""The report of a compiled step: the text and the memory stand in for the compiler's."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from configs import vit_base
+from mae_jax.errors import UserError
+from mae_jax.planning import compile as compile_lib
+from mae_jax.planning.compiled_report import format_compiled
+from mae_jax.planning.plan import Data, make_plan, make_run
+from mae_jax.runtime.chips import named_chip
+from mae_jax.training.sharding import make_mesh
+
+TEXT = """\
+HloModule jit_step
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[1048576]{0} parameter(0)
+  %gradients = f32[1048576]{0} all-reduce(%p), channel_id=1, replica_groups={{0,1,2,3}}
+  %loss = bf16[] all-reduce(%p), channel_id=2, replica_groups={{0,1,2,3}}
+  %mlp = f32[8]{0} fusion(%p), metadata={op_name="jit(step)/jvp(MAE)/encoder/blocks/block_0/mlp/fc1/dot_general"}, \
+backend_config={"estimated_cycles":"1000000000"}
+  ROOT %update = f32[8]{0} fusion(%p), metadata={op_name="jit(step)/optimizer/add"}, \
+backend_config={"estimated_cycles":"500000000"}
+}
+"""  # noqa: E501
+MEMORY = SimpleNamespace(
+    argument_size_in_bytes=3 * 2**30,
+    output_size_in_bytes=3 * 2**30,
+    alias_size_in_bytes=2 * 2**30,
+    temp_size_in_bytes=5 * 2**30,
+    generated_code_size_in_bytes=2**29,
+)
+COMPILED = SimpleNamespace(as_text=lambda: TEXT, memory_analysis=lambda: MEMORY)
+
+
+def small():
+    config = vit_base.get_config()
+    sizes = {'model.width': 64, 'model.depth': 1, 'model.heads': 4, 'batch_size': 64}
+    config.update_from_flattened_dict(sizes | {'model.decoder_depth': 1})
+    return config
+
+
+@pytest.fixture(scope='module')
+def plan():
+    return make_plan(small(), 4, Data(1_281_167, 0))
+
+
+def test_numbers_are_those_of_the_program(plan):
+    lines = format_compiled(plan, named_chip('v5e'), '2x2', COMPILED).splitlines()
+    assert max(map(len, lines)) <= 80
+    text = [' '.join(line.split()) for line in lines]
+    assert '9.50 in all, of 16' in text  # 3 + (3 - 2) + 5 + 0.5
+    assert '4.00 1 x all-reduce f32 4 devices once a step' in text
+    assert '0.00 1 x small ones' in text
+    assert '1000.00 0.00 67% MLP' in text
+    assert '500.00 33% optimiser' in text
+    # 1.5e9 cycles at 1.5 GHz are a second.
+    assert '64 images/s, 16 a chip' in text
+    assert f'{plan.product_flops / (4 * 197e12):.1%} MFU' in text
+    days = 800 * 1_281_167 // 64 / 86400
+    assert f'{days:.3g} days' in text
+    assert any("estimated by XLA's cost model" in line for line in text)
+
+
+def test_a_program_without_cycles_has_no_speed(plan):
+    without = TEXT.replace('estimated_cycles', 'other')
+    compiled = SimpleNamespace(as_text=lambda: without, memory_analysis=lambda: MEMORY)
+    assert 'MFU' not in format_compiled(plan, named_chip('v5e'), '2x2', compiled)
+
+
+@pytest.mark.parametrize(
+    ('chip', 'topology', 'message'),
+    [
+        ('l4', '2x2', '--compile does not know l4: choose --chip v4, v5e, v5p, v6e'),
+        ('v5e', '2by2', '--topology 2by2 is none of v5e: .* from 2x2 to 16x16'),
+        ('v5e', '2x2x2', '--topology 2x2x2 is none of v5e'),
+        ('v5e', '32x32', '--topology 32x32 is none of v5e'),
+        ('v5p', '2x2', '--topology 2x2 is none of v5p: .* from 2x2x1 to'),
+    ],
+)
+def test_what_cannot_be_compiled_for_is_one_sentence(chip, topology, message):
+    with pytest.raises(UserError, match=message):
+        compile_lib.topology_devices(named_chip(chip), topology)
+
+
+def test_a_topology_that_the_compiler_refuses_is_one_sentence():
+    pytest.importorskip('libtpu')
+    with pytest.raises(UserError, match='--topology 3x5 is none of v5e'):
+        compile_lib.topology_devices(named_chip('v5e'), '3x5')
+
+
+def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(compile_lib, 'find_spec', lambda name: None)
+    monkeypatch.delenv('TPU_LIBRARY_PATH', raising=False)
+    with pytest.raises(UserError, match='pip install libtpu'):
+        compile_lib.topology_devices(named_chip('v5e'), '2x2')
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('Ran out of memory in memory space hbm. Used 25.34G of 15.75G hbm.', '25.34 GiB of 15.75'),
+        ('Allocation of 3 bytes', 'Allocation of 3 bytes'),
+    ],
+)
+def test_a_step_that_does_not_fit_is_one_sentence(monkeypatch, text, message):
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {text}')
+
+    lowered = SimpleNamespace(compile=refuse)
+    step = SimpleNamespace(lower=lambda *_: lowered)
+    monkeypatch.setattr(compile_lib, 'jit_step', lambda *_: step)
+    run = make_run(small(), make_mesh(1, jax.devices()[:4]), Data(1000, 0))
+    with pytest.raises(UserError, match=f'does not fit: .*{message}.*mesh.fsdp') as error:
+        compile_lib.compile_step(run)
+    assert '\n' not in str(error.value)

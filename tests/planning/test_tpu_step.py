@@ -1,0 +1,105 @@
+"""The step that a run trains with, compiled for four TPUs that are not here.
+
+What it communicates is counted from the parameters: each gradient once, each weight in bfloat16.
+"""
+
+from typing import NamedTuple
+
+import jax
+import pytest
+from helpers.slow import slow_after
+
+from configs import vit_base
+from mae_jax.planning import compiled as lib
+from mae_jax.planning.compile import compile_step, topology_devices
+from mae_jax.planning.hlo import Program, parse
+from mae_jax.planning.plan import Data, Run, make_run
+from mae_jax.runtime.chips import named_chip
+from mae_jax.training.optimizer import split_params
+from mae_jax.training.sharding import make_mesh
+
+SMALL = {
+    'model.width': 128, 'model.depth': 1, 'model.heads': 2, 'model.patch_size': 8,
+    'model.decoder_width': 128, 'model.decoder_depth': 1, 'model.decoder_heads': 2,
+    'image_size': (64, 64), 'batch_size': 256,
+}  # fmt: skip
+"""Of fewer images XLA would gather activations, not weights, and of many more it would multiply in
+a ring, whatever the program says."""
+BYTES = {'f32': 4, 'bf16': 2, 's32': 4, 'pred': 1}
+CASES = [
+    (4, 4, {}),
+    (1, 4, {}),
+    (1, 1, {}),
+    (4, 1, {}),
+    (2, 4, {}),
+    (4, 4, {'model.scan': True, 'model.depth': 3}),
+    (4, 4, {'model.remat': 'block', 'model.depth': 2}),
+]
+
+
+class Step(NamedTuple):
+    run: Run
+    program: Program
+
+
+def compile_small(fsdp: int, accumulate: int, changes: dict) -> Step:
+    """Compiles the step for v5e:2x2; skips the test where libtpu is missing."""
+    pytest.importorskip('libtpu')
+    config = vit_base.get_config()
+    mesh = {'mesh.fsdp': fsdp, 'optimizer.accumulate': accumulate}
+    config.update_from_flattened_dict(SMALL | mesh | changes)
+    devices = topology_devices(named_chip('v5e'), '2x2')
+    run = make_run(config, make_mesh(fsdp, devices), Data(1_281_167, 0))
+    return Step(run, parse(compile_step(run).as_text()))
+
+
+def elements(step: Step, **fields: str) -> float:
+    """Counts the numbers in the collectives of a step that have these fields."""
+    return sum(
+        each.size / BYTES[each.dtype]
+        for each in lib.find_collectives(step.program)
+        if all(getattr(each, name) == value for name, value in fields.items())
+    )
+
+
+def sizes(step: Step, trained: bool) -> tuple[int, int]:
+    """Counts the parameters that are split over devices, and those of which each has a copy."""
+    trees = split_params(step.run.state.params, step.run.task.is_trained)
+    params = jax.tree.leaves(trees[0 if trained else 1])
+    split = sum(p.size for p in params if not p.sharding.is_fully_replicated)
+    return split, sum(p.size for p in params) - split
+
+
+@pytest.mark.parametrize(('fsdp', 'accumulate', 'changes'), slow_after(1, CASES))
+def test_the_compiled_step_is_what_was_meant(fsdp, accumulate, changes):
+    step = compile_small(fsdp, accumulate, changes)
+    assert_reduces_each_gradient_once(step, accumulate)
+    assert_gathers_in_bfloat16(step, accumulate)
+    program = step.program
+    assert lib.find_dtype(program, 'f64') == lib.find_dtype(program, 's64') == []
+    assert lib.find_host_transfers(program) == []
+    assert lib.count_donated(program) == len(jax.tree.leaves(step.run.state))
+    assert program.count_unknown_loops() == 0
+    assert sum(lib.count_cycles(program).values()) > 1e5
+
+
+def assert_reduces_each_gradient_once(step: Step, accumulate: int) -> None:
+    """Of split parameters once a micro-batch among `fsdp`, of all once a step among `data`."""
+    split, whole = sizes(step, trained=True)
+    mesh = step.run.mesh.shape
+    assert elements(step, kind='reduce-scatter') == accumulate * split
+    once = whole + (split // mesh['fsdp'] if mesh['data'] > 1 else 0)
+    assert elements(step, kind='all-reduce', place='once a step') == pytest.approx(once, rel=0.05)
+    often = elements(step, kind='all-reduce') - elements(
+        step, kind='all-reduce', place='once a step'
+    )
+    assert often <= accumulate * 200  # the loss; the mask token, which has 128
+
+
+def assert_gathers_in_bfloat16(step: Step, accumulate: int) -> None:
+    """Weights; the fixed tables of positions, which are added in float32, are the exception."""
+    split, _ = sizes(step, trained=True)
+    gathered = elements(step, kind='all-gather', dtype='bf16')
+    assert accumulate * split <= gathered <= 2 * accumulate * split  # forward, and backward again
+    fixed = sum(sizes(step, trained=False))
+    assert elements(step, kind='all-gather', dtype='f32') <= accumulate * fixed
