@@ -1,7 +1,8 @@
 """Restores arrays from disk: of replicas that are alike one is read, and sent to the others."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -99,17 +100,16 @@ def _broadcast(
     values: list[jax.Array | None], targets: list[Any], axes: tuple[str, ...]
 ) -> list[jax.Array]:
     """Sends the arrays of the first replica to all; they are None where none of it is."""
-    received = []
-    sizes = [math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in targets]
-    while len(received) < len(targets):
-        start = end = len(received)
-        while end == start or sum(sizes[start : end + 1]) <= BROADCAST_BYTES and end < len(targets):
-            end += 1
-        shardings = [target.sharding for target in targets[start:end]]
-        stacked = [_stack(values[i], targets[i], axes) for i in range(start, end)]
-        values[start:end] = [None] * (end - start)  # frees the memory
-        received += jax.block_until_ready(jax.jit(_join, out_shardings=shardings)(stacked))
-    return received
+    received, under_way = [], 0
+    for number, target in enumerate(targets):
+        join = _make_join(target.sharding)
+        received.append(join(_stack(values[number], target, axes)))
+        values[number] = None  # frees its memory
+        under_way += math.prod(target.sharding.shard_shape(target.shape)) * target.dtype.itemsize
+        if under_way > BROADCAST_BYTES:
+            jax.block_until_ready(received)
+            under_way = 0
+    return jax.block_until_ready(received)
 
 
 def _stack(value: jax.Array | None, target: Any, axes: tuple[str, ...]) -> jax.Array:
@@ -126,11 +126,12 @@ def _stack(value: jax.Array | None, target: Any, axes: tuple[str, ...]) -> jax.A
     return jax.make_array_from_single_device_arrays(shape, sharding, rows, dtype=target.dtype)
 
 
-def _join(stacked: list[jax.Array]) -> list[jax.Array]:
-    """Adds the rows as integers: a sum of floats would turn -0.0 into 0.0."""
+@functools.lru_cache
+def _make_join(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    """Makes the sum over rows; a shape, of which a model has many arrays, is compiled once."""
 
     def join(rows: jax.Array) -> jax.Array:
-        bits = rows.view(f'uint{8 * rows.dtype.itemsize}')
+        bits = rows.view(f'uint{8 * rows.dtype.itemsize}')  # as floats, -0.0 + 0.0 is 0.0
         return jnp.sum(bits, axis=0, dtype=bits.dtype).view(rows.dtype)
 
-    return [join(rows) for rows in stacked]
+    return jax.jit(join, out_shardings=sharding)

@@ -8,7 +8,7 @@ LARGE = 4 * SIZE
 """Bytes of the large array, nearly all of a checkpoint."""
 
 
-@pytest.fixture(scope='module', params=[(2, 2), (4, 1)], ids='{0[0]} processes'.format)
+@pytest.fixture(scope='module', params=[(2, 2), (4, 1)], ids=['two', 'four'])
 def played(request, tmp_path_factory):
     """What each process returned, by scene."""
     processes, devices = request.param
