@@ -109,6 +109,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_examples = 4096  # number of these images
     config.image_every_steps = 2500  # masked | reconstructed | original; 0: never
     config.checkpoint_every_steps = 2500
+    config.checkpoint_every_minutes = 15.0  # and whenever so much time has passed; 0: never
     config.keep_last = 3  # checkpoints kept, newest first ...
     config.keep_every_steps = placeholder(int)  # ... and permanently every multiple of this
     config.probe_at_end = False  # k-NN and linear probe of the encoder, trained and untrained

@@ -4,14 +4,13 @@ import os
 from collections.abc import Callable
 
 import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from mae_jax.checkpoints.integrity import find_damage
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_json, reason
 from mae_jax.files.paths import absolute, similar_path
+from mae_jax.runtime.agreement import from_first
 
 Log = Callable[[str], None]
 
@@ -52,7 +51,8 @@ def steps(directory: str | os.PathLike) -> list[int]:
 def find_newest_intact(directory: epath.Path, step: int | None = None, *, log: Log) -> int | None:
     """Returns the newest step whose files are all as written, or None if there are no checkpoints.
 
-    Process 0 reads the files and sends the result to the others: every process must call it.
+    Every process of a run must call it: process 0 lists the steps, and each reads a share of the
+    files. All return the same.
 
     Args:
       directory: holds one directory for each step.
@@ -60,29 +60,28 @@ def find_newest_intact(directory: epath.Path, step: int | None = None, *, log: L
       log: called with a message for each damaged step that is skipped.
 
     Raises:
-      UserError: there are checkpoints, and all are damaged.
+      UserError: there are checkpoints, and all are damaged; or a process does not see what process
+        0 sees.
     """
-    candidates = steps(directory) if step is None else [step]
-    newest = -1
-    if jax.process_index() == 0:
-        for candidate in reversed(candidates):
-            problem = find_damage(directory / str(candidate))
-            if problem is None:
-                newest = candidate
-                break
-            log(f'The checkpoint of step {candidate} in {directory} is damaged: {problem}.')
-        if 0 <= newest < candidates[-1]:
-            log(f'Going on from step {newest}, the newest intact checkpoint.')
-    if jax.process_count() > 1:
-        newest = int(multihost_utils.broadcast_one_to_all(np.int64(newest)))
-    if newest >= 0:
-        return newest
+    candidates = from_first(lambda: steps(directory) if step is None else [step])
+    for candidate in reversed(candidates):
+        problem = find_damage(directory / str(candidate))
+        if problem is None:
+            if candidate != candidates[-1]:
+                _log_first(log, f'Going on from step {candidate}, the newest intact checkpoint.')
+            return candidate
+        _log_first(log, f'The checkpoint of step {candidate} in {directory} is damaged: {problem}.')
     if not candidates:
         return None
     raise UserError(
         f'No checkpoint in {directory} is intact (tried step {", ".join(map(str, candidates))}): '
         'restore the directory from a copy, or start again in another --workdir.'
     )
+
+
+def _log_first(log: Log, message: str) -> None:
+    if jax.process_index() == 0:
+        log(message)
 
 
 def read_meta(path: epath.Path) -> dict:

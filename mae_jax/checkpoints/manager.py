@@ -6,27 +6,33 @@ A checkpoint is a directory named by its step:
     <step>/meta/metadata     JSON: the run's metadata
     <step>/checksums.txt     its own CRC-32, and below it JSON: size and CRC-32 of each file above
 
-Orbax writes to a directory of another name and renames it after every process has written; the
-checksums are added just before the rename. So a kill at any moment leaves either a complete
-checkpoint or a temporary directory that the next start removes, and an older checkpoint is deleted
-only after the rename. Orbax does not detect a flipped bit in the files it reads; the checksums do.
+Orbax writes to a directory of another name and renames it after every process has written and
+listed the checksums of its own files; the lists are joined just before the rename. So a kill at
+any moment leaves either a complete checkpoint or a temporary directory that the next start removes,
+and an older checkpoint is deleted only after the rename. Orbax does not detect a flipped bit in the
+files it reads; the checksums do.
 """
 
 import contextlib
-import dataclasses
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from mae_jax.checkpoints.best import Best, rank
 from mae_jax.checkpoints.find import Log, find_newest_intact, read_meta, steps
 from mae_jax.checkpoints.integrity import CHECKSUMS, write_checksums
+from mae_jax.checkpoints.restore import restore_arrays
+from mae_jax.checkpoints.write import ArraysHandler
 from mae_jax.errors import Preempted, UserError, brief
 from mae_jax.files.paths import absolute
+from mae_jax.runtime.agreement import SHARE_STORAGE, find_unseen, from_first, gather
 from mae_jax.runtime.processes import is_lost
 
 PyTree = Any
@@ -68,19 +74,46 @@ class Checkpoints:
         self._saving = None  # the step that is being written
         self._damaged: list[int] = []  # newer than the restored one: to be replaced
         self._score = score
-        self._scores: dict[int, float] = self._read_scores() if score else {}
+        self._create()
+        self._scores = dict(from_first(self._read_scores)) if score else {}
         policies = ocp.checkpoint_managers
         keep = [policies.LatestN(keep_last)]
         if keep_every_steps:
             keep.append(policies.EveryNSteps(keep_every_steps))
         if score:
-            keep.append(_Best(self._scores))
+            keep.append(Best(self._scores))
         self._manager = self._make_manager(policies.AnyPreservationPolicy(keep))
+
+    def _create(self) -> None:
+        """Creates the directory in process 0, and waits until every process sees what is in it."""
+
+        def create() -> list[int]:
+            with self._unwritable():
+                self._directory.mkdir(parents=True, exist_ok=True)
+            return steps(self._directory)
+
+        paths = [self._directory, *map(self._path, from_first(create))]
+        unseen = find_unseen(dict.fromkeys(paths))
+        unseen = unseen and f'process {jax.process_index()} on {socket.gethostname()}: {unseen}'
+        if unseen := next((each for each in gather(unseen) if each), None):
+            raise UserError(f'What process 0 sees is not seen by {unseen}. {SHARE_STORAGE}')
+
+    @contextlib.contextmanager
+    def _unwritable(self) -> Iterator[None]:
+        """Raises an OSError in the block as a UserError."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f'Checkpoints cannot be kept in {self._directory} ({brief(error)}): make it '
+                'writable or choose another --workdir.'
+            ) from error
 
     def _make_manager(self, policy: Any) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             cleanup_tmp_directories=True,
+            single_host_load_and_broadcast=True,  # all know the steps that process 0 sees
             async_options=ocp.options.AsyncOptions(
                 post_finalization_callback=self._add_checksums,
                 # In the background, a directory that cannot be created leaves threads that wait
@@ -88,13 +121,12 @@ class Checkpoints:
                 create_directories_asynchronously=False,
             ),
         )
-        try:
-            return ocp.CheckpointManager(self._directory, options=options)
-        except OSError as error:
-            raise UserError(
-                f'Checkpoints cannot be kept in {self._directory} ({brief(error)}): make it '
-                'writable or choose another --workdir.'
-            ) from error
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        registry.add('state', ocp.args.StandardSave, ArraysHandler())
+        with self._unwritable():
+            return ocp.CheckpointManager(
+                self._directory, options=options, handler_registry=registry
+            )
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -117,7 +149,7 @@ class Checkpoints:
         Args:
           step: the number of the step, and name of the checkpoint.
           state: a pytree of arrays, sharded or not.
-          meta: a dict that JSON can represent.
+          meta: a dict that JSON can represent; that of process 0 is saved.
 
         Raises:
           UserError: this or the previous checkpoint could not be written.
@@ -130,6 +162,7 @@ class Checkpoints:
             if step in self._manager.all_steps():
                 return
             self._saving = step
+            meta = from_first(lambda: meta)
             if meta.get(self._score) is not None:
                 self._scores[step] = meta[self._score]
             items = ocp.args.Composite(
@@ -159,17 +192,20 @@ class Checkpoints:
 
     def read_meta(self, step: int | None = None) -> dict | None:
         """Reads the `meta` of a step, or of the newest intact one; None without a checkpoint."""
-        step = self._find(step)
-        return None if step is None else read_meta(self._path(step))
+        self.wait()
+        step = self._find(None) if step is None else step
+        return None if step is None else from_first(lambda: read_meta(self._path(step)))
 
     def is_best(self, score: float | None) -> bool:
-        """Returns whether a score is higher than those of all checkpoints so far."""
-        return score is not None and score > max(self._scores.values(), default=-math.inf)
+        """Returns whether a score, that of process 0, is higher than those of all checkpoints."""
+        highest = max(self._scores.values(), default=-math.inf)
+        return score is not None and from_first(lambda: bool(score > highest))
 
     def best(self) -> tuple[int, float] | None:
         """Returns (step, score) of the best checkpoint on disk; None if none has a score."""
-        scores = {step: self._scores[step] for step in self.steps() if step in self._scores}
-        return max(scores.items(), key=_rank) if scores else None
+        on_disk = from_first(self.steps)
+        scores = {step: self._scores[step] for step in on_disk if step in self._scores}
+        return max(scores.items(), key=rank) if scores else None
 
     def restore(self, target: PyTree, step: int | None = None) -> tuple[PyTree, int, dict] | None:
         """Restores the newest intact checkpoint; skips damaged ones with a warning.
@@ -194,30 +230,18 @@ class Checkpoints:
             for damaged in self._damaged:
                 self._scores.pop(damaged, None)
         path = self._path(newest)
-        try:
-            with ocp.StandardCheckpointer() as checkpointer:
-                state = checkpointer.restore(path / 'state', target)
-        except ValueError as error:
-            raise UserError(
-                f'The checkpoint {path} does not fit this model ({brief(error)}): use the '
-                'config it was trained with, or another --workdir.'
-            ) from error
-        except Exception as error:  # the checksums are right, but Orbax cannot read the files
-            raise UserError(
-                f'The checkpoint {path} cannot be restored ({brief(error)}): remove it to go on '
-                'from an earlier one, or choose another --workdir.'
-            ) from error
-        return state, newest, read_meta(path)
+        state = restore_arrays(path / 'state', target)
+        return state, newest, from_first(lambda: read_meta(path))
 
     def _path(self, step: int) -> epath.Path:
         return self._directory / str(step)
 
-    def _read_scores(self) -> dict[int, float]:
+    def _read_scores(self) -> list[tuple[int, float]]:
         scores = {}
         for step in self.steps():
             with contextlib.suppress(UserError, KeyError):  # damaged, or has no score
                 scores[step] = read_meta(self._path(step))[self._score]
-        return scores
+        return list(scores.items())
 
     def _find(self, step: int | None) -> int | None:
         self.wait()
@@ -241,22 +265,3 @@ class Checkpoints:
                 f'({brief(error)}): make room or make it writable, then run the same command '
                 'again. Earlier checkpoints are intact.'
             ) from error
-
-
-@dataclasses.dataclass
-class _Best(ocp.checkpoint_managers.PreservationPolicy):
-    """Preserves the step with the highest score."""
-
-    scores: dict[int, float]
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """Returns for each checkpoint whether it is the best."""
-        scores = {c.step: self.scores[c.step] for c in checkpoints if c.step in self.scores}
-        best = max(scores.items(), key=_rank)[0] if scores else None
-        return [checkpoint.step == best for checkpoint in checkpoints]
-
-
-def _rank(step_and_score: tuple[int, float]) -> tuple[float, int]:
-    """Sort key: by score, then by step."""
-    step, score = step_and_score
-    return score, step

@@ -29,7 +29,7 @@ MAY_CHANGE = (
     'log_every_steps',
     'eval_*',
     'image_every_steps',
-    'checkpoint_every_steps',
+    'checkpoint_every_*',
     'keep_*',
     'probe_at_end',
     'online_probe.*',
@@ -58,6 +58,7 @@ ADDED = {
     'dataset.nodata': None,
     'loggers': ('tensorboard',),
     'profile_steps': None,
+    'checkpoint_every_minutes': 0.0,
 }
 """Fields that the configs of earlier versions lack, with the values that those runs had."""
 

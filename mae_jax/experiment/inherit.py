@@ -8,9 +8,11 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.fields import group_of
 from mae_jax.config.recipe import keep
+from mae_jax.config.saved import from_json, to_json
 from mae_jax.errors import UserError
 from mae_jax.experiment.workdir import has_begun
 from mae_jax.interop.read import read_config
+from mae_jax.runtime.agreement import from_first
 
 MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
 DATA = ('name', 'path')
@@ -32,9 +34,12 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
       UserError: a field is unset and there is no run to take it from.
     """
     config = expand_paths(config.copy_and_resolve_references())
-    begun = has_begun(workdir)
+    begun = from_first(lambda: has_begun(workdir))
     if begun or config.init_from:
-        source = read_config(workdir if begun else config.init_from)
+        if begun:
+            source = from_json(from_first(lambda: to_json(read_config(workdir))))
+        else:
+            source = read_config(config.init_from)
         if config.model.variant is None:
             _fill(config.model, source.model, MODEL_FIELDS)
         _fill(config, source, ('image_size',))

@@ -22,6 +22,7 @@ from mae_jax.training.task import Task
 MINIMA = {
     'log_every_steps': 1,
     'checkpoint_every_steps': 1,
+    'checkpoint_every_minutes': 0,
     'keep_last': 1,
     'eval_every_steps': 0,
     'eval_examples': 1,

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
@@ -15,6 +14,7 @@ from mae_jax.interop.trained import COLLECTIONS
 from mae_jax.models.patches import grid_size
 from mae_jax.models.positions import resize_positions
 from mae_jax.runtime.processes import say
+from mae_jax.training.sharding import put
 
 POSITIONS = 'encoder/pos_embed'
 PATCH_KERNEL = 'encoder/patch_embed/kernel'
@@ -185,5 +185,5 @@ def _flat(tree: Any) -> Flat:
 def _replace(tree: Any, values: Flat) -> Any:
     """Replaces arrays of a tree by name, each laid out over the devices as the one before."""
     flat = _flat(tree)
-    flat |= {n: jax.device_put(v, flat[n].sharding) for n, v in values.items() if n in flat}
+    flat |= {n: put(v, flat[n].sharding) for n, v in values.items() if n in flat}
     return traverse_util.unflatten_dict(flat, sep='/')

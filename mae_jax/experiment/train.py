@@ -18,12 +18,14 @@ from mae_jax.experiment.estimate import make_estimate
 from mae_jax.experiment.hooks import evaluation_hook, make_evaluation, picture_hook
 from mae_jax.experiment.online_probe import make_online_probe
 from mae_jax.experiment.setup import Setup
+from mae_jax.runtime.agreement import from_first
 from mae_jax.runtime.preemption import stop_requests
 from mae_jax.runtime.profile import profiled_steps
 from mae_jax.runtime.watchdog import watchdog
 from mae_jax.training import sharding
 from mae_jax.training.loop import Hook, Intervals, Recorder, Saver, Supervision, train
 from mae_jax.training.metrics import MetricsWriter
+from mae_jax.training.save_timer import SaveTimer
 from mae_jax.training.state import TrainState, jit_step, make_step
 from mae_jax.training.task import Task
 from mae_jax.training.throughput import Throughput
@@ -61,7 +63,7 @@ def train_to_end(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> T
                 checkpoint=every(setup, config.checkpoint_every_steps),
             ),
             recorder=make_recorder(setup, loader, writer),
-            saver=make_saver(setup, checkpoints, writer, make_clock(setup, first)),
+            saver=make_saver(setup, checkpoints, writer, first),
             supervision=Supervision(alive, stop_requested, profile),
             hooks=make_hooks(setup, writer, alive),
             skip_nonfinite=config.optimizer.skip_nonfinite,
@@ -132,7 +134,8 @@ def make_clock(setup: Setup, first: int) -> Callable[[], dict[str, float]]:
 
     It returns {'train_seconds': ...}, or {} for a run of an earlier version, which kept no time.
     """
-    meta = read_meta(setup.workdir / 'checkpoints' / str(first)) if first else {}
+    path = setup.workdir / 'checkpoints' / str(first)
+    meta = from_first(lambda: read_meta(path)) if first else {}
     before, start = meta.get('train_seconds', None if first else 0.0), time.monotonic()
 
     def read() -> dict[str, float]:
@@ -141,19 +144,20 @@ def make_clock(setup: Setup, first: int) -> Callable[[], dict[str, float]]:
     return read
 
 
-def make_saver(
-    setup: Setup,
-    checkpoints: Checkpoints,
-    writer: MetricsWriter,
-    clock: Callable[[], dict[str, float]],
-) -> Saver:
+def make_saver(setup: Setup, checkpoints: Checkpoints, writer: MetricsWriter, first: int) -> Saver:
     """Connects the loop to the checkpoints; pictures of a step are on disk before it is saved."""
+    clock = make_clock(setup, first)
+    timer = SaveTimer(setup.config.checkpoint_every_minutes, first)
 
     def save(step: int, state: TrainState, metrics: dict[str, float]) -> None:
         writer.flush()
         checkpoints.save(step, state, setup.identity | metrics | clock())
+        timer.saved(step)
 
-    return Saver(save, lambda metrics: checkpoints.is_best(metrics.get(setup.task.score)))
+    def is_best(metrics: dict[str, float]) -> bool:
+        return checkpoints.is_best(metrics.get(setup.task.score))
+
+    return Saver(save, is_best, timer.due)
 
 
 def make_hooks(setup: Setup, writer: MetricsWriter, alive: Callable[[], None]) -> tuple[Hook, ...]:

@@ -83,7 +83,8 @@ def embed(
     encoder, params = load_encoder(path, image_size=image_size, dtype=dtype)
     mesh = sharding.make_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    params = jax.device_put(params, sharding.replicated(mesh))
+    everywhere = sharding.replicated(mesh)
+    params = jax.tree.map(lambda x: sharding.put(x, everywhere), params)
 
     def encode(params, batch):
         inputs = normalize(batch['image'], **statistics(config))

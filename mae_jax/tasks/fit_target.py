@@ -15,6 +15,7 @@ from mae_jax.errors import UserError
 from mae_jax.models.patches import patchify
 from mae_jax.pretext.pca import fit_pca
 from mae_jax.runtime.processes import on_first, say
+from mae_jax.training.sharding import put
 from mae_jax.training.state import TrainState, replace_params
 from mae_jax.training.task import Crops
 
@@ -93,4 +94,4 @@ def _check_ids(task: Any, target: ConfigDict, crops: Crops) -> None:
 
 def _place_like(values: Any, like: Any) -> Any:
     """Puts arrays onto the devices with the shardings of the arrays that they replace."""
-    return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), values, like)
+    return jax.tree.map(lambda new, old: put(new, old.sharding), values, like)

@@ -20,7 +20,7 @@ from mae_jax.models.vit import blocks_flops
 from mae_jax.pretext.tokenizers import Tokenizer, make_tokenizer
 from mae_jax.tasks.fit_target import fit_target
 from mae_jax.tasks.preprocess import loaded_images, normalize
-from mae_jax.training.sharding import replicated
+from mae_jax.training.sharding import put, replicated
 from mae_jax.training.state import TrainState
 from mae_jax.training.task import Batch, Card, Crops, Task
 from mae_jax.visualization.drawing import grid as draw_grid
@@ -150,7 +150,8 @@ class Pretrain(Task):
         predict = jax.jit(predict, out_shardings=everywhere)
 
         def draw(params: Any) -> np.ndarray:
-            pixels, mask = predict(params, jax.device_put(batch, everywhere))
+            everything = {name: put(values, everywhere) for name, values in batch.items()}
+            pixels, mask = predict(params, everything)
             columns = reconstruction_columns(
                 np.asarray(images),
                 np.asarray(pixels),

@@ -47,10 +47,13 @@ class Saver:
       save: called with (step, state, metrics of the hooks at that step); it may go on writing
         after it returned.
       is_best: returns True if these metrics are the best so far, so that the loop saves at once.
+      due: called with every step; returns whether so much time has passed since the last save that
+        the loop saves after it. It must return the same in every process.
     """
 
     save: Callable[[int, TrainState, Scalars], None]
     is_best: Callable[[Scalars], bool] = lambda metrics: False
+    due: Callable[[int], bool] = lambda step: False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +130,7 @@ def train(
         window.add(step, metrics)
         due = [hook for hook in hooks if hook.due(step, last)]
         stopping = supervision.stop_requested(step)
-        saving = stopping or step % intervals.checkpoint == 0 or step == last
+        saving = stopping or step % intervals.checkpoint == 0 or step == last or saver.due(step)
         if not due and not saving:
             continue
         window.flush()

@@ -118,6 +118,15 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     }
 
 
+def put(array: np.ndarray | jax.Array, layout: NamedSharding) -> jax.Array:
+    """Lays out an array that every process holds, the same in all of them.
+
+    `jax.device_put` would compare a NumPy array on all processes first, which gathers it from each.
+    """
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, layout, lambda index: array[index])
+
+
 def split_rows(rows: jax.Array, count: int) -> jax.Array:
     """Splits [B, ...] into micro-batches [count, B / count, ...]: row r goes to r mod `count`.
 

@@ -1,0 +1,137 @@
+"""Restores arrays from disk: of replicas that are alike one is read, and sent to the others."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mae_jax.errors import UserError, brief
+from mae_jax.runtime.agreement import gather
+
+PyTree = Any
+BROADCAST_BYTES = 256 << 20
+"""Bytes of arrays that a device receives at once, in addition to the arrays it keeps."""
+
+
+def restore_arrays(path: epath.Path, target: PyTree) -> PyTree:
+    """Restores the arrays of a checkpoint into the shardings of `target`.
+
+    Every process of the run must call it. With several, arrays that are replicated over an axis of
+    the mesh are read by the processes of its first replica alone, and travel to the others from
+    device to device.
+
+    Args:
+      path: the directory of the arrays.
+      target: a pytree with `jax.ShapeDtypeStruct`s (or arrays) for leaves. Where several processes
+        restore, all are laid out over one mesh.
+
+    Raises:
+      UserError: the arrays have other shapes than the target, or a process cannot read them.
+    """
+    leaves, structure = jax.tree.flatten(target)
+    axes = _replicated_axes([leaf.sharding for leaf in leaves]) if jax.process_count() > 1 else ()
+    source = _first_replica(leaves[0].sharding.mesh, axes) if axes else None
+    state, problem = None, None
+    if source is None or jax.process_index() in _processes(source):
+        try:
+            state = _read(path, target if source is None else _laid_out(target, source))
+        except ValueError as error:
+            problem = (
+                f'The checkpoint {path.parent} does not fit this model ({brief(error)}): use the '
+                'config it was trained with, or another --workdir.'
+            )
+        except Exception as error:  # the checksums are right, but Orbax cannot read the files
+            problem = (
+                f'The checkpoint {path.parent} cannot be restored ({brief(error)}): remove it to '
+                'go on from an earlier one, or choose another --workdir.'
+            )
+    if problem := next((problem for problem in gather(problem) if problem), None):
+        raise UserError(problem)  # in every process, and none waits for another in the broadcast
+    if source is None:
+        return state
+    values = [None] * len(leaves) if state is None else jax.tree.leaves(state)
+    return jax.tree.unflatten(structure, _broadcast(values, leaves, axes))
+
+
+def _read(path: epath.Path, target: PyTree) -> PyTree:
+    # A checkpointer would add barriers, at which a process whose reads fail would be missing.
+    return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(target))
+
+
+def _replicated_axes(shardings: Sequence[NamedSharding]) -> tuple[str, ...]:
+    """Returns the mesh axes that split no array, if one replica spares a process its reads."""
+    mesh, split = shardings[0].mesh, {a for s in shardings for a in _names(s.spec)}
+    axes = tuple(name for name, size in mesh.shape.items() if size > 1 and name not in split)
+    alone = axes and _processes(_first_replica(mesh, axes)) == _processes(mesh)
+    return () if alone else axes
+
+
+def _names(spec: PartitionSpec) -> list[str]:
+    parts = (part if isinstance(part, tuple) else (part,) for part in spec if part is not None)
+    return [name for part in parts for name in part]
+
+
+def _first_replica(mesh: Mesh, axes: tuple[str, ...]) -> Mesh:
+    first = tuple(slice(0, 1) if name in axes else slice(None) for name in mesh.axis_names)
+    return Mesh(mesh.devices[first], mesh.axis_names)
+
+
+def _processes(mesh: Mesh) -> set[int]:
+    return {device.process_index for device in mesh.devices.flat}
+
+
+def _laid_out(target: PyTree, mesh: Mesh) -> PyTree:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec)
+        ),
+        target,
+    )
+
+
+def _broadcast(
+    values: list[jax.Array | None], targets: list[Any], axes: tuple[str, ...]
+) -> list[jax.Array]:
+    """Sends the arrays of the first replica to all; they are None where none of it is."""
+    received, under_way = [], 0
+    for number, target in enumerate(targets):
+        join = _make_join(target.sharding)
+        received.append(join(_stack(values[number], target, axes)))
+        values[number] = None  # frees its memory
+        under_way += math.prod(target.sharding.shard_shape(target.shape)) * target.dtype.itemsize
+        if under_way > BROADCAST_BYTES:
+            jax.block_until_ready(received)
+            under_way = 0
+    return jax.block_until_ready(received)
+
+
+def _stack(value: jax.Array | None, target: Any, axes: tuple[str, ...]) -> jax.Array:
+    """Makes [replicas, ...]: what this process has read in row 0, and zeros elsewhere."""
+    mesh = target.sharding.mesh
+    sharding = NamedSharding(mesh, PartitionSpec(axes, *target.sharding.spec))
+    shape = (math.prod(mesh.shape[name] for name in axes), *target.shape)
+    own = {} if value is None else {shard.device: shard.data for shard in value.addressable_shards}
+    zeros = np.zeros(sharding.shard_shape(shape), target.dtype)
+    rows = [
+        own[device][None] if device in own else jax.device_put(zeros, device)
+        for device in sharding.addressable_devices_indices_map(shape)
+    ]
+    return jax.make_array_from_single_device_arrays(shape, sharding, rows, dtype=target.dtype)
+
+
+@functools.lru_cache
+def _make_join(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    """Makes the sum over rows; a shape, of which a model has many arrays, is compiled once."""
+
+    def join(rows: jax.Array) -> jax.Array:
+        bits = rows.view(f'uint{8 * rows.dtype.itemsize}')  # as floats, -0.0 + 0.0 is 0.0
+        return jnp.sum(bits, axis=0, dtype=bits.dtype).view(rows.dtype)
+
+    return jax.jit(join, out_shardings=sharding)
