@@ -19,7 +19,7 @@ def num_cores() -> int:
     Those that it is bound to, and no more than a container's limit of processor time amounts to.
     """
     bound = len(_bound_to()) or os.cpu_count() or 1
-    limit, _, period = _read(CGROUP / 'cpu.max').partition(' ')
+    limit, _, period = _read(CGROUP / 'cpu.max').strip().partition(' ')
     if limit.isdigit() and period.isdigit():
         bound = min(bound, max(int(limit) // int(period), 1))
     return bound

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mae_jax.data.loader.assembly import put_whole
-from mae_jax.data.loader.layout import aligned_copy
+from mae_jax.data.loader.layout import Memory
 from mae_jax.errors import UserError
 
 AXES = ('data', 'fsdp')
@@ -132,6 +132,7 @@ class Devices:
         rows = self._layout.addressable_devices_indices_map((mesh.size,))
         self._devices = sorted(rows, key=lambda device: rows[device][0].indices(mesh.size))
         self.pieces = len(self._devices)
+        self._memory = Memory()
 
     def put(self, number: int, rows: dict[str, np.ndarray], lent: bool) -> dict[str, jax.Array]:
         """Starts to transfer a piece; ends it as well if the memory of its arrays is `lent`."""
@@ -139,7 +140,7 @@ class Devices:
             self._check(rows)
         device = self._devices[number]
         if lent and device.platform == 'cpu':  # whose arrays may be the host's, without a copy
-            rows = {name: aligned_copy(array) for name, array in rows.items()}
+            rows = {name: self._memory.copy(array) for name, array in rows.items()}
         arrays = jax.device_put(rows, device)
         return jax.block_until_ready(arrays) if lent else arrays
 

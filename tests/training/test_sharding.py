@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from mae_jax.data.loader.layout import aligned_copy
+from mae_jax.data.loader.layout import Memory
 from mae_jax.errors import UserError
 from mae_jax.training import sharding as mesh_lib
 
@@ -75,7 +75,7 @@ def test_pieces_of_a_batch_are_the_rows_of_each_device_in_order():
 
 @pytest.mark.parametrize('shape', [(8,), (8, 64, 64, 3)])
 def test_memory_that_is_lent_may_be_used_again_at_once(shape):
-    rows = {'image': aligned_copy(np.ones(shape, np.uint8))}
+    rows = {'image': Memory().copy(np.ones(shape, np.uint8))}
     array = mesh_lib.Devices(mesh_lib.make_mesh()).put(0, rows, True)['image']
     rows['image'][:] = 2
     np.testing.assert_array_equal(array, np.ones(shape))

@@ -11,7 +11,7 @@ import numpy as np
 
 from mae_jax.data.loader.assembly import ON_HOST, Destination, Loaded
 from mae_jax.data.loader.examples import eval_rows, load_eval, load_train
-from mae_jax.data.loader.layout import REPLACED, Arrays, layout_of
+from mae_jax.data.loader.layout import REPLACED, Arrays, Memory, layout_of
 from mae_jax.data.loader.order import Share, epochs, share_of_rows
 from mae_jax.data.loader.read_ahead import ReadOptions, read_ahead
 from mae_jax.data.loader.stream import Stream
@@ -144,7 +144,7 @@ class Loader:
             self._load(self._item(self._share.position(step * size + i))) for i in range(size)
         ]
         layout = layout_of(images[0], size)
-        arrays = layout.allocate()
+        arrays = layout.arrays(Memory().take(layout.nbytes()))
         for number, rows in enumerate(images):
             layout.write(arrays, number, rows)
         del arrays[REPLACED]

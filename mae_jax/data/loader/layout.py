@@ -1,7 +1,9 @@
 """The memory of a piece of a batch: the rows of one device, in an array for each name."""
 
+import collections
 import dataclasses
 import math
+import weakref
 from collections.abc import Mapping
 
 import numpy as np
@@ -56,18 +58,14 @@ class Layout:
         size = self.images * column.rows * math.prod(column.shape) * column.dtype.itemsize
         return -(-size // ALIGNMENT) * ALIGNMENT
 
-    def arrays(self, memory: memoryview | np.ndarray, offset: int = 0) -> Arrays:
+    def arrays(self, memory: memoryview, offset: int = 0) -> Arrays:
         """Returns the arrays of the piece at an offset in bytes."""
         arrays = {}
         for name, column in self.columns.items():
             shape = (self.images * column.rows, *column.shape)
-            arrays[name] = np.ndarray(shape, column.dtype, memory, offset)
+            arrays[name] = array_in(memory[offset:], shape, column.dtype)
             offset += self._size(column)
         return arrays
-
-    def allocate(self) -> Arrays:
-        """Returns the arrays of a piece in new, aligned memory."""
-        return self.arrays(aligned(self.nbytes()))
 
     def write(self, arrays: Arrays, number: int, rows: Arrays) -> None:
         """Copies the rows of one image to their place.
@@ -101,18 +99,40 @@ def layout_of(rows: Arrays, images: int) -> Layout:
     return Layout(columns, images, str(rows[NAME]))
 
 
-def aligned(nbytes: int) -> np.ndarray:
-    """Returns new memory, uint8 [nbytes], whose address is a multiple of `ALIGNMENT`."""
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + nbytes]
+def array_in(memory: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns the array at the start of a block of memory, which it keeps alive.
+
+    `np.ndarray(buffer=memory)` would keep alive what the memory is a part of, and not the part.
+    """
+    return np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
 
 
-def aligned_copy(array: np.ndarray) -> np.ndarray:
-    """Returns a copy whose address is a multiple of `ALIGNMENT`."""
-    copy = aligned(array.nbytes).view(array.dtype).reshape(array.shape)
-    np.copyto(copy, array)
-    return copy
+class Memory:
+    """Blocks of memory that are used again once no array refers to them.
+
+    New memory costs a third of a copy into it: the system clears it page by page.
+    """
+
+    def __init__(self):
+        self._free = collections.defaultdict(collections.deque)
+
+    def take(self, nbytes: int) -> memoryview:
+        """Returns a block of bytes whose address is a multiple of `ALIGNMENT`."""
+        free = self._free[nbytes]
+        try:
+            block = free.popleft()
+        except IndexError:
+            block = np.empty(nbytes + ALIGNMENT, np.uint8)
+        start = -block.ctypes.data % ALIGNMENT
+        lease = block[start : start + nbytes]
+        weakref.finalize(lease, free.append, block).atexit = False
+        return memoryview(lease)
+
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        """Returns a copy of an array in such a block."""
+        copy = array_in(self.take(array.nbytes), array.shape, array.dtype)
+        np.copyto(copy, array)
+        return copy
 
 
 def _several_dtypes(examples: dict[str, str]) -> UserError:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from mae_jax.data.loader.layout import Arrays, Layout
+from mae_jax.data.loader.layout import Arrays, Layout, Memory
 from mae_jax.data.loader.worker import MESSAGE_BYTES, offsets, pack
 from mae_jax.errors import UserError
 
@@ -36,7 +36,7 @@ class Result(NamedTuple):
 
 
 class Threads:
-    """Loads images in threads of this process, into new memory for every piece.
+    """Loads images in threads of this process, into memory of its own for every piece.
 
     Attributes:
       lent: False: the arrays of a piece belong to whoever gets them.
@@ -49,7 +49,7 @@ class Threads:
 
     def __init__(self, load: Load, layout: Layout, threads: int):
         self.loaders = threads
-        self._load, self._layout = load, layout
+        self._load, self._layout, self._memory = load, layout, Memory()
         self._tasks, self._results = queue.SimpleQueue(), queue.SimpleQueue()
         for number in range(threads):
             name = f'mae_jax-load-{number}'
@@ -57,7 +57,7 @@ class Threads:
 
     def arrays(self, slot: int) -> Arrays:
         """Returns the arrays of a piece that are to be filled."""
-        return self._layout.allocate()
+        return self._layout.arrays(self._memory.take(self._layout.nbytes()))
 
     def submit(
         self, number: int, slot: int, arrays: Arrays, first: int, items: Sequence[Any]

@@ -3,17 +3,22 @@
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from mae_jax.data.loader.assembly import OnHost, assemble, chunk_of, put_whole
-from mae_jax.data.loader.layout import ALIGNMENT, aligned, aligned_copy, layout_of
+from mae_jax.data.loader.layout import ALIGNMENT, Memory, layout_of
 from mae_jax.data.loader.order import Share
 from mae_jax.data.loader.read_ahead import ReadOptions, read_ahead
 from mae_jax.data.loader.readers import Threads
 
 IMAGES, PIECES = 6, 3
 BATCH = IMAGES * PIECES
+
+
+def new_arrays(layout):
+    return layout.arrays(Memory().take(layout.nbytes()))
 
 
 def load(number):
@@ -97,7 +102,7 @@ class Lending(Threads):
 
     def __init__(self, load, layout, threads):
         super().__init__(load, layout, threads)
-        self.memory = [layout.allocate() for _ in range(2)]
+        self.memory = [new_arrays(layout) for _ in range(2)]
 
     def arrays(self, slot):
         return self.memory[slot].copy()
@@ -136,17 +141,35 @@ def test_every_loader_gets_work_from_a_batch():
 def test_an_image_of_another_size_is_not_broadcast_into_the_batch():
     layout = layout_of(load(0), 3)
     with pytest.raises(ValueError, match='image 7: image is uint16'):
-        layout.write(layout.allocate(), 0, load(7) | {'image': np.ones((2, 1, 2, 1), np.uint16)})
+        layout.write(new_arrays(layout), 0, load(7) | {'image': np.ones((2, 1, 2, 1), np.uint16)})
 
 
 @pytest.mark.parametrize('nbytes', [1, 63, 5_000_000])
-def test_memory_is_aligned(nbytes):
-    memory = aligned(nbytes)
-    assert memory.nbytes == nbytes and memory.ctypes.data % ALIGNMENT == 0
-    array = np.arange(nbytes // 8 + 1, dtype=np.float64)[::-1]
-    copy = aligned_copy(array)
+def test_memory_is_aligned_and_used_again_once_nothing_refers_to_it(nbytes):
+    memory = Memory()
+    array = np.frombuffer(memory.take(nbytes), np.uint8)
+    address, part = array.ctypes.data, array[:1][::-1]
+    assert array.nbytes == nbytes and address % ALIGNMENT == 0
+    del array
+    other = np.frombuffer(memory.take(nbytes), np.uint8)
+    assert other.ctypes.data != address  # a view of the first still refers to it
+    del part
+    assert np.frombuffer(memory.take(nbytes), np.uint8).ctypes.data == address
+
+
+def test_memory_that_a_device_array_uses_is_not_used_again():
+    memory = Memory()
+    array = jax.device_put(memory.copy(np.full(100_000, 1, np.uint8)))
+    for _ in range(3):
+        memory.copy(np.full(100_000, 2, np.uint8))
+    np.testing.assert_array_equal(array, np.full(100_000, 1))
+
+
+def test_a_copy_has_the_order_and_values_of_the_array():
+    array = np.arange(15, dtype=np.float64).reshape(3, 5).T
+    copy = Memory().copy(array)
     np.testing.assert_array_equal(copy, array)
-    assert copy.ctypes.data % ALIGNMENT == 0
+    assert copy.flags.c_contiguous and copy.dtype == array.dtype
 
 
 def test_a_batch_in_memory_is_split_into_pieces():
