@@ -21,6 +21,7 @@ import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -82,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--repeats', type=int, default=5)
     args = parser.parse_args(argv)
 
-    views.train_views = uncropped
     shape = (DIFFERENT, args.image_size, args.image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     source = Decoded(images, args.sleep_ms / 1000)
@@ -91,15 +91,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     others = others_cpu_share()
     lines = []
     for workers in args.workers:
-        loader = make_loader(
-            source,
-            batch_size=args.batch_size,
-            rows=rows,
-            seed=0,
-            image_size=shape[1:3],
-            workers=workers,
-            threads=args.threads,
-        )
+        with mock.patch.object(views, 'train_views', uncropped):
+            loader = make_loader(
+                source,
+                batch_size=args.batch_size,
+                rows=rows,
+                seed=0,
+                image_size=shape[1:3],
+                workers=workers,
+                threads=args.threads,
+                timeout_s=3600.0,
+            )
         seconds = np.empty((args.repeats, 3))
         with contextlib.closing(loader.iterate(0, put=sharding.Devices(mesh))) as batches:
             for _ in range(3):  # what was loaded ahead during the start

@@ -218,10 +218,9 @@ def eval_passes(
       alive: called at every batch, for the watchdog.
     """
     options = dict(batch_size=batch_size, rows=local_rows(mesh, batch_size), limit=limit)
-    devices = Devices(mesh, check)
 
     def start() -> Iterator:
-        batches = make_eval_batches(config, source, put=devices, **options)
+        batches = make_eval_batches(config, source, put=Devices(mesh, check), **options)
         with contextlib.closing(batches):
             for batch in batches:
                 alive()

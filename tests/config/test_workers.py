@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict, config_dict
 
+from mae_jax.config import data
 from mae_jax.config import workers as module
 from mae_jax.config.workers import choose_workers, packed_bytes, with_workers
 from mae_jax.data.sources.arrays import ArraySource
@@ -82,3 +83,19 @@ def test_a_run_says_what_loads_its_images(
     assert said == line
     assert (after.dataset.workers, after.dataset.threads) == (workers, threads)
     assert before.dataset.workers == given.get('workers')
+
+
+@pytest.mark.parametrize(
+    ('workers', 'limit', 'rows', 'expected'),
+    [(40, None, 64, 15), (10, None, 64, 10), (40, 128, 64, 2), (40, 4, 64, 0), (40, None, 16, 3)],
+)
+def test_evaluation_has_workers_too_for_64_images_each(
+    monkeypatch, tiny_config, workers, limit, rows, expected
+):
+    given = {}
+    monkeypatch.setattr(data, 'eval_batches', lambda source, **options: given.update(options))
+    tiny_config.dataset.workers = workers
+    source = ArraySource(np.zeros((1000, 4, 4, 1), np.uint8))
+    options = {'batch_size': 64, 'rows': np.arange(rows), 'limit': limit}
+    data.make_eval_batches(tiny_config, source, **options)
+    assert given['workers'] == expected and given['prefetch'] == tiny_config.dataset.prefetch
