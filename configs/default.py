@@ -77,9 +77,9 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.repeats = 1  # r crops and masks of each decoded image, counted as r examples
     dataset.resize = 'host'  # where to crop, resize, flip: host | device; see docs/performance.md
     dataset.canvas = 384  # device: side of the square that holds an image; larger ones are reduced
-    dataset.threads = placeholder(int)  # of each process; unset: one per core, at most 8
-    dataset.workers = 0  # worker processes, which scale further than threads; 0: threads alone
-    dataset.prefetch = 2  # batches that a process keeps ready
+    dataset.threads = placeholder(int)  # of each process; unset: 1 a worker, else 1 a core up to 8
+    dataset.workers = placeholder(int)  # processes that load; unset: 1 a core above 8 | 0: threads
+    dataset.prefetch = 2  # batches that are loaded ahead
     dataset.timeout_s = 300.0  # the run ends if the loader yields no batch for this long
     dataset.on_error = 'raise'  # raise | skip: replace an unreadable image by its neighbour
     dataset.max_bad_share = 0.01  # skip: a larger share of unreadable images is an error

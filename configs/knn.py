@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     for field in ('pool', 'drop_path', 'batch_norm', 'head_std'):
         del config.model[field]
     config.dataset = base.dataset
-    training_only = ('crop', 'crop_scale', 'crop_ratio', 'flip', 'augment', 'erase', 'workers')
+    training_only = ('crop', 'crop_scale', 'crop_ratio', 'flip', 'augment', 'erase')
     for field in (*training_only, 'repeats', 'resize', 'canvas'):
         del config.dataset[field]
 

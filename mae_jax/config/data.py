@@ -1,5 +1,6 @@
 """Reads `config.dataset`: sources, training batches, evaluation batches."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,7 +9,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mae_jax.config.model import image_size
+from mae_jax.config.workers import IMAGES
 from mae_jax.data.loader import memory
+from mae_jax.data.loader.assembly import ON_HOST, Destination
 from mae_jax.data.loader.batches import Loader, eval_batches, make_loader
 from mae_jax.data.loader.stream import Stream
 from mae_jax.data.sources.arrays import FeatureSource
@@ -18,7 +21,7 @@ from mae_jax.data.transforms.color_jitter import parse_color_jitter
 from mae_jax.data.transforms.randaugment import parse_randaugment
 from mae_jax.data.transforms.views import Augment
 from mae_jax.errors import UserError
-from mae_jax.training.sharding import local_rows
+from mae_jax.training.sharding import Devices, local_rows
 
 
 def make_source_of(config: ConfigDict, split: str) -> Any:
@@ -130,8 +133,7 @@ def make_train_loader(
         repeats=dataset.repeats,
         resize=dataset.resize,
         canvas=dataset.canvas,
-        workers=dataset.workers,
-        prefetch=dataset.prefetch,
+        workers=dataset.workers or 0,
         **decoding(dataset),
         **_reading(dataset),
     )
@@ -163,7 +165,8 @@ def decoding(dataset: ConfigDict) -> dict[str, Any]:
 def _reading(dataset: ConfigDict) -> dict[str, Any]:
     """Returns the options of reading that training and evaluation share."""
     return {
-        field: dataset[field] for field in ('threads', 'timeout_s', 'on_error', 'max_bad_share')
+        field: dataset[field]
+        for field in ('threads', 'prefetch', 'timeout_s', 'on_error', 'max_bad_share')
     }
 
 
@@ -174,15 +177,23 @@ def make_eval_batches(
     batch_size: int,
     rows: np.ndarray,
     limit: int | None = None,
+    put: Destination = ON_HOST,
 ) -> Stream | Iterator:
-    """Loads each example once, without augmentation; at most `limit`, evenly spread."""
+    """Loads each example once, without augmentation; at most `limit`, evenly spread.
+
+    Args:
+      put: where the batches go.
+    """
     if isinstance(source, FeatureSource):
-        return memory.eval_batches(source, batch_size=batch_size, rows=rows, limit=limit)
+        return memory.eval_batches(source, batch_size=batch_size, rows=rows, limit=limit, put=put)
+    images = min(limit or len(source), len(source)) * len(rows) // batch_size
     return eval_batches(
         source,
         batch_size=batch_size,
         rows=rows,
         limit=limit,
+        put=put,
+        workers=min(config.dataset.workers or 0, images // IMAGES),
         crop_share=config.dataset.eval_crop_share,
         image_size=image_size(config),
         **decoding(config.dataset),
@@ -197,20 +208,22 @@ def eval_passes(
     batch_size: int,
     limit: int | None = None,
     alive: Callable[[], None] = lambda: None,
+    check: Callable[[dict[str, np.ndarray]], None] | None = None,
 ) -> Callable[[], Iterator]:
-    """Returns a function that starts a pass over this process's rows of all evaluation batches.
+    """Returns a function that starts a pass over all evaluation batches, on the devices of a mesh.
 
     Args:
+      check: called with the arrays of every piece of a batch.
       limit: as of `make_eval_batches`.
       alive: called at every batch, for the watchdog.
     """
-    rows = local_rows(mesh, batch_size)
+    options = dict(batch_size=batch_size, rows=local_rows(mesh, batch_size), limit=limit)
 
     def start() -> Iterator:
-        for batch in make_eval_batches(
-            config, source, batch_size=batch_size, rows=rows, limit=limit
-        ):
-            alive()
-            yield batch
+        batches = make_eval_batches(config, source, put=Devices(mesh, check), **options)
+        with contextlib.closing(batches):
+            for batch in batches:
+                alive()
+                yield batch
 
     return start

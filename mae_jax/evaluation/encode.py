@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from mae_jax.errors import UserError
 from mae_jax.training import sharding as mesh_lib
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, jax.Array]
 Passes = Callable[[], Iterable[Batch]]
-"""Starts a pass over evaluation batches: this process's rows of each."""
+"""Starts a pass over evaluation batches, which are on the devices of a mesh."""
 Features = Float[np.ndarray, 'n D']
 Labels = Int[np.ndarray, ' n']
 Encode = Callable[[Any, Iterable[Batch]], tuple[Features, Labels]]
@@ -38,7 +38,6 @@ def make_encode(features: Callable[[Any, Batch], jax.Array], mesh: Mesh) -> Enco
     def run(params: Any, batches: Iterable[Batch]) -> tuple[Features, Labels]:
         chunks = []
         for batch in batches:
-            batch = mesh_lib.put_batch(mesh, batch)
             vectors, labels, valid = map(np.asarray, encode(params, batch))
             chunks.append((vectors[valid], labels[valid]))
         vectors, labels = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))

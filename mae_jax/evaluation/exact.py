@@ -8,7 +8,7 @@ from clu.metrics import Collection
 from jax.sharding import Mesh
 
 from mae_jax.evaluation.encode import Passes
-from mae_jax.training.sharding import put_batch, replicated
+from mae_jax.training.sharding import replicated
 from mae_jax.training.state import TrainState, evaluation_params
 from mae_jax.training.task import Task
 
@@ -19,7 +19,7 @@ def make_evaluate(task: Task, mesh: Mesh, passes: Passes, batch_size: int) -> An
     Args:
       task: its `evaluate` collects the metrics of a batch.
       mesh: on whose devices the batches are evaluated.
-      passes: starts a pass over this process's rows of all batches.
+      passes: starts a pass over all batches, which are on the devices of the mesh.
       batch_size: of the global batch.
 
     Returns:
@@ -30,8 +30,6 @@ def make_evaluate(task: Task, mesh: Mesh, passes: Passes, batch_size: int) -> An
     def run(state: TrainState) -> Collection:
         params, total, pending = evaluation_params(state), None, None
         for number, batch in enumerate(passes()):
-            task.check(batch)
-            batch = put_batch(mesh, batch)
             metrics = evaluate(params, state.model_state, batch, number * batch_size)
             total = merge(total, pending)  # one batch late: the device always has the next one
             pending = metrics

@@ -20,7 +20,9 @@ def make_evaluation(setup: Setup, alive: Callable[[], None] = lambda: None) -> E
     config, held_out = setup.config, setup.held_out
     examples = min(config.eval_examples or len(held_out), len(held_out))
     batch_size = eval_batch_size(config, setup.mesh, examples)
-    passes = eval_passes(config, held_out, setup.mesh, batch_size, examples, alive)
+    passes = eval_passes(
+        config, held_out, setup.mesh, batch_size, examples, alive, setup.task.check
+    )
     return make_evaluate(setup.task, setup.mesh, passes, batch_size)
 
 

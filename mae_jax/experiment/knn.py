@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.data import check_classes, make_sources
 from mae_jax.config.model import image_size
+from mae_jax.config.workers import with_workers
 from mae_jax.errors import UserError
 from mae_jax.evaluation.encode import make_encode
 from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
@@ -68,8 +69,10 @@ def evaluate_knn(
     frozen = make_frozen_encoder(config, fields.pool)
     sources = sources or make_sources(config)
     check_classes(*sources)
+    config, reading = with_workers(config, sources[0])
     for line in describe_data(config, *sources):
         say(line)
+    say(reading)
     params, step = initial_encoder(config, frozen.encoder, mesh)
     encode = make_encode(frozen.features, mesh)
     splits = [

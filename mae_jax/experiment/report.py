@@ -48,6 +48,7 @@ def announce(setup: Setup, state: TrainState) -> None:
     mesh = f', mesh {shape}' if setup.mesh.size > 1 else ''
     machine = f'{setup.mesh.size} {devices[0].device_kind} device(s)'
     say(f'{machine}, {jax.process_count()} process(es){mesh}')
+    say(setup.reading)
     say(f'writing to {setup.workdir}')
     if setup.recipe:
         say(setup.recipe)

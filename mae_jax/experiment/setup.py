@@ -13,6 +13,7 @@ from mae_jax.config.data import make_sources
 from mae_jax.config.length import Length, make_learning_rate, make_length
 from mae_jax.config.model import make_architecture
 from mae_jax.config.recipe import choose, explain, unset_fields
+from mae_jax.config.workers import with_workers
 from mae_jax.errors import UserError
 from mae_jax.runtime.chips import choose_dtype
 from mae_jax.tasks import make_task
@@ -44,6 +45,7 @@ class Setup:
       learning_rate: of each step.
       identity: what a checkpoint must agree with, in addition to the work directory's config.
       recipe: one line about what was chosen from the data; '' where the config had all.
+      reading: one line about what loads the images.
     """
 
     config: ConfigDict
@@ -57,6 +59,7 @@ class Setup:
     learning_rate: optax.Schedule
     identity: dict[str, Any]
     recipe: str = ''
+    reading: str = ''
 
 
 def make_setup(config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None = None) -> Setup:
@@ -76,6 +79,7 @@ def make_setup(config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None
     chosen = unset_fields(config)
     config = complete(config, len(source), mesh.size)
     check_batch(config, mesh)
+    config, reading = with_workers(config, source)
     task = make_task(config, source)
     task.check_data(source, held_out)
     length = make_length(config, len(source))
@@ -96,6 +100,7 @@ def make_setup(config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None
             'dataset': source.identity,
         },
         recipe=explain(chosen, config, length.num_steps, len(source), source.num_classes),
+        reading=reading,
     )
 
 

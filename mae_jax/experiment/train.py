@@ -41,17 +41,14 @@ def train_to_end(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> T
     if first >= length.num_steps:
         return state
     loader = make_train_loader(config, setup.source, sharding.local_rows(mesh, config.batch_size))
-
-    def put(batch):
-        setup.task.check(batch)
-        return sharding.put_batch(mesh, batch)
+    devices = sharding.Devices(mesh, setup.task.check)
 
     with contextlib.ExitStack() as stack:
         alive = stack.enter_context(watchdog(config.step_timeout_s))
         stop_requested = stack.enter_context(stop_requests(first))
         profile = stack.enter_context(profiled_steps(config.profile_steps, setup.workdir))
         writer = stack.enter_context(open_writer(setup, first))
-        batches = stack.enter_context(loader.iterate(first, put=put))
+        batches = stack.enter_context(loader.iterate(first, put=devices))
         writer.say('compiling the step ...')
         state = train(
             state,

@@ -5,7 +5,7 @@ The mesh has two axes. The batch is split over both; parameters and optimiser st
 them, and a checkpoint written under one mesh is read under any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mae_jax.data.loader.assembly import put_whole
+from mae_jax.data.loader.layout import Memory
 from mae_jax.errors import UserError
 
 AXES = ('data', 'fsdp')
@@ -109,13 +111,49 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
     Every array is split over the devices by itself: one may have a row for several examples.
     """
-    sharding, local = batch_sharding(mesh), len(mesh.local_devices)
-    return {
-        name: jax.make_array_from_process_local_data(
-            sharding, rows, (len(rows) * mesh.size // local, *rows.shape[1:])
-        )
-        for name, rows in batch.items()
-    }
+    return put_whole(Devices(mesh), batch)
+
+
+class Devices:
+    """Puts batches onto the devices of this process, a piece at a time: a loader's `Destination`.
+
+    Piece i of a batch has the i-th part of the rows of `local_rows`, all of one device.
+
+    Args:
+      mesh: the devices of all processes.
+      check: called with the arrays of every piece before they are put.
+
+    Attributes:
+      pieces: of a batch, one for each device of this process.
+    """
+
+    def __init__(self, mesh: Mesh, check: Callable[[dict[str, np.ndarray]], None] | None = None):
+        self._layout, self._check, self._size = batch_sharding(mesh), check, mesh.size
+        rows = self._layout.addressable_devices_indices_map((mesh.size,))
+        self._devices = sorted(rows, key=lambda device: rows[device][0].indices(mesh.size))
+        self.pieces = len(self._devices)
+        self._memory = Memory()
+
+    def put(self, number: int, rows: dict[str, np.ndarray], lent: bool) -> dict[str, jax.Array]:
+        """Starts to transfer a piece; ends it as well if the memory of its arrays is `lent`."""
+        if self._check:
+            self._check(rows)
+        device = self._devices[number]
+        if lent and device.platform == 'cpu':  # whose arrays may be the host's, without a copy
+            rows = {name: self._memory.copy(array) for name, array in rows.items()}
+        arrays = jax.device_put(rows, device)
+        return jax.block_until_ready(arrays) if lent else arrays
+
+    def join(self, pieces: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        """Makes global arrays of the pieces of all devices of this process."""
+        batch = {}
+        for name in pieces[0]:
+            arrays = [piece[name] for piece in pieces]
+            count, *shape = arrays[0].shape
+            batch[name] = jax.make_array_from_single_device_arrays(
+                (count * self._size, *shape), self._layout, arrays
+            )
+        return batch
 
 
 def put(array: np.ndarray | jax.Array, layout: NamedSharding) -> jax.Array:

@@ -99,7 +99,7 @@ def evaluate(config, source, task, state, devices: int, batch_size: int):
     config.batch_size = batch_size
     mesh_lib.check_batch(batch_size, mesh)
     batch_size = eval_batch_size(config, mesh, len(source))
-    passes = eval_passes(config, source, mesh, batch_size)
+    passes = eval_passes(config, source, mesh, batch_size, check=task.check)
     return sums_of(make_evaluate(task, mesh, passes, batch_size)(state))
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from mae_jax.data.loader.layout import Memory
 from mae_jax.errors import UserError
 from mae_jax.training import sharding as mesh_lib
 
@@ -58,6 +59,33 @@ def test_a_global_batch_keeps_the_order_of_its_rows(fsdp):
     batch = mesh_lib.put_batch(mesh, {'label': rows * 10})
     np.testing.assert_array_equal(batch['label'], np.arange(16) * 10)
     assert batch['label'].addressable_shards[0].data.shape == (2,)
+
+
+def test_pieces_of_a_batch_are_the_rows_of_each_device_in_order():
+    devices = jax.devices()
+    mesh = mesh_lib.make_mesh(2, devices=[devices[i] for i in (3, 0, 7, 2, 5, 1, 6, 4)])
+    rows, puts = np.arange(16), mesh_lib.Devices(mesh)
+    expected = mesh_lib.batch_sharding(mesh).devices_indices_map((16,))
+    pieces = [puts.put(i, {'label': part}, False) for i, part in enumerate(np.split(rows, 8))]
+    for piece in pieces:
+        (device,) = piece['label'].devices()
+        np.testing.assert_array_equal(piece['label'], rows[expected[device]])
+    np.testing.assert_array_equal(puts.join(pieces)['label'], rows)
+
+
+@pytest.mark.parametrize('shape', [(8,), (8, 64, 64, 3)])
+def test_memory_that_is_lent_may_be_used_again_at_once(shape):
+    rows = {'image': Memory().copy(np.ones(shape, np.uint8))}
+    array = mesh_lib.Devices(mesh_lib.make_mesh()).put(0, rows, True)['image']
+    rows['image'][:] = 2
+    np.testing.assert_array_equal(array, np.ones(shape))
+
+
+def test_every_piece_is_checked_before_it_is_put():
+    seen = []
+    puts = mesh_lib.Devices(mesh_lib.make_mesh(), lambda rows: seen.append(rows['label'].tolist()))
+    puts.put(3, {'label': np.array([4, 5])}, False)
+    assert seen == [[4, 5]]
 
 
 def test_arrays_of_a_batch_may_have_a_row_for_several_examples():

@@ -8,19 +8,18 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from absl import logging
 
-from mae_jax.data.images.decode import BadImage
+from mae_jax.data.loader.assembly import ON_HOST, Destination, Loaded
+from mae_jax.data.loader.examples import eval_rows, load_eval, load_train
+from mae_jax.data.loader.layout import REPLACED, Arrays, Memory, layout_of
 from mae_jax.data.loader.order import Share, epochs, share_of_rows
-from mae_jax.data.loader.read_ahead import ReadOptions, join, read_ahead
+from mae_jax.data.loader.read_ahead import ReadOptions, read_ahead
 from mae_jax.data.loader.stream import Stream
 from mae_jax.data.sources.protocol import Source
 from mae_jax.data.transforms import views
 from mae_jax.data.transforms.crops import BOXES, CROPS
 from mae_jax.errors import UserError
 
-MAX_NEIGHBOURS = 100
-"""The most unreadable images in a row that on_error='skip' tolerates."""
 MIN_SEEN = 1000
 """The share of unreadable images is taken of at least this many: among the first it says little."""
 FOREVER = 2**31
@@ -98,8 +97,8 @@ def make_loader(
     share = share_of_rows(rows, batch_size, repeats)
     options = ReadOptions(**options)
     order = epochs(len(source), seed)
-    load = functools.partial(_load_train, source, order, transform, options.on_error, repeats)
-    return Loader(load, share, options)
+    load = functools.partial(load_train, source, transform, options.on_error, repeats)
+    return Loader(load, lambda i: (i // len(source), order[i]), share, options)
 
 
 def _check_device_resize(crop: str, augment: views.Augment | None, canvas: int) -> None:
@@ -124,30 +123,42 @@ class Loader:
         handed out by `iterate`.
     """
 
-    def __init__(self, load: Callable[[int], dict], share: Share, options: ReadOptions):
+    def __init__(
+        self,
+        load: Callable[[tuple[int, int]], Arrays],
+        item: Callable[[int], tuple[int, int]],
+        share: Share,
+        options: ReadOptions,
+    ):
         self._load = load
+        self._item = item
         self._share = share
         self._options = options
         self._seen = 0
         self.num_replaced = 0
 
-    def batch_at(self, step: int) -> dict[str, np.ndarray]:
+    def batch_at(self, step: int) -> Arrays:
         """Loads the batch of one step in the calling thread; see `make_loader` for its content."""
-        first = step * len(self._share)
-        counts = range(first, first + len(self._share))
-        batch = join([self._load(self._share.position(count)) for count in counts])
-        del batch['replaced'], batch['name']
-        return batch
+        size = len(self._share)
+        images = [
+            self._load(self._item(self._share.position(step * size + i))) for i in range(size)
+        ]
+        layout = layout_of(images[0], size)
+        arrays = layout.arrays(Memory().take(layout.nbytes()))
+        for number, rows in enumerate(images):
+            layout.write(arrays, number, rows)
+        del arrays[REPLACED]
+        return arrays
 
     def iterate(
-        self, start_step: int, num_steps: int | None = None, put: Callable[[dict], dict] = dict
+        self, start_step: int, num_steps: int | None = None, put: Destination = ON_HOST
     ) -> Stream:
         """Starts to load the batches of steps start_step, start_step + 1, ... ahead of their use.
 
         Args:
           start_step: the first step.
           num_steps: how many; None for a stream without end.
-          put: called with each batch ahead of its use, to start its transfer to the devices.
+          put: where the batches go, ahead of their use.
 
         Returns:
           An iterator and context manager, with `close()`. Its `next` raises UserError where an
@@ -156,20 +167,20 @@ class Loader:
         """
         return read_ahead(
             self._load,
+            self._item,
             self._share,
             start_step=start_step,
             stop_step=start_step + (FOREVER if num_steps is None else num_steps),
             options=self._options,
-            prepare=lambda batch: (batch.pop('replaced'), put(_without_names(batch))),
+            destination=put,
             finish=self._count_replaced,
         )
 
-    def _count_replaced(self, prepared: tuple[np.ndarray, dict]) -> dict:
-        replaced, batch = prepared
-        self.num_replaced += int(replaced.sum())
-        self._seen += len(replaced)
+    def _count_replaced(self, loaded: Loaded) -> dict:
+        self.num_replaced += loaded.replaced
+        self._seen += loaded.rows
         _check_bad_share(self.num_replaced, self._seen, self._options.max_bad_share)
-        return batch
+        return loaded.batch
 
 
 def eval_batches(
@@ -184,6 +195,7 @@ def eval_batches(
     nodata: float | None = None,
     crop_share: float | None = None,
     limit: int | None = None,
+    put: Destination = ON_HOST,
     **options,
 ) -> Stream:
     """Starts to load every example once, in order, for evaluation.
@@ -194,6 +206,7 @@ def eval_batches(
     Args:
       limit: at most this many examples, evenly spread over the source.
       crop_share: see `views.eval_transform`.
+      put: as of `Loader.iterate`.
       source, batch_size, rows, image_size, channels, apply_exif, bands, nodata, **options: as of
         `make_loader`.
 
@@ -205,7 +218,7 @@ def eval_batches(
       UserError: as of `make_loader`.
     """
     transform = functools.partial(
-        _eval_rows,
+        eval_rows,
         image_size=tuple(image_size),
         channels=channels,
         apply_exif=apply_exif,
@@ -217,74 +230,22 @@ def eval_batches(
     examples = len(source) if limit is None else min(limit, len(source))
     replaced = 0
 
-    def count_replaced(batch: dict) -> dict:
+    def count_replaced(loaded: Loaded) -> dict:
         nonlocal replaced
-        replaced += int(batch.pop('replaced').sum())
+        replaced += loaded.replaced
         _check_bad_share(replaced, examples, options.max_bad_share)
-        return batch
+        return loaded.batch
 
     return read_ahead(
-        functools.partial(_load_eval, source, examples, transform, options.on_error),
+        functools.partial(load_eval, source, transform, options.on_error),
+        lambda i: (i < examples, i % examples * len(source) // examples),
         Share(np.asarray(rows), batch_size),
         start_step=0,
         stop_step=-(-examples // batch_size),
         options=options,
-        prepare=_without_names,
+        destination=put,
         finish=count_replaced,
     )
-
-
-def _load_train(
-    source: Source, order, transform: Callable, on_error: str, repeats: int, position: int
-) -> dict[str, np.ndarray]:
-    epoch = position // len(source)
-    index = order[position]
-    transform = functools.partial(transform, epoch=epoch, index=index)
-    return _load(source, index, transform, on_error, repeats)
-
-
-def _eval_rows(record: dict, **fields) -> dict[str, np.ndarray]:
-    return {'image': views.eval_transform(record, **fields)[None]}
-
-
-def _load_eval(
-    source: Source, examples: int, transform: Callable, on_error: str, position: int
-) -> dict[str, np.ndarray]:
-    valid = position < examples
-    index = position % examples * len(source) // examples
-    rows = _load(source, index, transform, on_error) | {'valid': np.array([valid])}
-    if not valid:
-        rows |= {'label': np.array([-1], np.int32), 'replaced': np.array([False])}
-    return rows
-
-
-def _load(
-    source: Source, index: int, transform: Callable, on_error: str, repeats: int = 1
-) -> dict[str, np.ndarray]:
-    """Loads the rows of one example; with 'skip', of the next readable one instead."""
-    tries = min(len(source), MAX_NEIGHBOURS)
-    for attempt in range(tries):
-        try:
-            record = source[(index + attempt) % len(source)]
-            rows = transform(record)
-        except BadImage as error:
-            if on_error == 'raise':
-                remedy = "Repair or remove it, or set dataset.on_error='skip'."
-                raise UserError(f'{error} {remedy}') from error
-            last_error = error
-            logging.warning('Replaced by the next image: %s', error)
-            continue
-        scalars = {
-            'label': np.int32(record['label']),
-            'replaced': np.bool_(attempt > 0),
-            'name': np.str_(record['name']),  # for the error of images that do not fit together
-        }
-        return rows | {name: np.repeat(value, repeats) for name, value in scalars.items()}
-    raise UserError(f'{tries} images in a row are unreadable; the last one: {last_error}')
-
-
-def _without_names(batch: dict) -> dict:
-    return {key: rows for key, rows in batch.items() if key != 'name'}
 
 
 def _check_bad_share(bad: int, seen: int, max_bad_share: float) -> None:

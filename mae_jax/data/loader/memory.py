@@ -6,9 +6,11 @@ permutation in every epoch too, and a batch is a function of (seed, step).
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from mae_jax.data.loader.assembly import ON_HOST, Destination, put_whole
 from mae_jax.data.sources.arrays import ArraySource
 
 ORDER = 3
@@ -49,14 +51,14 @@ class MemoryLoader:
         labels = self._source.labels[indices].astype(np.int32)
         return {'image': self._source.images[indices], 'label': labels}
 
-    def iterate(self, start_step: int, put: Callable[[dict], dict] = dict) -> 'MemoryStream':
+    def iterate(self, start_step: int, put: Destination = ON_HOST) -> 'MemoryStream':
         """Returns a stream of the batches of steps start_step, start_step + 1, ... without end.
 
         Args:
           start_step: the first step.
-          put: called with each batch.
+          put: where the batches go.
         """
-        return MemoryStream(lambda step: put(self.batch_at(step)), start_step)
+        return MemoryStream(lambda step: put_whole(put, self.batch_at(step)), start_step)
 
 
 class MemoryStream:
@@ -85,8 +87,13 @@ class MemoryStream:
 
 
 def eval_batches(
-    source: ArraySource, *, batch_size: int, rows: Sequence[int], limit: int | None = None
-) -> Iterator[dict[str, np.ndarray]]:
+    source: ArraySource,
+    *,
+    batch_size: int,
+    rows: Sequence[int],
+    limit: int | None = None,
+    put: Destination = ON_HOST,
+) -> Iterator[dict[str, Any]]:
     """Yields every example once, in order, for evaluation.
 
     Arguments, padding and the keys of a batch are those of `batches.eval_batches`.
@@ -97,4 +104,5 @@ def eval_batches(
         valid = positions < examples
         indices = positions % examples * len(source) // examples
         labels = np.where(valid, source.labels[indices], -1).astype(np.int32)
-        yield {'image': source.images[indices], 'label': labels, 'valid': valid}
+        arrays = {'image': source.images[indices], 'label': labels, 'valid': valid}
+        yield put_whole(put, arrays)

@@ -1,30 +1,28 @@
 """Loads batches ahead of their use, in threads or in worker processes."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from typing import Any
 
-import grain
-import numpy as np
-from absl import flags
-
+from mae_jax.data.loader.assembly import Destination, Loaded, assemble
+from mae_jax.data.loader.layout import layout_of
 from mae_jax.data.loader.order import Share
-from mae_jax.data.loader.stream import Stream, start_worker
+from mae_jax.data.loader.readers import Load, Threads, Workers
+from mae_jax.data.loader.stream import Stream
 from mae_jax.errors import UserError
 from mae_jax.runtime.cores import num_cores
 
-MAX_CHUNK = 8
-"""The most images that one thread loads at a time, so that all threads work on the same batch."""
+MAX_THREADS = 8
+"""Above so many cores, worker processes scale and threads do not."""
 
 
-def default_threads() -> int:
-    """Returns one thread for each core, at most eight.
+def default_threads(workers: int = 0) -> int:
+    """Returns one thread for each worker process, or one for each core, at most eight.
 
-    More threads than cores wait for each other's interpreter lock; above eight cores, worker
-    processes scale and threads do not.
+    More threads than cores wait for each other's interpreter lock.
     """
-    return min(8, num_cores())
+    return 1 if workers else max(1, min(MAX_THREADS, num_cores()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,72 +58,58 @@ class ReadOptions:
 
 
 def read_ahead(
-    load: Callable[[int], dict[str, np.ndarray]],
+    load: Load,
+    item: Callable[[int], Any],
     share: Share,
     *,
     start_step: int,
     stop_step: int,
     options: ReadOptions,
-    prepare: Callable[[dict], Any],
-    finish: Callable[[Any], dict],
+    destination: Destination,
+    finish: Callable[[Loaded], dict],
 ) -> Stream:
     """Starts to load the batches of steps start_step ... stop_step - 1.
 
     Args:
-      load: returns the rows of the image at a position of the sequence of all images; it must be
-        picklable where there are worker processes.
+      load: item -> the rows of an image; it must be picklable where there are worker processes.
+      item: position in the sequence of all images -> what `load` needs, small and picklable.
       share: the images that this process loads for each batch.
       start_step, stop_step: the range of steps.
       options: threads, workers, prefetch and timeout are used.
-      prepare: called with each batch in the reading thread, ahead of its use.
-      finish: called with the result of `prepare` when the batch is handed out.
+      destination: where the pieces of a batch go, ahead of its use.
+      finish: called with each batch when it is handed out.
 
     Returns:
       An iterator over the results of `finish`.
-    """
-    images = len(share)
-    chunk = next(size for size in range(min(images, MAX_CHUNK), 0, -1) if images % size == 0)
-    chunks_ahead = -(-options.prefetch * images // chunk // max(options.workers, 1))
-    threads = options.threads or default_threads()
-
-    def make(register: str) -> grain.IterDataset:
-        counts = grain.MapDataset.range(start_step * images, stop_step * images)
-        chunks = counts.map(share.position).map(load).batch(chunk, batch_fn=join)
-        dataset = chunks.to_iter_dataset(
-            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, chunks_ahead))
-        )
-        if options.workers:
-            if not flags.FLAGS.is_parsed():  # in a notebook or a test; grain reads its own flags
-                flags.FLAGS.mark_as_parsed()
-            dataset = dataset.mp_prefetch(
-                grain.multiprocessing.MultiprocessingOptions(
-                    num_workers=options.workers, per_worker_buffer_size=chunks_ahead
-                ),
-                worker_init_fn=functools.partial(start_worker, register),
-            )
-        return dataset.batch(images // chunk, batch_fn=join)
-
-    return Stream(make, prepare, finish, options.timeout_s)
-
-
-def join(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Concatenates the rows of several dictionaries with the same keys.
 
     Raises:
-      UserError: their images have different dtypes.
+      UserError: the images do not divide into the pieces of `destination`.
     """
-    _check_dtypes(chunks)
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _check_dtypes(chunks: Sequence[dict[str, np.ndarray]]) -> None:
-    # NumPy would convert all to one dtype, and config.dataset.scale would be wrong for some.
-    name = 'canvas' if 'canvas' in chunks[0] else 'image'
-    examples = {str(chunk[name].dtype): chunk['name'][0] for chunk in reversed(chunks)}
-    if len(examples) > 1:
-        files = ' and '.join(f'{file} ({dtype})' for dtype, file in sorted(examples.items()))
+    if len(share) % destination.pieces:
         raise UserError(
-            f'Images of several depths cannot share a batch: {files}. Save all with one depth '
-            '(ImageMagick: mogrify -depth 8 FILE), or keep those of each depth in a folder of '
-            'their own.'
+            f'{len(share)} images cannot be shared among {destination.pieces} devices: choose a '
+            'multiple as batch_size.'
         )
+    images = len(share) // destination.pieces
+    counts = range(start_step * len(share), stop_step * len(share))
+    slots = options.prefetch * destination.pieces
+    threads = options.threads or default_threads(options.workers)
+
+    def readers() -> Threads | Workers:
+        layout = layout_of(load(item(share.position(counts[0]))), images)
+        if options.workers:
+            return Workers(load, layout, threads, options.workers, slots)
+        return Threads(load, layout, threads)
+
+    def batches(readers: Threads | Workers, stop: threading.Event):
+        return assemble(
+            readers,
+            destination,
+            lambda count: item(share.position(count)),
+            counts,
+            images=images,
+            slots=slots,
+            stop=stop,
+        )
+
+    return Stream(readers if counts else None, batches, finish, options.timeout_s)

@@ -20,8 +20,9 @@ class Example(TypedDict):
 class Source(Protocol):
     """One split of a data set.
 
-    The loader calls `source[index]` from several threads at once; worker processes get a pickled
-    copy, so that a source must be picklable where `dataset.workers` is used. An image that cannot
+    The loader calls `source[index]` from several threads at once; each worker process gets a
+    pickled copy, whose arrays are read-only and shared by all. A source that cannot be pickled is
+    read by threads alone, unless `dataset.workers` asks for processes. An image that cannot
     be read raises `mae_jax.data.images.decode.BadImage`, which `dataset.on_error` handles.
 
     Attributes:

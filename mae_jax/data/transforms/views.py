@@ -81,7 +81,7 @@ def train_views(
         if augment:
             pixels = _augmented(pixels, augment, _generator(seed, AUGMENT, epoch, index, view))
         views.append(pixels)
-    return {'image': np.stack(views)}
+    return {'image': np.stack(views) if repeats > 1 else views[0][None]}
 
 
 def train_canvas(

@@ -213,19 +213,95 @@ def test_reading_images_imports_neither_tensorflow_nor_torch(trainer):
 
 
 @pytest.mark.slow
+def test_a_worker_imports_neither_jax_nor_grain_nor_the_script_of_the_run(trainer):
+    _, pid, _ = trainer
+    libraries = Path(f'/proc/{pid}/maps').read_text()
+    assert 'numpy' in libraries
+    assert not any(name in libraries for name in ('jaxlib', '/grain/', 'tensorflow'))
+
+
+@pytest.mark.slow
 def test_workers_end_with_a_trainer_that_is_killed(trainer):
     process, pid, _ = trainer
     assert alive(pid)
-    segments = shared_memory(process.pid) | shared_memory(pid)
     process.kill()
     process.wait()
     assert ends(pid)
-    # The segment that the worker was creating as it ended, a few kB and not yet registered for
-    # removal, may remain.
-    assert becomes_true(lambda: sum(path.exists() for path in segments) <= 1, seconds=60)
 
 
-def shared_memory(pid):
-    """Returns the shared memory files that a process has mapped; other tests have theirs."""
-    lines = Path(f'/proc/{pid}/maps').read_text().splitlines()
-    return {Path(line.split()[-1]) for line in lines if '/dev/shm/psm_' in line}
+SCRIPT = """
+import numpy as np
+from mae_jax.data.loader.batches import make_loader
+
+print('the script runs', flush=True)
+
+class Own:
+    def __len__(self):
+        return 40
+    def __getitem__(self, index):
+        return {'image': np.full((4, 4, 1), index, np.uint8), 'label': index, 'name': str(index)}
+
+loader = make_loader(Own(), batch_size=8, rows=range(8), seed=0, image_size=(4, 4), channels=1,
+                     workers=2)
+with loader.iterate(0, 5) as batches:
+    labels = [batch['label'] for batch in batches]
+print(sorted(np.concatenate(labels).tolist()) == list(range(40)))
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_can_use_workers_with_its_own_source(tmp_path):
+    (tmp_path / 'script.py').write_text(SCRIPT)
+    run = subprocess.run(
+        [sys.executable, tmp_path / 'script.py'],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.split('\n') == ['the script runs', 'True', ''], run.stderr
+
+
+@pytest.mark.slow
+def test_a_source_that_cannot_be_pickled_is_refused_with_the_remedy(photo_folder):
+    source = Hanging(make_source('folder', 'train', path=str(photo_folder(20))))
+    sizes = {'batch_size': 12, 'rows': range(12), 'image_size': (16, 16)}
+    loader = make_loader(source, **sizes, seed=0, workers=1)
+    message = r'cannot be sent to worker .* dataset\.workers=0'
+    with loader.iterate(0) as batches, pytest.raises(UserError, match=message):
+        next(batches)
+
+
+class Broken(Exception):
+    """An error that cannot be made again from its pickle."""
+
+    def __init__(self, first, second):
+        super().__init__(f'{first} {second}')
+
+
+class Breaking:
+    """A source of arrays whose example 5 raises `Broken`; also arrays that workers share."""
+
+    def __init__(self):
+        self.images = np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4, 1)
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise Broken('a read', 'failed')
+        return {'image': self.images[index], 'label': 0, 'name': str(index)}
+
+
+@pytest.mark.slow
+def test_errors_that_cannot_be_sent_come_with_their_traceback(tmp_path, monkeypatch):
+    code = Path(__file__).read_text()
+    start, end = code.index('class Broken('), code.index('@pytest.mark.slow\ndef test_errors_that')
+    (tmp_path / 'breaking.py').write_text('import numpy as np\n' + code[start:end])
+    monkeypatch.syspath_prepend(tmp_path)
+    import breaking
+
+    options = {'batch_size': 10, 'rows': range(10), 'image_size': (4, 4), 'channels': 1}
+    loader = make_loader(breaking.Breaking(), **options, seed=0, workers=1)
+    with loader.iterate(0) as batches, pytest.raises(RuntimeError, match='Broken: a read failed'):
+        list(batches)
