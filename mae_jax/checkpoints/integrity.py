@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
+from mae_jax.files.buckets import service_errors
 from mae_jax.files.limits import (
     MAX_JSON_BYTES,
     find_irregular,
@@ -90,7 +91,7 @@ def _difference(path: epath.Path, name: str, recorded: tuple[int, int]) -> str |
 
 def _checksum(path: epath.Path) -> tuple[int, int]:
     size, crc = 0, 0
-    with path.open('rb') as file:
+    with service_errors(path), path.open('rb') as file:
         while chunk := file.read(1 << 20):
             size, crc = size + len(chunk), zlib.crc32(chunk, crc)
     return size, crc

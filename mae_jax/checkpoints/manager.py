@@ -26,6 +26,7 @@ from etils import epath
 from mae_jax.checkpoints.find import Log, find_newest_intact, read_meta, steps
 from mae_jax.checkpoints.integrity import CHECKSUMS, write_checksums
 from mae_jax.errors import Preempted, UserError, brief
+from mae_jax.files.buckets import service_errors, service_problem
 from mae_jax.files.paths import absolute
 from mae_jax.runtime.processes import is_lost
 
@@ -89,7 +90,8 @@ class Checkpoints:
             ),
         )
         try:
-            return ocp.CheckpointManager(self._directory, options=options)
+            with service_errors(self._directory):
+                return ocp.CheckpointManager(self._directory, options=options)
         except OSError as error:
             raise UserError(
                 f'Checkpoints cannot be kept in {self._directory} ({brief(error)}): make it '
@@ -203,7 +205,7 @@ class Checkpoints:
                 'config it was trained with, or another --workdir.'
             ) from error
         except Exception as error:  # the checksums are right, but Orbax cannot read the files
-            raise UserError(
+            raise service_problem(error, path) or UserError(
                 f'The checkpoint {path} cannot be restored ({brief(error)}): remove it to go on '
                 'from an earlier one, or choose another --workdir.'
             ) from error
@@ -236,7 +238,7 @@ class Checkpoints:
         except Exception as error:  # the system, TensorStore and Orbax each raise their own
             if is_lost(error):
                 raise
-            raise UserError(
+            raise service_problem(error, self._directory) or UserError(
                 f'The checkpoint of step {step} could not be written to {self._directory} '
                 f'({brief(error)}): make room or make it writable, then run the same command '
                 'again. Earlier checkpoints are intact.'

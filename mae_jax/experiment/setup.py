@@ -14,6 +14,7 @@ from mae_jax.config.length import Length, make_learning_rate, make_length
 from mae_jax.config.model import make_architecture
 from mae_jax.config.recipe import choose, explain, unset_fields
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import as_path
 from mae_jax.runtime.chips import choose_dtype
 from mae_jax.tasks import make_task
 from mae_jax.training import sharding
@@ -81,7 +82,7 @@ def make_setup(config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None
     learning_rate = make_learning_rate(config, length)
     return Setup(
         config=config,
-        workdir=epath.Path(workdir),
+        workdir=as_path(workdir),
         mesh=mesh,
         task=task,
         source=source,

@@ -1,4 +1,4 @@
-"""Keeps the messages of Orbax, TensorStore and JAX's start from the console of a command."""
+"""Keeps messages of Orbax, TensorStore, JAX's start and cloud storage off a command's console."""
 
 import logging
 import os
@@ -20,6 +20,9 @@ def silence_libraries() -> None:
     absl_logging.get_absl_logger().addFilter(_is_not_from_orbax)  # it names the caller's file
     for name in ('xla_bridge', 'distributed'):  # absent backends, starting services
         logging.getLogger(f'jax._src.{name}').setLevel(logging.WARNING)
+    for name in ('gcsfs', 'google'):  # every failed try, with its traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+        warnings.filterwarnings('ignore', module=rf'{name}\b')
     before = sys.unraisablehook
 
     def report_unless_late(unraisable: Any) -> None:
