@@ -68,8 +68,7 @@ install() {
     "tar -xzf $archive -C mae_jax"
     'PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv' # brings a new Python
     '.local/bin/uv venv --quiet --clear --python 3.13 mae_venv'
-    ".local/bin/uv pip install --quiet --python mae_venv -c mae_jax/constraints/newest.txt -e './mae_jax[tpu]'"
-    '.local/bin/uv pip install --quiet --python mae_venv gcsfs' # work directories, data on gs://
+    ".local/bin/uv pip install --quiet --python mae_venv -c mae_jax/constraints/newest.txt -e './mae_jax[tpu,gcs]'"
   )
   execute git -C "$root" archive --format=tar.gz --output="$directory/$archive" HEAD || return
   tpus tpu-vm scp "$directory/$archive" "$TPU:$archive" --worker=all || return

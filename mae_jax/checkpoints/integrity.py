@@ -17,6 +17,7 @@ import jax
 from etils import epath
 
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import service_errors
 from mae_jax.files.limits import (
     MAX_JSON_BYTES,
     find_irregular,
@@ -209,7 +210,7 @@ def _read_list(path: epath.Path) -> Files:
 
 def _checksum(path: epath.Path) -> tuple[int, int]:
     size, crc = 0, 0
-    with path.open('rb') as file:
+    with service_errors(path), path.open('rb') as file:
         while chunk := file.read(1 << 20):
             size, crc = size + len(chunk), zlib.crc32(chunk, crc)
     return size, crc

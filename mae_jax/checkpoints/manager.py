@@ -31,6 +31,7 @@ from mae_jax.checkpoints.integrity import CHECKSUMS, write_checksums
 from mae_jax.checkpoints.restore import restore_arrays
 from mae_jax.checkpoints.write import ArraysHandler
 from mae_jax.errors import Preempted, UserError, brief
+from mae_jax.files.buckets import service_errors, service_problem
 from mae_jax.files.paths import absolute
 from mae_jax.runtime.agreement import SHARE_STORAGE, find_unseen, from_first, gather
 from mae_jax.runtime.processes import is_lost
@@ -88,7 +89,7 @@ class Checkpoints:
         """Creates the directory in process 0, and waits until every process sees what is in it."""
 
         def create() -> list[int]:
-            with self._unwritable():
+            with self._unwritable(), service_errors(self._directory):
                 self._directory.mkdir(parents=True, exist_ok=True)
             return steps(self._directory)
 
@@ -123,7 +124,7 @@ class Checkpoints:
         )
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         registry.add('state', ocp.args.StandardSave, ArraysHandler())
-        with self._unwritable():
+        with self._unwritable(), service_errors(self._directory):
             return ocp.CheckpointManager(
                 self._directory, options=options, handler_registry=registry
             )
@@ -260,7 +261,7 @@ class Checkpoints:
         except Exception as error:  # the system, TensorStore and Orbax each raise their own
             if is_lost(error):
                 raise
-            raise UserError(
+            raise service_problem(error, self._directory) or UserError(
                 f'The checkpoint of step {step} could not be written to {self._directory} '
                 f'({brief(error)}): make room or make it writable, then run the same command '
                 'again. Earlier checkpoints are intact.'

@@ -12,7 +12,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mae_jax.errors import UserError, brief
+from mae_jax.errors import Lost, UserError, brief
+from mae_jax.files.buckets import service_problem
 from mae_jax.runtime.agreement import gather
 
 PyTree = Any
@@ -45,15 +46,18 @@ def restore_arrays(path: epath.Path, target: PyTree) -> PyTree:
         except ValueError as error:
             problem = (
                 f'The checkpoint {path.parent} does not fit this model ({brief(error)}): use the '
-                'config it was trained with, or another --workdir.'
+                'config it was trained with, or another --workdir.',
+                False,
             )
         except Exception as error:  # the checksums are right, but Orbax cannot read the files
-            problem = (
+            service = service_problem(error, path) or (
                 f'The checkpoint {path.parent} cannot be restored ({brief(error)}): remove it to '
                 'go on from an earlier one, or choose another --workdir.'
             )
+            problem = str(service), isinstance(service, Lost)
     if problem := next((problem for problem in gather(problem) if problem), None):
-        raise UserError(problem)  # in every process, and none waits for another in the broadcast
+        message, lost = problem  # raised in every process: none waits for another's broadcast
+        raise (Lost if lost else UserError)(message)
     if source is None:
         return state
     values = [None] * len(leaves) if state is None else jax.tree.leaves(state)

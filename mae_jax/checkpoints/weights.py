@@ -17,6 +17,7 @@ from flax import traverse_util
 from mae_jax.checkpoints.find import Log, find_newest_intact, read_meta
 from mae_jax.checkpoints.integrity import listed_files
 from mae_jax.errors import UserError, brief
+from mae_jax.files.buckets import service_problem
 from mae_jax.files.limits import MAX_JSON_BYTES, check_expansion
 from mae_jax.files.paths import absolute
 
@@ -61,7 +62,7 @@ def restore_weights(
         )
         params = traverse_util.unflatten_dict(params | average)
     except Exception as error:  # an untrusted checkpoint can raise errors of any kind
-        raise UserError(
+        raise service_problem(error, path) or UserError(
             f'The checkpoint {path} cannot be read ({brief(error)}): take another one, or get it '
             'again.'
         ) from error

@@ -29,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
         default='ablation_suite',
         help='a file with a get_suite, :its argument; unset: ablation_suite',
     )
-    parser.add_argument('--out', required=True, type=Path, help='directory of runs and table')
+    parser.add_argument('--out', required=True, type=_folder, help='directory of runs and table')
     parser.add_argument('--rows', nargs='+', default=(), help="unset: the suite's")
     parser.add_argument('--seeds', nargs='+', default=(), type=_seed, help="unset: the suite's")
     parser.add_overrides(
@@ -67,6 +67,13 @@ def run(arguments: argparse.Namespace) -> None:
             f'{failed} stage(s) failed, listed in {arguments.out / "table.md"}: see their logs for '
             'the cause, and run the same command to try them again.'
         )
+
+
+def _folder(text: str) -> Path:
+    """Converts the text of a directory, which must be on a disk: logs are written line by line."""
+    if '://' in text:
+        raise argparse.ArgumentTypeError(f'{text} is not on a disk: give a local directory')
+    return Path(text)
 
 
 def _seed(text: str) -> int:

@@ -36,10 +36,12 @@ def main(argv: Sequence[str], program: str = 'mae-jax') -> int:
     """Runs the command that the arguments name, and returns its exit status."""
     try:
         arguments = parse_arguments(argv, program)
+        from mae_jax.files.buckets import service_errors
         from mae_jax.runtime.library_noise import silence_libraries
 
         silence_libraries()
-        _module(arguments.command).run(arguments)
+        with service_errors():
+            _module(arguments.command).run(arguments)
     except UserError as error:
         if '--verbose' in argv:
             traceback.print_exc()

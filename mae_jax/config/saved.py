@@ -4,10 +4,10 @@ import json
 import os
 from typing import Any
 
-from etils import epath
 from ml_collections import ConfigDict, config_dict
 
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import as_path, service_errors
 from mae_jax.files.limits import MAX_JSON_BYTES, parse_json, read_bytes, reason
 
 
@@ -19,10 +19,12 @@ def load_config(path: str | os.PathLike) -> ConfigDict:
     Raises:
       UserError: there is no config.json, or it cannot be read.
     """
-    directory = epath.Path(path)
+    directory = as_path(path)
     for candidate in (directory, directory.parent, directory.parent.parent):
         file = candidate / 'config.json'
-        if file.exists():
+        with service_errors(file):
+            exists = file.exists()
+        if exists:
             try:
                 return from_json(read_bytes(file, MAX_JSON_BYTES))
             except (OSError, ValueError) as error:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,6 +19,7 @@ from mae_jax.experiment.cached_features import encode_split
 from mae_jax.experiment.cautions import at_chance, say_caution
 from mae_jax.experiment.data_report import describe_data
 from mae_jax.experiment.starting_weights import load_weights
+from mae_jax.files.buckets import append, as_path
 from mae_jax.files.lock import claim
 from mae_jax.models.vit import Encoder
 from mae_jax.runtime.processes import on_first, say
@@ -90,8 +90,8 @@ def evaluate_knn(
     if values is None:
         return {}  # process 0 fits and reports
     results = {'init_from': str(config.init_from), 'step': step, 'pool': fields.pool} | values
-    with claim(workdir), (epath.Path(workdir) / 'results.jsonl').open('a') as file:
-        file.write(json.dumps(results) + '\n')
+    with claim(workdir):
+        append(as_path(workdir) / 'results.jsonl', json.dumps(results) + '\n')
     say(f'{config.init_from}, step {step}, {len(sources[1]):,} held-out images')
     for name, value in values.items():
         say(f'  {accuracy_title(name):<40} {value:.4f}')

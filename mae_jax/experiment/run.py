@@ -22,6 +22,7 @@ from mae_jax.experiment.report import announce, conclude, report_evaluation
 from mae_jax.experiment.setup import make_setup
 from mae_jax.experiment.starting_state import starting_state
 from mae_jax.experiment.train import train_to_end
+from mae_jax.files.buckets import check_work_directory, service_errors
 from mae_jax.runtime.processes import say
 from mae_jax.training.state import TrainState
 
@@ -37,7 +38,7 @@ def run(
 
     Args:
       config: as a file of `configs/` returns it, fields changed at will; it is copied.
-      workdir: a directory of this run alone, local or of any file system that fsspec knows.
+      workdir: a directory of this run alone, on a disk or in a bucket, `gs://bucket/run`.
       train: the training examples, in place of those that `dataset.name` names: an `ArraySource`,
         a `FileSource`, a `HuggingFaceSource`, or any object with the interface of
         `mae_jax.data.sources.protocol.Source`. The same must be given to resume the run.
@@ -51,7 +52,14 @@ def run(
         their own.
     """
     workdir = os.path.expanduser(workdir)  # once, for every module that writes there
-    sources = given_sources(train, held_out)
+    check_work_directory(workdir)
+    with service_errors(workdir):
+        return _run(config, workdir, given_sources(train, held_out))
+
+
+def _run(
+    config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None
+) -> TrainState | dict[str, float]:
     config = inherit(name_given(config) if sources else config, workdir)
     if evaluation := EVALUATIONS.get(config.task):
         return evaluation(config, workdir, sources)

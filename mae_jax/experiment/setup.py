@@ -15,6 +15,7 @@ from mae_jax.config.model import make_architecture
 from mae_jax.config.recipe import choose, explain, unset_fields
 from mae_jax.config.workers import with_workers
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import as_path
 from mae_jax.runtime.chips import choose_dtype
 from mae_jax.tasks import make_task
 from mae_jax.training import sharding
@@ -86,7 +87,7 @@ def make_setup(config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None
     learning_rate = make_learning_rate(config, length)
     return Setup(
         config=config,
-        workdir=epath.Path(workdir),
+        workdir=as_path(workdir),
         mesh=mesh,
         task=task,
         source=source,

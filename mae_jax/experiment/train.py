@@ -3,11 +3,13 @@
 import contextlib
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from etils import epath
 from ml_collections import ConfigDict
 
 from mae_jax.checkpoints.find import read_meta
@@ -18,13 +20,15 @@ from mae_jax.experiment.estimate import make_estimate
 from mae_jax.experiment.hooks import evaluation_hook, make_evaluation, picture_hook
 from mae_jax.experiment.online_probe import make_online_probe
 from mae_jax.experiment.setup import Setup
+from mae_jax.files.mirror import Mirror, mirrored
 from mae_jax.runtime.agreement import from_first
 from mae_jax.runtime.preemption import stop_requests
+from mae_jax.runtime.processes import say
 from mae_jax.runtime.profile import profiled_steps
 from mae_jax.runtime.watchdog import watchdog
 from mae_jax.training import sharding
 from mae_jax.training.loop import Hook, Intervals, Recorder, Saver, Supervision, train
-from mae_jax.training.metrics import MetricsWriter
+from mae_jax.training.metrics import CONTINUED, MetricsWriter
 from mae_jax.training.save_timer import SaveTimer
 from mae_jax.training.state import TrainState, jit_step, make_step
 from mae_jax.training.task import Task
@@ -46,8 +50,9 @@ def train_to_end(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> T
     with contextlib.ExitStack() as stack:
         alive = stack.enter_context(watchdog(config.step_timeout_s))
         stop_requested = stack.enter_context(stop_requests(first))
-        profile = stack.enter_context(profiled_steps(config.profile_steps, setup.workdir))
-        writer = stack.enter_context(open_writer(setup, first))
+        mirror = stack.enter_context(open_mirror(setup))
+        profile = stack.enter_context(profiled_steps(config.profile_steps, mirror.folder))
+        writer = stack.enter_context(open_writer(setup, first, mirror.folder))
         batches = stack.enter_context(loader.iterate(first, put=devices))
         writer.say('compiling the step ...')
         state = train(
@@ -60,7 +65,7 @@ def train_to_end(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> T
                 checkpoint=every(setup, config.checkpoint_every_steps),
             ),
             recorder=make_recorder(setup, loader, writer),
-            saver=make_saver(setup, checkpoints, writer, first),
+            saver=make_saver(setup, checkpoints, writer, mirror, first),
             supervision=Supervision(alive, stop_requested, profile),
             hooks=make_hooks(setup, writer, alive),
             skip_nonfinite=config.optimizer.skip_nonfinite,
@@ -88,10 +93,15 @@ def make_run_step(
     )
 
 
-def open_writer(setup: Setup, first: int) -> MetricsWriter:
-    """Opens metrics.jsonl and the loggers of `config.loggers`, from this step on."""
+def open_mirror(setup: Setup) -> AbstractContextManager[Mirror]:
+    """Opens the local folder of metrics, pictures and traces, of each process its own."""
+    return mirrored(setup.workdir, () if jax.process_index() else CONTINUED, say)
+
+
+def open_writer(setup: Setup, first: int, folder: epath.Path) -> MetricsWriter:
+    """Opens metrics.jsonl and the loggers of `config.loggers` in a folder, from this step on."""
     return MetricsWriter(
-        setup.workdir,
+        folder,
         start_step=first,
         total_steps=setup.length.num_steps,
         steps_per_epoch=setup.length.steps_per_epoch,
@@ -141,13 +151,16 @@ def make_clock(setup: Setup, first: int) -> Callable[[], dict[str, float]]:
     return read
 
 
-def make_saver(setup: Setup, checkpoints: Checkpoints, writer: MetricsWriter, first: int) -> Saver:
-    """Connects the loop to the checkpoints; pictures of a step are on disk before it is saved."""
+def make_saver(
+    setup: Setup, checkpoints: Checkpoints, writer: MetricsWriter, mirror: Mirror, first: int
+) -> Saver:
+    """Connects the loop to the checkpoints; metrics and pictures of a step are saved before it."""
     clock = make_clock(setup, first)
     timer = SaveTimer(setup.config.checkpoint_every_minutes, first)
 
     def save(step: int, state: TrainState, metrics: dict[str, float]) -> None:
         writer.flush()
+        mirror.flush()
         checkpoints.save(step, state, setup.identity | metrics | clock())
         timer.saved(step)
 

@@ -13,6 +13,8 @@ from mae_jax.checkpoints.find import steps
 from mae_jax.config.changes import changed_fields, may_change
 from mae_jax.config.saved import load_config, to_json
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import as_path, service_errors, write_whole
+from mae_jax.files.limits import reason
 from mae_jax.files.lock import claim
 from mae_jax.runtime.processes import on_first
 
@@ -53,7 +55,7 @@ def hold(workdir: str | os.PathLike, config: ConfigDict) -> Iterator[list[str]]:
 
 def has_begun(workdir: str | os.PathLike) -> bool:
     """Returns whether a checkpoint is there; until then a start may be changed and repeated."""
-    directory = epath.Path(workdir)
+    directory = as_path(workdir)
     return (directory / 'config.json').exists() and bool(steps(directory / 'checkpoints'))
 
 
@@ -88,27 +90,26 @@ def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    path = epath.Path(workdir) / 'config.json'
-    fresh = path.with_name('.config.json')
+    path = as_path(workdir) / 'config.json'
     with explained(path):
-        fresh.write_text(to_json(config))
-        fresh.replace(path)
+        write_whole(path, to_json(config))
 
 
 @contextlib.contextmanager
 def explained(path: epath.Path) -> Iterator[None]:
     """Raises a UserError that names the file where what is inside cannot write it."""
     try:
-        yield
+        with service_errors(path):
+            yield
     except OSError as error:
         raise UserError(
-            f'{path} cannot be written ({error.strerror}): make room or make it writable.'
+            f'{path} cannot be written ({reason(error)}): make room or make it writable.'
         ) from error
 
 
 def check_shared(workdir: str | os.PathLike) -> None:
     """Raises a UserError if this process cannot see the config.json that process 0 wrote."""
-    path = epath.Path(workdir) / 'config.json'
+    path = as_path(workdir) / 'config.json'
     deadline = time.monotonic() + SHARED_WITHIN_S
     while not path.exists():
         if time.monotonic() > deadline:

@@ -13,7 +13,8 @@ import stat
 from typing import IO, Any
 
 import numpy as np
-from etils import epath
+
+from mae_jax.files.buckets import as_path, is_remote, service_errors
 
 MAX_JSON_BYTES = 64 << 20
 """Maximum size of a JSON text: configs, headers, lists of files. Orbax's metadata of a ViT-H on a
@@ -63,9 +64,11 @@ def regular_size(path: str | os.PathLike) -> int:
 
     Raises:
       OSError: the file is missing, or is a directory, a pipe or a device, which might never end.
+      UserError: the service that has it refuses, or is away.
     """
-    if '://' in os.fspath(path):
-        return epath.Path(path).stat().length
+    if is_remote(path):
+        with service_errors(path):
+            return as_path(path).stat().length
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, 'it is not a regular file', os.fspath(path))
@@ -73,8 +76,7 @@ def regular_size(path: str | os.PathLike) -> int:
 
 
 def _open(path: str | os.PathLike) -> IO[bytes]:
-    is_local = '://' not in os.fspath(path)
-    return open(path, 'rb') if is_local else epath.Path(path).open('rb')  # for gs://, and slower
+    return as_path(path).open('rb') if is_remote(path) else open(path, 'rb')  # the latter is quick
 
 
 def read_bytes(path: str | os.PathLike, maximum: int) -> bytes:
@@ -85,7 +87,7 @@ def read_bytes(path: str | os.PathLike, maximum: int) -> bytes:
     """
     size = regular_size(path)
     if size <= maximum:
-        with _open(path) as file:
+        with service_errors(path), _open(path) as file:
             content = file.read(size + 1)  # not maximum: Python would allocate that much first
             if len(content) > size:  # it has grown since
                 content += file.read(maximum - size)
@@ -142,7 +144,7 @@ def find_irregular(directory: str | os.PathLike) -> str | None:
     Such are links, which can lead outside of the directory, and pipes, which can block a reader for
     ever. Cloud storage has none.
     """
-    if '://' in os.fspath(directory):
+    if is_remote(directory):
         return None
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):

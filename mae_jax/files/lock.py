@@ -8,6 +8,9 @@ from typing import Any
 from etils import epath
 
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import as_path, is_remote, make_directory
+from mae_jax.files.lease import lease
+from mae_jax.files.limits import reason
 
 try:
     import fcntl
@@ -19,22 +22,24 @@ except ImportError:  # not a POSIX system: no locks
 def claim(workdir: str | os.PathLike) -> Iterator[None]:
     """Creates a directory and locks it; the lock ends with the process at the latest.
 
-    Continues without a lock where the file system has none.
+    Continues without a lock where the file system has none. In a bucket, `lease.py` stands for it.
 
     Raises:
       UserError: another process has locked the directory, or it cannot be created.
     """
-    directory = epath.Path(workdir)
+    directory = as_path(workdir)
     with contextlib.ExitStack() as stack:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            if fcntl is not None and '://' not in os.fspath(directory):
+            make_directory(directory)
+            if is_remote(directory):
+                stack.enter_context(lease(directory / '.lock'))
+            elif fcntl is not None:
                 # Opened to append: it contains the process number of the owner, if there is one.
                 file = stack.enter_context(open(directory / '.lock', 'a+'))
                 _lock(file, directory)
         except OSError as error:
             raise UserError(
-                f'{directory} cannot be written ({error.strerror}): choose another directory, or '
+                f'{directory} cannot be written ({reason(error)}): choose another directory, or '
                 'make it writable.'
             ) from error
         yield

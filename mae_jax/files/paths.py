@@ -6,12 +6,18 @@ import sys
 from etils import epath
 
 from mae_jax.errors import did_you_mean
+from mae_jax.files.buckets import as_path, is_remote
 
 
 def absolute(directory: str | os.PathLike) -> epath.Path:
-    """Returns an absolute path, which Orbax needs: resolves `~`, leaves `gs://` unchanged."""
-    directory = epath.Path(directory).expanduser()
-    return directory if '://' in os.fspath(directory) else epath.Path(os.path.abspath(directory))
+    """Returns an absolute path, which Orbax needs: resolves `~`, leaves `gs://` unchanged.
+
+    Raises:
+      UserError: as `as_path`.
+    """
+    if is_remote(directory):
+        return as_path(directory)
+    return epath.Path(os.path.abspath(os.path.expanduser(directory)))
 
 
 def similar_path(path: str | os.PathLike) -> str:

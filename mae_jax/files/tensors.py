@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import is_remote, make_directory, service_errors
 from mae_jax.files.limits import check_expansion, read_npy, reason, regular_size
 from mae_jax.files.paths import absolute, similar_path
 
@@ -179,9 +180,10 @@ def local_copy(path: str | os.PathLike) -> Iterator[str]:
       UserError: there is no such file, or it is not a regular one.
     """
     path = absolute(path)
-    if not path.exists():
-        raise UserError(f'{path} does not exist{similar_path(path) or "."}')
-    if '://' not in os.fspath(path):
+    with service_errors(path):
+        if not path.exists():
+            raise UserError(f'{path} does not exist{similar_path(path) or "."}')
+    if not is_remote(path):
         try:
             regular_size(path)
         except OSError as error:
@@ -189,7 +191,9 @@ def local_copy(path: str | os.PathLike) -> Iterator[str]:
         yield os.fspath(path)
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield os.fspath(path.copy(epath.Path(folder) / path.name))
+        with service_errors(path):
+            local = path.copy(epath.Path(folder) / path.name)
+        yield os.fspath(local)
 
 
 @contextlib.contextmanager
@@ -200,10 +204,10 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
       UserError: `path` cannot be written. (In the block, write inside of `writing`.)
     """
     path = absolute(path)
-    remote = '://' in os.fspath(path)
+    remote = is_remote(path)
     with contextlib.ExitStack() as stack:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             folder = tempfile.TemporaryDirectory(
                 dir=None if remote else path.parent, prefix='.writing_'
             )
@@ -222,11 +226,11 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
 def writing(path: str | os.PathLike) -> Iterator[None]:
     """Raises a UserError that `path` cannot be written for system errors in the block."""
     try:
-        yield
+        with service_errors(path):
+            yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, 'strerror', None) or error
         raise UserError(
-            f'{path} cannot be written ({reason}): make room, or choose another path.'
+            f'{path} cannot be written ({reason(error)}): make room, or choose another path.'
         ) from error
 
 
@@ -234,6 +238,5 @@ def _upload(source: epath.Path, destination: epath.Path) -> None:
     if not source.is_dir():
         source.copy(destination, overwrite=True)
         return
-    destination.mkdir(parents=True, exist_ok=True)
     for child in source.iterdir():
         _upload(child, destination / child.name)

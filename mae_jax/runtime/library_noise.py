@@ -1,4 +1,4 @@
-"""Keeps messages of Orbax, TensorStore, libtpu and JAX's start from the console of a command."""
+"""Keeps messages of Orbax, TensorStore, libtpu, JAX's start and cloud storage off the console."""
 
 import contextlib
 import logging
@@ -22,6 +22,9 @@ def silence_libraries() -> None:
     absl_logging.get_absl_logger().addFilter(_is_not_from_orbax)  # it names the caller's file
     for name in ('xla_bridge', 'distributed'):  # absent backends, starting services
         logging.getLogger(f'jax._src.{name}').setLevel(logging.WARNING)
+    for name in ('gcsfs', 'google'):  # every failed try, with its traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+        warnings.filterwarnings('ignore', module=rf'{name}\b')
     before = sys.unraisablehook
 
     def report_unless_late(unraisable: Any) -> None:

@@ -16,13 +16,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import write_whole
 from mae_jax.training.console import format_line
 from mae_jax.training.heartbeat import heartbeat
-from mae_jax.training.loggers import Loggers
+from mae_jax.training.loggers import EXTRAS, Loggers
+
+CONTINUED = ('metrics.jsonl', *(f'{service}/run_id' for service in EXTRAS))
+"""Files of a work directory that a run which is resumed goes on with."""
 
 
 class MetricsWriter:
-    """Writes scalars and pictures of a run to its work directory, the console and its loggers.
+    """Writes scalars and pictures of a run to a local folder, the console and its loggers.
 
     Lines of metrics.jsonl of steps after `start_step`, from an earlier start, are removed, so that
     every step is there once. One process of a run is the writer; the others write nothing.
@@ -43,7 +47,7 @@ class MetricsWriter:
         """Opens the files.
 
         Args:
-          workdir: of the run.
+          workdir: of the run, or the folder that `files.mirror` copies to it.
           start_step: the step from which the run goes on.
           total_steps, steps_per_epoch: for the console.
           loggers: names of `training.loggers`.
@@ -199,6 +203,4 @@ def cut_back(path: epath.Path, step: int) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)['step'] <= step:
                 kept.append(line + '\n')
-    fresh = path.with_name('.metrics.jsonl')
-    fresh.write_text(''.join(kept))
-    fresh.replace(path)
+    write_whole(path, ''.join(kept))

@@ -40,17 +40,19 @@ class Board:
             lines = config.to_json_best_effort(indent=2, sort_keys=True).splitlines()
             code = '\n'.join(f'    {line}' for line in lines)  # Markdown
             self._write(start_step + 1, summary=text('config', code))
+        self._events.flush()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._write(step, summary=scalar(grouped(name), value))
+        self._events.flush()
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         self._write(step, summary=image(f'eval/{name}', pixels, dataformats='HWC'))
+        self._events.flush()
 
     def close(self) -> None:
         self._events.close()
 
     def _write(self, step: int, **content) -> None:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))
-        self._events.flush()

@@ -15,7 +15,7 @@ class WeightsAndBiases:
     for `wandb sync`; WANDB_PROJECT is the project, by default mae_jax.
 
     Args:
-      workdir: of the run, and of wandb's files where it is local.
+      workdir: of the run, and of wandb's files.
       start_step: not used: steps are logged as a metric, which may go back.
       config: of the run.
 
@@ -28,7 +28,6 @@ class WeightsAndBiases:
 
         if wandb.setup().settings.mode == 'online' and not wandb.login(prompt=False, verify=False):
             raise RuntimeError('wandb has no API key: run `wandb login`, or set WANDB_MODE=offline')
-        path = os.fspath(workdir)
         self._image = wandb.Image
         self._run = wandb.init(
             project=os.environ.get('WANDB_PROJECT', 'mae_jax'),
@@ -36,7 +35,7 @@ class WeightsAndBiases:
             id=kept_id(workdir, 'wandb'),
             resume='allow',
             reinit='create_new',
-            dir=None if '://' in path else path,
+            dir=os.fspath(workdir),
             config=None if config is None else config.to_dict(),
             settings=wandb.Settings(console='off', silent=True),
         )

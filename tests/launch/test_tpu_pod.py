@@ -26,8 +26,7 @@ INSTALL = (
     'PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv && '
     '.local/bin/uv venv --quiet --clear --python 3.13 mae_venv && '
     '.local/bin/uv pip install --quiet --python mae_venv -c mae_jax/constraints/newest.txt '
-    "-e './mae_jax[tpu]' && "
-    '.local/bin/uv pip install --quiet --python mae_venv gcsfs && true --zone=us-west4-a\n'
+    "-e './mae_jax[tpu,gcs]' && true --zone=us-west4-a\n"
 )
 RUN = (
     f'{VM} ssh mae --worker=all --command='

@@ -25,6 +25,7 @@ from mae_jax.data.sources.listing import (
 from mae_jax.data.sources.protocol import Example
 from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import is_remote
 from mae_jax.files.limits import read_bytes, reason
 from mae_jax.files.paths import similar_path
 
@@ -95,6 +96,11 @@ def folder_source(split: str, *, path: str | None, **unused) -> FolderSource:
     if not path:
         raise UserError("dataset.name='folder' needs dataset.path, the folder of the images.")
     path = os.path.expanduser(path)
+    if is_remote(path):
+        raise UserError(
+            f'dataset.path={path!r} is not a folder on a disk: write the images as shards with '
+            f'`mae-jax prepare`, copy these there, and give dataset.name=prepared.'
+        )
     if not os.path.isdir(path):
         raise UserError(f'dataset.path={path!r} is not a folder{similar_path(path) or "."}')
     train = find_split(path, TRAIN_SPLITS)

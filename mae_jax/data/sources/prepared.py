@@ -1,12 +1,14 @@
 """The source of a data set that `mae-jax prepare` wrote; `prepared_format.py` defines its files."""
 
 import bisect
+import functools
 import hashlib
 import itertools
 import json
 import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
@@ -22,9 +24,12 @@ from mae_jax.data.sources.prepared_format import (
 from mae_jax.data.sources.protocol import Example
 from mae_jax.data.sources.splits import existing_split
 from mae_jax.errors import UserError, brief
+from mae_jax.files.buckets import as_path
 
 READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # reads are at random positions
 READER_BUFFER = 32 << 10  # bytes
+CHECKS = 32
+"""Shards whose sizes are looked up at once."""
 
 
 class PreparedSource:
@@ -52,7 +57,7 @@ class PreparedSource:
                 "dataset.name='prepared' needs dataset.path, the directory that `mae-jax prepare` "
                 'wrote.'
             )
-        path = os.fspath(path)
+        path = os.fspath(as_path(path))
         contents = read_contents(path)
         _check_channels(path, contents.options, channels)
         split = existing_split(path, split, contents.splits)
@@ -138,9 +143,11 @@ def _check_shards(path: str, split: str, shards: Sequence[Shard | None]) -> None
             f'{path} is incomplete: {missing} of {len(shards)} shards of {split} are not written; '
             f'{again}.'
         )
-    for number, shard in enumerate(shards):
-        if problem := shard_problem(path, shard_name(split, number, len(shards)), shard):
-            raise UserError(f'{path} is incomplete: {problem}; {again}.')
+    names = [shard_name(split, number, len(shards)) for number in range(len(shards))]
+    with ThreadPoolExecutor(CHECKS) as pool:  # a bucket takes its time to answer, for each
+        problems = list(pool.map(functools.partial(shard_problem, path), names, shards))
+    for problem in filter(None, problems):
+        raise UserError(f'{path} is incomplete: {problem}; {again}.')
 
 
 def prepared_source(

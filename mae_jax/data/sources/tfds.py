@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from mae_jax.data.sources.protocol import Example
 from mae_jax.data.sources.splits import existing_split
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import as_path, is_remote
 
 
 class TfdsSource:
@@ -71,6 +72,8 @@ class TfdsSource:
 
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     directory = data_dir or '~/tensorflow_datasets'
+    if is_remote(directory):
+        as_path(directory)
     try:
         with _without_imports(name):
             builder = tfds.builder(name, data_dir=data_dir)
