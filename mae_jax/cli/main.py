@@ -37,8 +37,10 @@ def main(argv: Sequence[str], program: str = 'mae-jax') -> int:
     try:
         arguments = parse_arguments(argv, program)
         from mae_jax.runtime.library_noise import silence_libraries
+        from mae_jax.runtime.xla_flags import leave_out_absent_tpu
 
         silence_libraries()
+        leave_out_absent_tpu()
         _module(arguments.command).run(arguments)
     except UserError as error:
         if '--verbose' in argv:
