@@ -101,6 +101,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.fsdp = 1  # devices that share one copy of parameters and optimiser state
 
+    # Of several processes: how long they wait for each other at the start, and how long one may be
+    # silent (it sends a heartbeat from a thread of its own) before it counts as lost
+    config.connect_timeout_s = 300.0
+    config.heartbeat_timeout_s = 100.0
     config.step_timeout_s = 1800.0  # a step or batch of evaluation that takes longer ends the run
     config.log_every_steps = 50
     config.loggers = ('tensorboard',)  # beside metrics.jsonl: tensorboard | wandb | mlflow | yours

@@ -38,8 +38,10 @@ def main(argv: Sequence[str], program: str = 'mae-jax') -> int:
         arguments = parse_arguments(argv, program)
         from mae_jax.files.buckets import service_errors
         from mae_jax.runtime.library_noise import silence_libraries
+        from mae_jax.runtime.xla_flags import leave_out_absent_tpu
 
         silence_libraries()
+        leave_out_absent_tpu()
         with service_errors():
             _module(arguments.command).run(arguments)
     except UserError as error:

@@ -25,6 +25,8 @@ from mae_jax.runtime.interrupts import current_interrupts
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+CONNECTION_LIMITS = ('connect_timeout_s', 'heartbeat_timeout_s')
+
 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments of the command."""
@@ -59,7 +61,8 @@ def run_config(config: 'ConfigDict', workdir: str, name: str = 'config.json') ->
     from mae_jax.runtime.compilation_cache import keep_compiled
     from mae_jax.runtime.processes import ending_together, start_processes
 
-    start_processes(saves='mode' in config and config.mode == 'train')
+    limits = {name: config[name] for name in CONNECTION_LIMITS if name in config}
+    start_processes(saves='mode' in config and config.mode == 'train', **limits)
     keep_compiled()
     with ending_together():
         run(config, workdir)

@@ -11,7 +11,7 @@ from mae_jax.config.saved import as_tuples, to_json
 MAY_CHANGE = (
     # How a run is computed, watched and stored. All other fields define the run itself.
     'deterministic',
-    'step_timeout_s',
+    '*_timeout_s',
     'optimizer.skip_nonfinite',  # until one is skipped the run is the same
     'model.remat',
     'model.scan',
@@ -59,6 +59,8 @@ ADDED = {
     'loggers': ('tensorboard',),
     'profile_steps': None,
     'checkpoint_every_minutes': 0.0,
+    'connect_timeout_s': 300.0,
+    'heartbeat_timeout_s': 100.0,
 }
 """Fields that the configs of earlier versions lack, with the values that those runs had."""
 

@@ -11,6 +11,7 @@ from mae_jax.config.model import make_architecture
 from mae_jax.config.recipe import peak_learning_rate, protocol_of
 from mae_jax.experiment.setup import Setup
 from mae_jax.runtime.processes import say
+from mae_jax.training.topology import by_slice, spans_slices
 
 FEW_STEPS = 50
 FAR = 10
@@ -22,6 +23,9 @@ OWN_RULES = ('pretrain', 'classify')
 def cautions(setup: Setup) -> Iterator[str]:
     """Yields what to change before a run is worth starting; nothing for a sound one."""
     config, length, examples = setup.config, setup.length, len(setup.source)
+    if spans_slices(setup.mesh):
+        size = max(map(len, by_slice(setup.mesh.devices.flat)))
+        yield f'mesh.fsdp={config.mesh.fsdp} spans slices of {size} devices: steps will be slow.'
     if config.mode == 'eval':
         return
     if config.batch_size > examples:

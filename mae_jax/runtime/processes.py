@@ -1,8 +1,11 @@
 """Connects the processes of a run, prints from one of them, and ends them together."""
 
 import contextlib
+import errno
 import os
+import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +15,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mae_jax.errors import Diverged, Lost, Preempted, UserError, brief
+from mae_jax.errors import EXIT_LOST, Diverged, Lost, Preempted, UserError, brief
 from mae_jax.files.paths import print_text
 
-HEARTBEAT_S = 30
-"""Seconds without a heartbeat after which a process counts as lost; JAX then ends the others."""
-START_S = 300
-"""Seconds that the processes wait for each other at the start."""
+GRACE_S = 60
+"""Seconds that JAX has beyond our own time limit of connecting: it would abort the process."""
+PROBE_S = 5
+"""Seconds for a connection to the coordinator."""
 REPORT_S = 2
 """Seconds that process 0, whose end ends the others, leaves them to print their own errors."""
 MESSAGE_BYTES = 4096
@@ -30,25 +33,42 @@ LOST_MARKS = ('Gloo', 'NCCL', 'oordination service', 'oordinationService', 'clos
 T = TypeVar('T')
 
 
-def start_processes(saves: bool = True) -> None:
+def start_processes(
+    saves: bool = True, *, connect_timeout_s: float = 300, heartbeat_timeout_s: float = 100
+) -> None:
     """Connects to the other processes of a run, if the environment names any.
 
-    Prints one line about them; `find_processes` describes what is read. If the run `saves`
-    checkpoints, JAX handles SIGTERM from this call on, see `runtime/preemption.py`.
+    Prints one line about them; `find_processes` describes what is read.
+
+    Args:
+      saves: whether the run writes checkpoints: JAX then handles SIGTERM from this call on, see
+        `runtime/preemption.py`.
+      connect_timeout_s: if the others have not come by then, the process ends with a sentence and
+        EXIT_LOST.
+      heartbeat_timeout_s: a process that sends no heartbeat for so long counts as lost, and JAX
+        ends the others.
 
     Raises:
-      UserError: the environment contradicts itself.
-      Lost: the others did not connect in time.
+      UserError: the environment contradicts itself, or a timeout is too short.
+      Lost: the processes could not connect.
     """
+    limits = dict(connect_timeout_s=connect_timeout_s, heartbeat_timeout_s=heartbeat_timeout_s)
+    for field, value in limits.items():
+        if value < 1:
+            raise UserError(f'{field}={value} must be at least 1.')
     summary, arguments = find_processes(os.environ)
     if arguments is not None:
         jax.config.update('jax_enable_preemption_service', saves)
+        address, first = arguments.get('coordinator_address'), arguments.get('process_id') == 0
+        if first:
+            _check_port(address)
         try:
-            jax.distributed.initialize(
-                **arguments,
-                heartbeat_timeout_seconds=HEARTBEAT_S,
-                initialization_timeout=START_S,
-            )
+            with _time_limit(connect_timeout_s, summary, address, first):
+                jax.distributed.initialize(
+                    **arguments,
+                    heartbeat_timeout_seconds=int(heartbeat_timeout_s),
+                    initialization_timeout=int(connect_timeout_s) + GRACE_S,
+                )
         except (OSError, ValueError) as error:
             raise UserError(f'{summary}, but the processes cannot be counted: {error}.') from error
         except RuntimeError as error:
@@ -59,6 +79,62 @@ def start_processes(saves: bool = True) -> None:
         summary = f'{jax.process_count()} processes: {summary}'
     if summary:
         say(summary)
+
+
+@contextlib.contextmanager
+def _time_limit(timeout_s: float, summary: str, address: str | None, first: bool) -> Iterator[None]:
+    """Ends the process with a sentence where what is within takes longer: JAX would abort it.
+
+    The `first` process ends last, so that the others still reach its coordinator and do not report
+    that it is gone.
+    """
+
+    def end() -> None:
+        try:
+            print(
+                f'{summary}, but not all processes connected within {timeout_s:g} s '
+                f'(config.connect_timeout_s): {_probe(address)}.',
+                file=sys.stderr,
+                flush=True,
+            )
+            time.sleep(PROBE_S if first else 0)
+        finally:
+            os._exit(EXIT_LOST)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _probe(address: str | None) -> str:
+    """Describes whether the coordinator can be reached, and what to check."""
+    if address is None:
+        return 'check that all were started, and can reach the first of them'
+    host, _, port = address.rpartition(':')
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), PROBE_S).close()
+    except OSError as error:
+        reason = error.strerror or error
+        return f'{address} cannot be reached from here ({reason}); process 0 must run there'
+    return f'{address} answers, so another process was not started or cannot reach it'
+
+
+def _check_port(address: str) -> None:
+    """Raises a UserError if a program listens at the port: JAX would share it with another run."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections may still close
+        try:
+            probe.bind(('', int(address.rpartition(':')[2])))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UserError(
+                    f'JAX_COORDINATOR_ADDRESS={address}: another program uses that port of this '
+                    'machine, perhaps another run: choose a free one.'
+                ) from error
 
 
 def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] | None]:
@@ -81,7 +157,8 @@ def find_processes(environment: Mapping[str, str]) -> tuple[str, dict[str, Any] 
             index = 'JOB_COMPLETION_INDEX'
         try:
             count, number = int(environment['JAX_NUM_PROCESSES']), int(environment[index])
-            if not 0 <= number < count or ':' not in address:
+            host, _, port = address.rpartition(':')
+            if not 0 <= number < count or not host or not 0 < int(port) < 1 << 16:
                 raise ValueError
         except (KeyError, ValueError) as error:
             raise UserError(

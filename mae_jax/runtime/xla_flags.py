@@ -11,6 +11,7 @@ defaults:
   xla_tpu_enable_data_parallel_all_reduce_opt; for v4 and v6e it has the same collectives.
 """
 
+import glob
 import os
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -46,7 +47,22 @@ def uses_cpu() -> bool:
     """Returns whether JAX will use the CPU, without importing JAX."""
     if platforms := os.environ.get('JAX_PLATFORMS'):
         return platforms == 'cpu'
-    return not _may_use_gpu() and find_spec('libtpu') is None
+    return not _may_use_gpu() and not _has_tpu()
+
+
+def leave_out_absent_tpu() -> None:
+    """Keeps JAX from starting TPUs where libtpu is installed only to compile for them.
+
+    It would print a dozen lines about the failure. Call it before JAX is imported.
+    """
+    if not os.environ.get('JAX_PLATFORMS') and uses_cpu() and find_spec('libtpu'):
+        os.environ['JAX_PLATFORMS'] = 'cpu'
+
+
+def _has_tpu() -> bool:
+    """Returns whether there are TPU chips; libtpu alone may be installed to compile for them."""
+    chips = any(glob.glob(f'/dev/{name}[0-9]*') for name in ('accel', 'vfio/'))
+    return chips and find_spec('libtpu') is not None
 
 
 def _may_use_gpu() -> bool:

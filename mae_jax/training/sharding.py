@@ -1,8 +1,9 @@
 """Makes the mesh of devices, and lays out batches and parameters over it.
 
 The mesh has two axes. The batch is split over both; parameters and optimiser state are split over
-`fsdp` and replicated over `data`. Layouts are decided from shapes alone: models are independent of
-them, and a checkpoint written under one mesh is read under any other.
+`fsdp` and replicated over `data`. `topology.py` decides which device stands where. Layouts are
+decided from shapes alone: models are independent of them, and a checkpoint written under one mesh
+is read under any other.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from mae_jax.data.loader.assembly import put_whole
 from mae_jax.data.loader.layout import Memory
 from mae_jax.errors import UserError
+from mae_jax.training.topology import arrange
 
 AXES = ('data', 'fsdp')
 MIN_SHARDED_SIZE = 4096
@@ -29,8 +31,8 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
       UserError: the number of devices is not a multiple of `fsdp`.
     """
     devices = jax.devices() if devices is None else list(devices)
-    shape = _shape(len(devices), fsdp)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    _, fsdp = _shape(len(devices), fsdp)
+    return Mesh(arrange(devices, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def planned_mesh(devices: int, fsdp: int = 1) -> AbstractMesh:

@@ -105,7 +105,8 @@ def test_a_killed_process_ends_the_other_within_a_minute_and_the_restart_resumes
 
 def test_a_process_that_hangs_ends_the_others_within_a_minute(arguments, tmp_path):
     workdir, log = tmp_path / 'run', tmp_path / 'log'
-    processes = spawn(*arguments, f'--workdir={workdir}', log=log, processes=2)
+    limit = '--config.heartbeat_timeout_s=20'
+    processes = spawn(*arguments, limit, f'--workdir={workdir}', log=log, processes=2)
     with ended(processes):
         assert wait_until(lambda: last_step(workdir) >= 6, processes)
         os.kill(processes[1].pid, signal.SIGSTOP)

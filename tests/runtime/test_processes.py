@@ -65,6 +65,8 @@ def test_a_slurm_job_whose_steps_were_not_started_by_srun_is_one_process_with_a_
         {'JAX_PROCESS_ID': '-1'},
         {'JAX_PROCESS_ID': None},
         {'JAX_COORDINATOR_ADDRESS': '10.0.0.1'},
+        {'JAX_COORDINATOR_ADDRESS': '10.0.0.1:http'},
+        {'JAX_COORDINATOR_ADDRESS': ':99999'},
     ],
 )
 def test_a_coordinator_without_sound_numbers_is_refused(change):

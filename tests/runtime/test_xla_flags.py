@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from mae_jax.runtime.xla_flags import set_xla_flags
+from mae_jax.runtime import xla_flags
+from mae_jax.runtime.xla_flags import leave_out_absent_tpu, set_xla_flags, uses_cpu
 
 LATENCY = '--xla_gpu_enable_latency_hiding_scheduler=true'
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
@@ -62,6 +63,23 @@ def test_without_jax_platforms_the_installed_plugin_decides(
     del environment['JAX_PLATFORMS']
     set_xla_flags()
     assert environment.get('XLA_FLAGS') == flags
+
+
+@pytest.mark.parametrize(
+    'chips, platforms, expected',
+    [([], None, 'cpu'), (['/dev/accel0'], None, None), ([], 'tpu,cpu', 'tpu,cpu')],
+)
+def test_libtpu_without_a_chip_is_there_to_compile_alone(
+    environment, monkeypatch, tmp_path, chips, platforms, expected
+):
+    (tmp_path / 'libtpu.py').touch()
+    monkeypatch.setattr(sys, 'path', [str(tmp_path)])
+    monkeypatch.setattr(xla_flags.glob, 'glob', lambda pattern: chips)
+    del environment['JAX_PLATFORMS']
+    environment.update({'JAX_PLATFORMS': platforms} if platforms else {})
+    assert uses_cpu() == (expected == 'cpu')
+    leave_out_absent_tpu()
+    assert environment.get('JAX_PLATFORMS') == expected
 
 
 def test_the_installed_xla_knows_every_flag_and_jax_is_not_started_to_set_them():
