@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -27,7 +28,7 @@ from mae_jax.checkpoints.find import Log, find_newest_intact, read_meta, steps
 from mae_jax.checkpoints.integrity import CHECKSUMS, write_checksums
 from mae_jax.errors import Preempted, UserError, brief
 from mae_jax.files.paths import absolute
-from mae_jax.runtime.processes import is_lost
+from mae_jax.runtime.failures import is_lost
 
 PyTree = Any
 _warn = logging.getLogger(__name__).warning
@@ -234,8 +235,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # the system, TensorStore and Orbax each raise their own
-            if is_lost(error):
-                raise
+            if is_lost(error) or isinstance(error, jax.errors.JaxRuntimeError):
+                raise  # it is not about files
             raise UserError(
                 f'The checkpoint of step {step} could not be written to {self._directory} '
                 f'({brief(error)}): make room or make it writable, then run the same command '

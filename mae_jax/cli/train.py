@@ -57,7 +57,8 @@ def run_config(config: 'ConfigDict', workdir: str, name: str = 'config.json') ->
     set_xla_flags(config.get('deterministic', False))  # before anything touches a device
     from mae_jax.experiment.run import run
     from mae_jax.runtime.compilation_cache import keep_compiled
-    from mae_jax.runtime.processes import ending_together, start_processes
+    from mae_jax.runtime.failures import ending_together
+    from mae_jax.runtime.processes import start_processes
 
     start_processes(saves='mode' in config and config.mode == 'train')
     keep_compiled()
