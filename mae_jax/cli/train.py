@@ -58,9 +58,11 @@ def run_config(config: 'ConfigDict', workdir: str, name: str = 'config.json') ->
     from mae_jax.experiment.run import run
     from mae_jax.runtime.compilation_cache import keep_compiled
     from mae_jax.runtime.failures import ending_together
+    from mae_jax.runtime.preemption import answer_before_service
     from mae_jax.runtime.processes import start_processes
 
     start_processes(saves='mode' in config and config.mode == 'train')
+    answer_before_service()
     keep_compiled()
     with ending_together():
         run(config, workdir)
