@@ -190,7 +190,7 @@ def _child(directory: str) -> None:
     from mae_jax.runtime.library_noise import silence_libraries
 
     silence_libraries()
-    keep_compiled()
+    keep_compiled(directory)
     try:
         with ending_together():
             run(config, directory)

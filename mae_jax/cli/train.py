@@ -63,7 +63,7 @@ def run_config(config: 'ConfigDict', workdir: str, name: str = 'config.json') ->
 
     start_processes(saves='mode' in config and config.mode == 'train')
     answer_before_service()
-    keep_compiled()
+    keep_compiled(workdir)
     with ending_together():
         run(config, workdir)
 
