@@ -64,7 +64,7 @@ ad.defbilinear(_tangent_p, _gradient_of_x, _gradient_of_kernel)
 @partial(matmul.defjvp, symbolic_zeros=True)
 def _differentiate(primals, tangents):
     x, kernel = primals
-    pairs = (tangents[0], kernel), (x, tangents[1])
+    pairs = (x, tangents[1]), (tangents[0], kernel)  # the last is the first to be transposed
     terms = [_tangent_p.bind(*p) for p in pairs if not any(isinstance(a, SymbolicZero) for a in p)]
     return matmul(x, kernel), reduce(jnp.add, terms)
 
