@@ -186,12 +186,14 @@ def _child(directory: str) -> None:
     set_xla_flags(config.deterministic)
     from mae_jax.experiment.run import run
     from mae_jax.runtime.compilation_cache import keep_compiled
+    from mae_jax.runtime.failures import ending_together
     from mae_jax.runtime.library_noise import silence_libraries
 
     silence_libraries()
-    keep_compiled()
+    keep_compiled(directory)
     try:
-        run(config, directory)
+        with ending_together():
+            run(config, directory)
     except UserError as error:
         print(f'error: {error}', flush=True)
         os._exit(error.exit_status)  # a thread that hangs in a read would hold the exit up

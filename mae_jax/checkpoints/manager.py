@@ -34,7 +34,7 @@ from mae_jax.errors import Preempted, UserError, brief
 from mae_jax.files.buckets import service_errors, service_problem
 from mae_jax.files.paths import absolute
 from mae_jax.runtime.agreement import SHARE_STORAGE, find_unseen, from_first, gather
-from mae_jax.runtime.processes import is_lost
+from mae_jax.runtime.failures import is_lost
 
 PyTree = Any
 _warn = logging.getLogger(__name__).warning
@@ -261,7 +261,11 @@ class Checkpoints:
         except Exception as error:  # the system, TensorStore and Orbax each raise their own
             if is_lost(error):
                 raise
-            raise service_problem(error, self._directory) or UserError(
+            if problem := service_problem(error, self._directory):
+                raise problem from error
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                raise  # it is not about files
+            raise UserError(
                 f'The checkpoint of step {step} could not be written to {self._directory} '
                 f'({brief(error)}): make room or make it writable, then run the same command '
                 'again. Earlier checkpoints are intact.'

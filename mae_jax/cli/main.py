@@ -6,6 +6,7 @@ SIGTERM. `train.py` lists those of a run.
 
 import argparse
 import importlib
+import os
 import sys
 import textwrap
 import traceback
@@ -31,6 +32,10 @@ COMMANDS = {
 }
 """Name of a command, which is that of its module -> its line in `mae-jax --help`."""
 
+ON_CPU = ('convert', 'export', 'plan', 'push', 'visualize')
+"""Commands that leave an accelerator to the run that may be using it, unless JAX_PLATFORMS names
+one ('': whatever there is)."""
+
 
 def main(argv: Sequence[str], program: str = 'mae-jax') -> int:
     """Runs the command that the arguments name, and returns its exit status."""
@@ -41,6 +46,8 @@ def main(argv: Sequence[str], program: str = 'mae-jax') -> int:
         from mae_jax.runtime.xla_flags import leave_out_absent_tpu
 
         silence_libraries()
+        if arguments.command in ON_CPU:
+            os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # before JAX is imported
         leave_out_absent_tpu()
         with service_errors():
             _module(arguments.command).run(arguments)

@@ -59,11 +59,14 @@ def run_config(config: 'ConfigDict', workdir: str, name: str = 'config.json') ->
     set_xla_flags(config.get('deterministic', False))  # before anything touches a device
     from mae_jax.experiment.run import run
     from mae_jax.runtime.compilation_cache import keep_compiled
-    from mae_jax.runtime.processes import ending_together, start_processes
+    from mae_jax.runtime.failures import ending_together
+    from mae_jax.runtime.preemption import answer_before_service
+    from mae_jax.runtime.processes import start_processes
 
     limits = {name: config[name] for name in CONNECTION_LIMITS if name in config}
     start_processes(saves='mode' in config and config.mode == 'train', **limits)
-    keep_compiled()
+    answer_before_service()
+    keep_compiled(workdir)
     with ending_together():
         run(config, workdir)
 

@@ -85,6 +85,8 @@ def compare_outputs(foreign: Foreign, trained: Trained, given: Collection[str] =
 def run_ours(trained: Trained, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Runs a model of ours on float32 images [B,H,W,C]; noise [B,N] draws the mask of an `MAE`.
 
+    In full float32, on accelerators too, whose default is TF32 or passes in bfloat16.
+
     Returns:
       An autoencoder's prediction [B,N,P*P*C], a classifier's logits [B,classes], or an encoder's
       tokens [B,1+N,D].
@@ -93,9 +95,10 @@ def run_ours(trained: Trained, images: np.ndarray, noise: np.ndarray) -> np.ndar
     module = make_module(trained.config, kind).clone(dtype=np.float32)
     params = trained.params['encoder'] if kind.name == 'encoder' else trained.params
     variables = {'params': params, **trained.model_state}
-    if kind.name != 'mae':
-        return np.asarray(jax.jit(module.apply)(variables, images))
-    return np.asarray(jax.jit(module.apply)(variables, images, noise=noise).prediction)
+    with jax.default_matmul_precision('highest'):
+        if kind.name != 'mae':
+            return np.asarray(jax.jit(module.apply)(variables, images))
+        return np.asarray(jax.jit(module.apply)(variables, images, noise=noise).prediction)
 
 
 def _run_transformers(

@@ -152,7 +152,9 @@ def check(exportable: Exportable, path: str, to: str) -> str:
     inputs = random_inputs(exportable, BATCH)
     run, name = (_run_onnx, 'onnxruntime') if to == 'onnx' else (_run_stablehlo, 'jax')
     actual = run(path, inputs)
-    expected = jax.device_get(exportable.function(*inputs.values()))
+    # StableHLO has the precision of the device inside, ONNX computes in full float32.
+    with jax.default_matmul_precision('highest' if to == 'onnx' else None):
+        expected = jax.device_get(exportable.function(*inputs.values()))
     differences = {}
     for output, values in expected.items():
         values, others = (np.asarray(x, np.float32) for x in (values, actual[output]))

@@ -12,6 +12,7 @@ from mae_jax.models.dense import Dense
 from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
 from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer
+from mae_jax.models.unshuffle import unshuffle
 from mae_jax.models.vit import Encoder, check_width
 
 
@@ -46,7 +47,7 @@ class Decoder(nn.Module):
     def __call__(
         self,
         tokens: Float[ArrayLike, 'B T D'],
-        ids_restore: Int[ArrayLike, 'B N'] | None,
+        order: tuple[Int[ArrayLike, 'B K'], Int[ArrayLike, 'B N']] | None,
         grid: tuple[int, int],
         prediction_size: int,
     ) -> Float32[Array, 'B N {prediction_size}']:
@@ -54,8 +55,8 @@ class Decoder(nn.Module):
 
         Args:
           tokens: of the encoder, the cls token first, then the K visible patches.
-          ids_restore: as of `Masking`; None where the encoder returned a token for every patch, in
-            order.
+          order: `ids_keep` and `ids_restore` of `Masking`; None where the encoder returned a token
+            for every patch, in the order of the image.
           grid: rows and columns of patches, N in all.
           prediction_size: number of values to predict for a patch.
 
@@ -66,8 +67,8 @@ class Decoder(nn.Module):
         if self.depth < 0:
             raise UserError(f'model.decoder_depth={self.depth} must be at least 0, a linear head.')
         tokens = Dense(self.width, dtype=self.dtype, name='embed')(tokens)
-        if ids_restore is not None:
-            tokens = self._add_hidden(tokens, ids_restore)
+        if order is not None:
+            tokens = self._add_hidden(tokens, *order)
         tokens += self.param('pos_embed', lambda _: jnp.asarray(sincos_2d(self.width, grid)))
         blocks = Transformer(
             self.depth,
@@ -86,16 +87,18 @@ class Decoder(nn.Module):
         return head(tokens[:, 1:]).astype(jnp.float32)
 
     def _add_hidden(
-        self, tokens: Float[Array, 'B T D'], ids_restore: Int[ArrayLike, 'B N']
+        self,
+        tokens: Float[Array, 'B T D'],
+        ids_keep: Int[ArrayLike, 'B K'],
+        ids_restore: Int[ArrayLike, 'B N'],
     ) -> Float[Array, 'B N+1 D']:
         """Puts the patches in order, with a learned token for each that is hidden."""
-        batch, num_patches = ids_restore.shape
         mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
-        num_hidden = num_patches + 1 - tokens.shape[1]
-        hidden = jnp.broadcast_to(mask_token, (batch, num_hidden, self.width))
-        shuffled = jnp.concatenate([tokens[:, 1:], hidden.astype(tokens.dtype)], axis=1)
-        patches = jnp.take_along_axis(shuffled, ids_restore[..., None], axis=1)
-        return jnp.concatenate([tokens[:, :1], patches], axis=1)
+        visible = unshuffle(tokens[:, 1:], ids_keep, ids_restore)
+        # In float32 until here, and so is the sum of its gradient over all hidden patches.
+        hidden = jnp.broadcast_to(mask_token, visible.shape).astype(tokens.dtype)
+        is_hidden = (ids_restore >= ids_keep.shape[1])[..., None]
+        return jnp.concatenate([tokens[:, :1], jnp.where(is_hidden, hidden, visible)], axis=1)
 
 
 class FittedArrays(nn.Module):
@@ -174,11 +177,12 @@ class MAE(nn.Module):
             noise = self.masking.draw_noise(self.make_rng('mask'), batch, grid)
         masking = self.masking.mask(noise)
         if self.encoder_mask_tokens:
-            tokens, ids_restore = self.encoder(images, mask=masking.mask), None
+            tokens, order = self.encoder(images, mask=masking.mask), None
         else:
-            tokens, ids_restore = self.encoder(images, masking.ids_keep), masking.ids_restore
+            tokens = self.encoder(images, masking.ids_keep)
+            order = masking.ids_keep, masking.ids_restore
         size = self.target.prediction_size(patch_dim)
-        prediction = self.decoder(tokens, ids_restore, grid, size)
+        prediction = self.decoder(tokens, order, grid, size)
         errors = self._errors(prediction, patches, target)
         loss = self.target.mean_error(errors, masking.mask)
         return MAEOutput(loss, prediction, masking.mask, errors)

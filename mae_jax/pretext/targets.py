@@ -200,9 +200,12 @@ class Token(Target):
     def errors(
         self, prediction: Prediction, expected: Int[ArrayLike, '*B']
     ) -> Float32[Array, '*B']:
-        """Computes the cross-entropy of each patch in nats, in float32."""
+        """Computes the cross-entropy of each patch in nats, in float32; NaN for an unknown code."""
         prediction = prediction.astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(prediction, expected)
+        # Not by a lookup of the code, whose gradient would be a scatter.
+        one_hot = jax.nn.one_hot(expected, prediction.shape[-1])
+        is_known = (expected >= 0) & (expected < prediction.shape[-1])
+        return jnp.where(is_known, optax.softmax_cross_entropy(prediction, one_hot), jnp.nan)
 
     def pixels(self, prediction: Prediction, patches: Patches, fitted: Fitted) -> Patches:
         raise UserError("target.name='token' predicts no pixels, and cannot be drawn.")

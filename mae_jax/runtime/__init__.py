@@ -1,6 +1,7 @@
 """The process of a run and the machine it is on.
 
-    processes.py          several processes: joining them, messages from one, ending together
+    processes.py          several processes: joining them, messages from one
+    failures.py           what an error means: a mistake, a fault of the program, a machine; the end
     interrupts.py         Ctrl-C: one line at once, from the start of a command to its exit
     preemption.py         SIGTERM, Ctrl-C and the cloud's notices, as a request to save and stop
     watchdog.py           ends a process that hangs

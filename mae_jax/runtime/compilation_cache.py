@@ -4,12 +4,17 @@ import os
 
 import jax
 
+from mae_jax.files.paths import absolute
+from mae_jax.runtime.processes import say
+
 MAX_BYTES = 4 << 30
 """Maximum size of the cache in bytes; the least recently used entries are evicted first."""
+SHARED = 'compiled'
+"""Directory of the cache within the work directory of a run of several processes."""
 
 
-def keep_compiled() -> None:
-    """Turns JAX's persistent compilation cache on, in ~/.cache/mae_jax.
+def keep_compiled(workdir: str | os.PathLike) -> None:
+    """Turns JAX's persistent compilation cache on: in ~/.cache/mae_jax, or in the work directory.
 
     Call it after the processes of the run have connected and before anything is compiled. JAX's own
     settings have priority: JAX_COMPILATION_CACHE_DIR names another directory,
@@ -17,16 +22,22 @@ def keep_compiled() -> None:
     device, the flags and its own version. An entry that a killed process left half-written causes a
     warning at each start; delete the directory then.
 
-    A run of several processes uses only a cache that JAX's own settings name: with home directories
-    that are not shared, one process could load what the others must compile, and on GPUs these
-    would wait for it to take part in autotuning.
+    Several processes use one directory, which all of them see, as they do the work directory: only
+    process 0 writes entries, and one that had to compile what the others load would wait, on GPUs,
+    for them to take part in autotuning. Entries are then neither evicted nor locked.
     """
-    caches = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    is_given = jax.config.jax_compilation_cache_dir is not None
-    if is_given or jax.distributed.is_initialized() or not os.path.isabs(caches):
+    if not jax.config.jax_enable_compilation_cache:
         return
-    jax.config.update('jax_compilation_cache_dir', os.path.join(caches, 'mae_jax'))
-    # XLA's own caches inside it have no size limit, and a run that may not write to them fails.
-    jax.config.update('jax_persistent_cache_enable_xla_caches', '')
-    if jax.config.jax_compilation_cache_max_size == -1:
-        jax.config.update('jax_compilation_cache_max_size', MAX_BYTES)
+    several = jax.distributed.is_initialized() and jax.process_count() > 1
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+        if several:
+            jax.config.update('jax_compilation_cache_dir', os.fspath(absolute(workdir) / SHARED))
+        elif os.path.isabs(caches):
+            jax.config.update('jax_compilation_cache_dir', os.path.join(caches, 'mae_jax'))
+            if jax.config.jax_compilation_cache_max_size == -1:
+                jax.config.update('jax_compilation_cache_max_size', MAX_BYTES)
+        # XLA's own caches inside it have no size limit, and a run that may not write to them fails.
+        jax.config.update('jax_persistent_cache_enable_xla_caches', '')
+    if several:
+        say(f'compiled programs are kept in {jax.config.jax_compilation_cache_dir}')

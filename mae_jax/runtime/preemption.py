@@ -20,7 +20,7 @@ POLL_S = 5.0
 """Seconds between two requests to the metadata server, and the timeout of one."""
 
 
-STOPPING = f'stopping after this step; {AGAIN}'
+STOPPING = 'stopping after this step'
 STOPPED = 'stopped: saved steps are intact, run the same command to go on'
 
 
@@ -28,7 +28,8 @@ STOPPED = 'stopped: saved steps are intact, run the same command to go on'
 def stop_requests(first_step: int = 0) -> Iterator[Callable[[int], bool]]:
     """Handles SIGTERM and Ctrl-C as a request to save and stop; a second Ctrl-C stops at once.
 
-    In a command (see `interrupts.py`) a Ctrl-C before the first step stops at once, too.
+    In a command (see `interrupts.py`) a signal before the first step stops at once, too; of several
+    processes only Ctrl-C does, while SIGTERM makes all of them save after the first.
 
     Yields a function of the step that returns whether to stop after it. The loop must call it at
     every step, from `first_step` + 1 on. With several processes it returns the same in all of them,
@@ -39,19 +40,20 @@ def stop_requests(first_step: int = 0) -> Iterator[Callable[[int], bool]]:
         return
     requested = threading.Event()
     several = jax.process_count() > 1
+    interrupts = current_interrupts()
 
     def request(*_: object) -> None:
         requested.set()
-        if several:
+        if several and interrupts and interrupts.forward:
+            interrupts.forward()
+        elif several:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def interrupted(number: int, frame: object) -> None:
         if requested.is_set():
             raise KeyboardInterrupt
-        write_line(STOPPING)
+        write_line(f'{STOPPING}; {AGAIN}')
         request()
-
-    interrupts = current_interrupts()
 
     def stopping(step: int) -> bool:
         if interrupts and step == first_step + 1:
@@ -64,7 +66,7 @@ def stop_requests(first_step: int = 0) -> Iterator[Callable[[int], bool]]:
 
     # With several processes JAX handles SIGTERM: its preemption service agrees on the step at which
     # all of them stop.
-    handlers = {} if several else {signal.SIGTERM: request}
+    handlers = {} if interrupts or several else {signal.SIGTERM: request}
     handlers |= {} if interrupts else {signal.SIGINT: interrupted}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
@@ -73,10 +75,22 @@ def stop_requests(first_step: int = 0) -> Iterator[Callable[[int], bool]]:
     finally:
         if interrupts:
             interrupts.exit(interrupts.farewell)
-        if several:
+        elif several:
             before[signal.SIGTERM] = signal.SIG_DFL  # nothing is left to save
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def answer_before_service() -> None:
+    """Lets a command answer SIGTERM at once, although JAX's preemption service handles it.
+
+    Call it when the processes of a run have connected. The service is informed all the same, and
+    makes every process stop after the same step.
+    """
+    if interrupts := current_interrupts():
+        interrupts.take_back(signal.SIGTERM)
+        if interrupts.forward:
+            interrupts.ask('stopping after the first step', interrupts.forward, [signal.SIGTERM])
 
 
 def _in_cloud() -> bool:

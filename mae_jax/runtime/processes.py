@@ -1,4 +1,4 @@
-"""Connects the processes of a run, prints from one of them, and ends them together."""
+"""Connects the processes of a run, and prints from one of them; `failures.py` ends them."""
 
 import contextlib
 import errno
@@ -7,7 +7,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -15,20 +14,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mae_jax.errors import EXIT_LOST, Diverged, Lost, Preempted, UserError, brief
+from mae_jax.errors import EXIT_LOST, Lost, UserError, brief
 from mae_jax.files.paths import print_text
 
 GRACE_S = 60
 """Seconds that JAX has beyond our own time limit of connecting: it would abort the process."""
 PROBE_S = 5
 """Seconds for a connection to the coordinator."""
-REPORT_S = 2
-"""Seconds that process 0, whose end ends the others, leaves them to print their own errors."""
 MESSAGE_BYTES = 4096
 """Longest error message that process 0 passes on to the others."""
 SLURM_STEP = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID')
-LOST_MARKS = ('Gloo', 'NCCL', 'oordination service', 'oordinationService', 'closed by peer')
-"""Texts in errors of collectives, barriers and heartbeats (some with capitals, some without)."""
 
 T = TypeVar('T')
 
@@ -215,63 +210,3 @@ def on_first(function: Callable[[], T]) -> T | None:
     if text:
         raise error or UserError(text.decode(errors='replace'))
     return result
-
-
-def is_lost(error: BaseException) -> bool:
-    """Returns whether an error means that another process of this run is gone or unreachable."""
-    if jax.process_count() == 1:
-        return False
-    chain = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    return any(mark in str(link) for link in chain for mark in LOST_MARKS)
-
-
-@contextlib.contextmanager
-def ending_together() -> Iterator[None]:
-    """Wraps a run: when one of several processes fails, none of the others keeps waiting for it.
-
-    Raises:
-      Lost: another process of the run is gone, or a device failed.
-      UserError: a device has too little memory.
-    """
-    try:
-        yield
-    except (Preempted, Diverged):
-        if jax.process_count() > 1:
-            with contextlib.suppress(RuntimeError):  # another is gone; the reason stays
-                jax.distributed.shutdown()  # all get to this line, at the same step
-        raise
-    except UserError:
-        if jax.process_count() > 1 and jax.process_index() == 0:
-            time.sleep(REPORT_S)
-        raise
-    except BaseException as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and not is_lost(error):
-            raise _device_failure(error) from error
-        if jax.process_count() == 1:
-            raise
-        if is_lost(error):
-            raise Lost(
-                f'process {jax.process_index()} of {jax.process_count()} lost another '
-                f'({brief(error)}); its own output has the reason. Saved steps are intact: run '
-                'the same command to go on.'
-            ) from error
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)  # a regular exit would wait for the others, as they wait for this one
-
-
-def _device_failure(error: jax.errors.JaxRuntimeError) -> UserError:
-    """Makes the error for the user out of one of a device: too little memory, or a failure."""
-    if 'RESOURCE_EXHAUSTED' in str(error):
-        return UserError(
-            f'a device has too little memory ({brief(error)}): set optimizer.accumulate, '
-            'mesh.fsdp or model.remat=block; mae-jax plan estimates what fits.'
-        )
-    traceback.print_exception(error)  # it may be a fault of the program itself
-    return Lost(
-        f'a device, or what runs it, failed ({brief(error)}). Saved steps are intact: run the '
-        'same command to go on.'
-    )

@@ -1,4 +1,7 @@
-"""Ctrl-C at every stage of a run: one line, a status, no traceback."""
+"""Ctrl-C and SIGTERM at every stage of a run: one line, a status, no traceback.
+
+With `-s -m ""` it prints the table of docs/failures.md.
+"""
 
 import re
 import signal
@@ -10,22 +13,26 @@ from helpers.slow import slow_after
 from mae_jax.errors import EXIT_PREEMPTED
 
 BEFORE, AFTER = 'stopped before the first step', 'stopped: saved steps are intact'
-ASKED = 'stopping after this step; press Ctrl-C again to stop now'
+ASKED = 'stopping after this step'
 MOMENTS = {
-    'import mae_jax.cli.main': (130, 'stopped'),
-    'exec': (130, 'stopped'),
-    'import ml_collections': (130, BEFORE),
-    'import jax': (130, BEFORE),
-    'import orbax.checkpoint': (130, BEFORE),
-    'call mae_jax.experiment.run:make_setup': (130, BEFORE),
-    'compile 1': (130, BEFORE),  # the initial state
-    'call mae_jax.experiment.train:make_hooks': (130, BEFORE),
-    'step 1': (130, BEFORE),
-    'step 3': (EXIT_PREEMPTED, ASKED),
-    'call mae_jax.experiment.run:conclude': (130, AFTER),
-    'exit': (130, AFTER),
+    'import mae_jax.cli.main': 'stopped',
+    'exec': 'stopped',
+    'import ml_collections': BEFORE,
+    'import jax': BEFORE,
+    'import orbax.checkpoint': BEFORE,
+    'call mae_jax.experiment.run:make_setup': BEFORE,
+    'compile 1': BEFORE,  # the initial state
+    'call mae_jax.experiment.train:make_hooks': BEFORE,
+    'step 1': BEFORE,
+    'step 3': ASKED,
+    'call mae_jax.experiment.run:conclude': AFTER,
+    'exit': AFTER,
 }
-"""Moment of interrupting_main.py -> exit status, and beginning of the line that answers."""
+"""Moment of interrupting_main.py -> beginning of the line that answers."""
+SIGNALS = {'SIGINT': '; press Ctrl-C again to stop now', 'SIGTERM': ' (SIGTERM)'}
+"""Signal -> end of the line that announces a stop after the step."""
+CASES = [(moment, name) for name in SIGNALS for moment in MOMENTS]
+QUICK = [(moment, 'SIGINT') for moment in list(MOMENTS)[:4]] + [('import jax', 'SIGTERM')]
 
 
 @pytest.fixture
@@ -50,20 +57,23 @@ def interrupted(monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize('moment', slow_after(4, MOMENTS))
-def test_a_ctrl_c_is_answered_by_one_line(interrupted, moment):
-    expected, answer = MOMENTS[moment]
-    status, output = interrupted(moment)
+@pytest.mark.parametrize(
+    ('moment', 'name'), slow_after(len(QUICK), sorted(CASES, key=lambda case: case not in QUICK))
+)
+def test_a_signal_is_answered_by_one_line(interrupted, moment, name):
+    status, output = interrupted(moment, SIGNAL=name)
     if moment == 'exec' and 'finished' in output:
         pytest.skip('this machine needs no other process for large pages')
-    assert status == expected, output
     lines = re.findall('^stop.*', output, re.M)
-    assert lines[0].startswith(answer)
-    assert len(lines) == (2 if expected == EXIT_PREEMPTED else 1)
+    print(f'| {moment} | {name} | {status} | `{lines[0] if lines else ""}` |')
+    goes_on = MOMENTS[moment] == ASKED
+    assert status == (EXIT_PREEMPTED if goes_on else 128 + signal.Signals[name]), output
+    assert lines[0].startswith(MOMENTS[moment] + (SIGNALS[name] if goes_on else ''))
+    assert len(lines) == (2 if goes_on else 1)
     assert 'Traceback' not in output and 'KeyboardInterrupt' not in output
     if moment == 'import jax':  # the first line of a run does not wait for it
         assert output.startswith('mae_jax ')
-    if expected == EXIT_PREEMPTED:
+    if goes_on:
         assert lines[1] == 'stopped at step 3 and saved: run the same command to go on.'
 
 
@@ -72,6 +82,6 @@ def test_the_second_ctrl_c_stops_at_once(interrupted):
     status, output = interrupted('step 3', AGAIN='1')
     assert status == 130, output
     assert re.findall('^stop.*', output, re.M) == [
-        ASKED,
+        ASKED + SIGNALS['SIGINT'],
         'stopped: saved steps are intact, run the same command to go on',
     ]

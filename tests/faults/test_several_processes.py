@@ -128,10 +128,26 @@ def test_sigterm_to_one_process_saves_in_all_at_the_same_step(arguments, alone, 
         statuses = wait_for(processes, 60)
     printed = said_by(log, 2)
     assert statuses == [EXIT_PREEMPTED] * 2, printed
+    assert ['stopping after this step (SIGTERM)' in text for text in printed] == [False, True]
     (stopped,) = {re.search(r'stopped at step (\d+) and saved', text)[1] for text in printed}
     printed = finish(*arguments, log=log, processes=2)
     assert f'resuming at step {stopped} of' in printed
     assert losses(workdir) == pytest.approx(alone[0], rel=1e-5)
+
+
+def test_a_ctrl_c_that_all_processes_get_saves_in_all_at_the_same_step(arguments, tmp_path):
+    workdir, log = tmp_path / 'run', tmp_path / 'log'
+    processes = spawn(*arguments, f'--workdir={workdir}', log=log, processes=2)
+    with ended(processes):
+        assert wait_until(lambda: last_step(workdir) >= 6, processes)
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        statuses = wait_for(processes, 60)
+    printed = said_by(log, 2)
+    assert statuses == [EXIT_PREEMPTED] * 2, printed
+    assert all('stopping after this step; press Ctrl-C again' in text for text in printed)
+    assert len({re.search(r'stopped at step (\d+) and saved', text)[1] for text in printed}) == 1
+    assert 'Traceback' not in ''.join(printed)
 
 
 def test_sigterm_before_the_first_step_of_a_resumed_run_stops_it_too(arguments, tmp_path):
@@ -147,6 +163,7 @@ def test_sigterm_before_the_first_step_of_a_resumed_run_stops_it_too(arguments, 
         statuses = wait_for(processes, 90)
     printed = said_by(log, 2)
     assert statuses == [EXIT_PREEMPTED] * 2, printed
+    assert re.search(r'stopping after (this|the first) step \(SIGTERM\)', printed[0])
     stopped = re.search(r'stopped at step (\d+) and saved', printed[0])[1]
     assert 48 < int(stopped) < 1000
 

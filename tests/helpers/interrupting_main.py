@@ -1,9 +1,9 @@
-"""main.py, which gets a Ctrl-C at the moment that the variable MOMENT names.
+"""main.py, which gets the signal of the variable SIGNAL at the moment that MOMENT names.
 
 'import x': when the module x is looked for. 'exec': when the process is replaced for large pages.
 'compile n': within the n-th program that XLA compiles. 'call module:name': when a function is
 called. 'step n': when a step is started. 'exit': when Python calls what is registered for its exit.
-AGAIN=1: a second Ctrl-C as soon as the first is answered.
+AGAIN=1: a second signal as soon as the first is answered.
 """
 
 import atexit
@@ -18,15 +18,16 @@ from mae_jax.__main__ import main
 from mae_jax.runtime import interrupts
 
 KIND, _, WHAT = os.environ['MOMENT'].partition(' ')
+SIGNAL = signal.Signals[os.environ.get('SIGNAL', 'SIGINT')]
 
 
 def press() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), SIGNAL)
     time.sleep(0.2)  # longer than an answer takes
 
 
 def press_while_busy() -> None:
-    """The Ctrl-C comes a little later, from elsewhere."""
+    """The signal comes a little later, from elsewhere."""
     threading.Thread(target=lambda: (time.sleep(0.02), press()), daemon=True).start()
 
 

@@ -202,8 +202,8 @@ def test_parameter_counts_are_the_official_ones(variant, total, trainable):
 def test_the_mask_token_is_drawn_as_the_cls_token():
     decoder = Decoder(width=256, depth=0, heads=1)
     init = jax.jit(decoder.init, static_argnums=(3, 4))
-    tokens, ids_restore = jnp.zeros((1, 2, 8)), jnp.zeros((1, 4), int)
-    params = init(jax.random.key(0), tokens, ids_restore, (2, 2), 4)['params']
+    tokens, order = jnp.zeros((1, 2, 8)), (jnp.zeros((1, 1), int), jnp.zeros((1, 4), int))
+    params = init(jax.random.key(0), tokens, order, (2, 2), 4)['params']
     np.testing.assert_allclose(np.std(params['mask_token']), 0.02, rtol=0.2)
 
 

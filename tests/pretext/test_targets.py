@@ -95,7 +95,12 @@ def test_the_error_of_tokens_is_the_cross_entropy_in_nats():
     for index in np.ndindex(2, 3):
         odds = np.exp(logits[index])
         by_hand[index] = -np.log(odds[ids[index]] / odds.sum())
-    np.testing.assert_allclose(Token().errors(logits.astype(np.float32), ids), by_hand, rtol=1e-5)
+    logits = logits.astype(np.float32)
+    np.testing.assert_allclose(Token().errors(logits, ids), by_hand, rtol=1e-5)
+    unknown = np.array([[-1, 7, 6]])
+    np.testing.assert_array_equal(
+        np.isnan(Token().errors(logits[:1], unknown)), [[True, True, False]]
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import hashlib, os, signal, sys, time
 from mae_jax.runtime.interrupts import *
 from mae_jax.runtime.interrupts import current_interrupts
 press = lambda: os.kill(os.getpid(), signal.SIGINT)
+terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)
 answer_interrupts()
 """
 
@@ -30,7 +31,8 @@ def run(code, handler=signal.SIG_DFL):
     return done.returncode, done.stdout
 
 
-def test_a_ctrl_c_ends_the_process_with_one_line():
+def test_a_signal_ends_the_process_with_one_line():
+    assert run('terminate(); time.sleep(20)') == (143, 'stopped\n')
     assert run('press(); time.sleep(20)') == (130, 'stopped\n')
     assert run('current_interrupts().farewell = "bye"; press(); time.sleep(20)') == (130, 'bye\n')
 
@@ -48,7 +50,8 @@ def test_a_request_is_answered_once_and_the_second_ctrl_c_stops():
         'asked = []; current_interrupts().ask("stopping", lambda: asked.append(1))\n'
         'press(); time.sleep(0.2); print(asked, flush=True); press(); time.sleep(20)'
     )
-    assert run(code) == (130, 'stopping\n[1]\nstopped\n')
+    line = 'stopping; press Ctrl-C again to stop now\n'
+    assert run(code) == (130, f'{line}[1]\nstopped\n')
 
 
 def test_a_ctrl_c_after_the_time_of_requests_stops():
@@ -64,12 +67,35 @@ def test_cleanup_follows_the_line_and_sigterm_too():
     )
     line = 'stopping; press Ctrl-C again to stop now\n'
     assert run(code.format('press()')) == (0, f'{line}KeyboardInterrupt \n')
-    terminate = 'os.kill(os.getpid(), signal.SIGTERM)'
-    assert run(code.format(terminate)) == (0, 'SystemExit 143\n')
+    assert run(code.format('terminate()')) == (0, 'stopping (SIGTERM)\nSystemExit 143\n')
     assert run(code.format('press(); time.sleep(1)') + '\n    press(); time.sleep(20)') == (
         130,
         f'{line}KeyboardInterrupt \nstopped\n',
     )
+
+
+def test_a_second_sigterm_does_not_stop_the_cleanup():
+    code = (
+        'try:\n    with cleaning_up():\n'
+        '        try:\n            terminate(); time.sleep(20)\n'
+        '        finally:\n            terminate(); time.sleep(0.3); print("clean")\n'
+        'except BaseException as error:\n    print(type(error).__name__, error)'
+    )
+    assert run(code) == (0, 'stopping (SIGTERM)\nclean\nSystemExit 143\n')
+
+
+def test_what_a_library_does_in_c_at_a_signal_is_done_after_the_line():
+    code = (
+        'import ctypes\n'
+        'theirs = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda n: print("theirs", n, flush=True))\n'
+        'ctypes.CDLL(None).signal(signal.SIGTERM, theirs)\n'
+        'current_interrupts().take_back(signal.SIGTERM)\n'
+        'current_interrupts().ask("asked", current_interrupts().forward)\n'
+        'terminate(); time.sleep(0.3)'
+    )
+    assert run(code) == (0, 'asked (SIGTERM)\ntheirs 15\n')
+    nothing = 'current_interrupts().take_back(signal.SIGTERM); print(current_interrupts().forward)'
+    assert run(nothing) == (0, 'None\n')
 
 
 def test_what_is_pressed_while_the_process_is_replaced_is_not_lost():
@@ -88,10 +114,12 @@ def test_a_forked_process_does_not_answer_for_its_parent():
         'print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])); time.sleep(0.2)'
     )
     assert run(code) == (0, f'{-signal.SIGINT}\n')
+    assert run(code.replace('press', 'terminate')) == (0, f'{-signal.SIGTERM}\n')
 
 
 def test_a_background_job_goes_on_ignoring_it():
     assert run('press(); time.sleep(0.2); print("on")', signal.SIG_IGN) == (0, 'on\n')
+    assert run('terminate(); time.sleep(20)', signal.SIG_IGN) == (143, 'stopped\n')
 
 
 @pytest.mark.parametrize('module', ['numpy', 'jax'])

@@ -7,7 +7,7 @@ import pytest
 from helpers.metadata_server import metadata_server
 
 from mae_jax.runtime import preemption
-from mae_jax.runtime.interrupts import Interrupts
+from mae_jax.runtime.interrupts import AGAIN, STATUS, Interrupts
 from mae_jax.runtime.preemption import STOPPED, STOPPING, stop_requests
 
 
@@ -26,25 +26,47 @@ def test_a_second_ctrl_c_stops_at_once(capfd):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-    assert capfd.readouterr().err == f'{STOPPING}\n'
+    assert capfd.readouterr().err == f'{STOPPING}; {AGAIN}\n'
 
 
-def test_in_a_command_it_stops_at_once_before_the_first_step_and_then_saves(monkeypatch, capfd):
-    exits, interrupts = [], Interrupts()
+@pytest.fixture
+def interrupts(monkeypatch):
+    """The handler of a command, and the statuses that it ends this process with."""
+    exits, handler = [], Interrupts()
     monkeypatch.setattr(os, '_exit', exits.append)
-    before = signal.signal(signal.SIGINT, interrupts)
-    try:
-        with stop_requests(first_step=6) as stopping:
-            interrupts.answer()
-            assert exits == [130] and not stopping(7)
-            interrupts.answer()
-            assert exits == [130] and stopping(8)
-            interrupts.answer()
-            assert exits == [130, 130]
-        assert signal.getsignal(signal.SIGINT) is interrupts
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert capfd.readouterr().err == f'stopped\n{STOPPING}\n{STOPPED}\n'
+    before = {number: signal.signal(number, handler) for number in STATUS}
+    yield handler, exits
+    for number, other in before.items():
+        signal.signal(number, other)
+
+
+def test_in_a_command_it_stops_at_once_before_the_first_step_and_then_saves(interrupts, capfd):
+    interrupts, exits = interrupts
+    with stop_requests(first_step=6) as stopping:
+        interrupts.answer(signal.SIGINT)
+        assert exits == [130] and not stopping(7)
+        interrupts.answer(signal.SIGINT)
+        assert exits == [130] and stopping(8)
+        interrupts.answer(signal.SIGINT)
+        assert exits == [130, 130]
+    assert signal.getsignal(signal.SIGINT) is interrupts
+    assert capfd.readouterr().err == f'stopped\n{STOPPING}; {AGAIN}\n{STOPPED}\n'
+
+
+def test_in_a_command_sigterm_is_answered_too_and_a_scheduler_may_repeat_it(interrupts, capfd):
+    interrupts, exits = interrupts
+    with stop_requests() as stopping:
+        interrupts.answer(signal.SIGTERM)
+        assert exits == [143] and not stopping(1)
+        for _ in range(3):
+            interrupts.answer(signal.SIGTERM)
+        assert exits == [143] and stopping(2)
+        interrupts.answer(signal.SIGINT)
+        assert exits == [143]
+        interrupts.answer(signal.SIGINT)
+        assert exits == [143, 130]
+    lines = 'stopped', f'{STOPPING} (SIGTERM)', f'{STOPPING}; {AGAIN}', STOPPED
+    assert capfd.readouterr().err.splitlines() == list(lines)
 
 
 def test_another_thread_than_the_first_cannot_be_asked():

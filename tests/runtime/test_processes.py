@@ -1,8 +1,7 @@
-import jax
 import pytest
 
-from mae_jax.errors import Lost, UserError
-from mae_jax.runtime.processes import ending_together, find_processes, is_lost, on_first
+from mae_jax.errors import UserError
+from mae_jax.runtime.processes import find_processes, on_first
 
 COORDINATOR = {
     'JAX_COORDINATOR_ADDRESS': '10.0.0.1:1234',
@@ -75,37 +74,5 @@ def test_a_coordinator_without_sound_numbers_is_refused(change):
         find_processes(environment)
 
 
-def test_one_process_does_what_the_first_does_and_has_lost_no_other():
+def test_one_process_does_what_the_first_does():
     assert on_first(lambda: 3) == 3
-    assert not is_lost(ValueError(GLOO))
-
-
-GLOO = 'UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [127.0.0.1]:1713'
-BARRIER = (
-    'ABORTED: Barrier failed because: task 1 has disconnected '
-    "[type.googleapis.com/tensorflow.CoordinationServiceError='']"
-)
-
-
-@pytest.mark.parametrize(
-    ('message', 'lost'),
-    [(GLOO, True), (BARRIER, True), ('RESOURCE_EXHAUSTED: out of memory', False)],
-)
-def test_an_error_of_collectives_or_barriers_is_that_of_another_process(monkeypatch, message, lost):
-    monkeypatch.setattr(jax, 'process_count', lambda: 2)
-    wrapped = UserError('The checkpoint could not be written.')
-    wrapped.__cause__ = ValueError(message)
-    assert is_lost(ValueError(message)) == is_lost(wrapped) == lost
-
-
-@pytest.mark.parametrize(
-    ('message', 'kind', 'remedy'),
-    [
-        ('INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS', Lost, 'run the same command to go on'),
-        ('RESOURCE_EXHAUSTED: Out of memory allocating 8GB', UserError, 'optimizer.accumulate'),
-    ],
-)
-def test_a_device_that_fails_is_distinguished_from_one_that_is_too_small(message, kind, remedy):
-    with pytest.raises(UserError, match=remedy) as raised, ending_together():
-        raise jax.errors.JaxRuntimeError(message)
-    assert type(raised.value) is kind

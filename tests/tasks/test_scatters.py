@@ -1,0 +1,86 @@
+"""No step scatters: neither forward nor backward, whatever is learned."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.models import make_mae
+from helpers.slow import slow_after
+
+from configs import finetune_digits
+from mae_jax.data.sources.arrays import ArraySource
+from mae_jax.pretext.tokenizers import Tokenizer
+from mae_jax.tasks import make_task
+from mae_jax.tasks.pretrain import Pretrain
+from mae_jax.training import sharding
+from mae_jax.training.optimizer import make_optimizer
+from mae_jax.training.state import abstract_state, jit_step, make_step
+
+SIZE, ROWS = (16, 16), 8
+MODEL = dict(
+    patch_size=4, width=16, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2
+)
+
+
+def pretraining(**fields):
+    """A pretraining task; tokens are all the same."""
+    zeros = Tokenizer(300, lambda _, images: jnp.zeros((len(images), 16), int), {}, dict)
+    tokenizer = zeros if fields.get('target') == 'token' else None
+    model = make_mae(**MODEL | fields)
+    return Pretrain(model, SIZE, mean=(0.5,), std=(0.25,), tokenizer=tokenizer)
+
+
+def classification(**fields):
+    """Fine-tuning with all of its augmentation."""
+    config = finetune_digits.get_config()
+    config.update_from_flattened_dict(
+        {'mix.mixup': 0.8, 'mix.cutmix': 1.0, 'dataset.erase': 0.25, 'model.drop_path': 0.1}
+        | fields
+    )
+    names = [str(digit) for digit in range(10)]
+    return make_task(config, ArraySource(np.zeros((1, 8, 8, 1)), np.zeros(1), names))
+
+
+def text_of_step(task, size, accumulate=1):
+    """The whole step, as it is given to the compiler."""
+    optimizer = make_optimizer(
+        'adamw', lambda _: 1e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05
+    )
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    state = abstract_state(task, optimizer, mesh)
+    batch = {
+        'image': jax.ShapeDtypeStruct((ROWS, *size, 1), jnp.uint8),
+        'label': jax.ShapeDtypeStruct((ROWS,), jnp.int32),
+    }
+    step = make_step(task, optimizer, seed=0, accumulate=accumulate)
+    return jit_step(step, mesh, state).lower(state, batch).as_text()
+
+
+CASES = {
+    'pixels': pretraining,
+    'tokens': lambda: pretraining(target='token', target_fields={'codes': 300}),
+    'scanned': lambda: pretraining(scan=True, remat='dots'),
+    'bfloat16': lambda: pretraining(dtype=jnp.bfloat16),
+    'pca': lambda: pretraining(target='pca', target_fields={'components': 3}),
+    'block-wise masks': lambda: pretraining(strategy='block', mask_ratio=0.5),
+    'mask tokens in the encoder': lambda: pretraining(encoder_mask_tokens=True),
+}
+
+
+@pytest.mark.parametrize('case', slow_after(2, CASES))
+def test_a_step_of_pretraining_does_not_scatter(case):
+    text = text_of_step(CASES[case](), SIZE, accumulate=2 if case == 'pixels' else 1)
+    assert 'stablehlo.dot_general' in text
+    assert 'scatter' not in text
+
+
+@pytest.mark.parametrize('trained', slow_after(1, ['all', '1', 'head']))
+def test_a_step_of_classification_does_not_scatter(trained):
+    assert 'scatter' not in text_of_step(classification(trained=trained), (8, 8))
+
+
+def test_the_search_finds_a_scatter():
+    """A gradient of JAX's own gather has one."""
+    ids = jnp.zeros((2, 3), int)
+    gradient = jax.grad(lambda x: jnp.take_along_axis(x, ids, axis=1).sum())
+    assert 'scatter' in jax.jit(gradient).lower(jnp.zeros((2, 4))).as_text()
