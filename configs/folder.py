@@ -4,8 +4,8 @@
     python main.py --config=configs/folder.py --config.dataset.path=/path/to/images
 
 The folder is `train/<class>/*.jpg` and `val/<class>/*.jpg` (or valid/, validation/, test/),
-`<class>/*.jpg`, or any tree of unlabelled images; without val/, a twentieth is held out. JPEG, PNG,
-WebP, AVIF, JPEG 2000, PPM, BMP, GIF, TIFF and .npy are read. For images that are not 8-bit RGB set
+`<class>/*.jpg`, or any tree of unlabelled images; without val/, some are held out. JPEG, PNG, WebP,
+AVIF, JPEG 2000, PPM, BMP, GIF, TIFF and .npy are read. For images that are not 8-bit RGB set
 dataset.channels, .scale, and one value of .mean and .std per channel; .bands chooses some of their
 bands, and .nodata is the value of missing pixels.
 

@@ -8,9 +8,14 @@ from etils import epath
 from mae_jax.errors import did_you_mean
 
 
+def expand_home(path: str | os.PathLike) -> str:
+    """Replaces `~` at the start of a path: where a path enters the package, and only there."""
+    return os.path.expanduser(os.fspath(path))
+
+
 def absolute(directory: str | os.PathLike) -> epath.Path:
     """Returns an absolute path, which Orbax needs: resolves `~`, leaves `gs://` unchanged."""
-    directory = epath.Path(directory).expanduser()
+    directory = epath.Path(expand_home(directory))
     return directory if '://' in os.fspath(directory) else epath.Path(os.path.abspath(directory))
 
 
@@ -19,7 +24,7 @@ def similar_path(path: str | os.PathLike) -> str:
 
     The first part of the path that is missing is compared to what is beside it.
     """
-    path = os.path.expanduser(os.fspath(path))
+    path = expand_home(path)
     missing, rest = path.rstrip(os.sep), []
     while missing and not os.path.lexists(missing):
         parent, name = os.path.split(missing)

@@ -48,9 +48,9 @@ def test_a_run_resumes_with_the_same_arrays_only(digits, tmp_path, capsys):
         mae_jax.run(config, tmp_path)
 
 
-def test_without_held_out_a_twentieth_is_kept_for_evaluation(digits, tmp_path, capsys):
+def test_without_held_out_ten_of_each_class_are_kept_for_evaluation(digits, tmp_path, capsys):
     mae_jax.run(pretraining(**QUICK), tmp_path, train=digits[0])
-    assert f'{1437 - 71:,} examples of python' in capsys.readouterr().out
+    assert f'{1437 - 100:,} examples of python' in capsys.readouterr().out
     assert np.isfinite(metrics(tmp_path)[-1]['eval/loss'])
 
 
