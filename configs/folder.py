@@ -11,7 +11,7 @@ bands, and .nodata is the value of missing pixels.
 
 | argument | model | pixels | time |
 |---|---|---|---|
-| laptop | 1.3 M parameters, float32 | 64 | 5 to 15 minutes on two cores, for any number of images |
+| laptop | 1.3 M parameters, float32 | 64 | about 6 minutes on two cores, for any number of images |
 | gpu (default) | 25 M parameters | 96 | up to some hours on a GPU, a day or more on a laptop |
 
 Batch size, epochs, learning rate and warm-up are chosen from the number of images

@@ -146,7 +146,8 @@ def _run_class_names(path: str | os.PathLike) -> tuple[str, ...]:
 
 def _of_head(names: tuple[str, ...], params: Any) -> tuple[str, ...]:
     """Returns the names if there is one for each class of the head, else ()."""
-    return names if 'head' in params and len(names) == len(params['head']['bias']) else ()
+    head = traverse_util.flatten_dict({'head': params.get('head')}, sep='/')
+    return names if np.size(head.get('head/bias', ())) == len(names) else ()
 
 
 def _as_names(content: Any) -> tuple[str, ...]:
