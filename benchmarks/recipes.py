@@ -6,7 +6,7 @@
 Runs a protocol as the rule has it, then with learning rate, batch size and epochs larger and
 smaller, one at a time; a smaller batch keeps the number of epochs. The last line of a linear probe
 is scikit-learn's logistic regression on the same features. `--set` changes fields of all runs.
-Finished runs in `--out` are not repeated.
+Finished runs in `--out` are not repeated; features are computed once for all linear probes.
 """
 
 import argparse
@@ -17,15 +17,16 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mae_jax import run
-from mae_jax.config.fields import apply_settings
+from mae_jax.config.fields import apply_overrides
 from mae_jax.config.files import load_config
 from mae_jax.evaluation.probe import accuracies
-from mae_jax.experiment.cached_features import with_cached_features
+from mae_jax.experiment import cached_features
 from mae_jax.experiment.inherit import inherit
 from mae_jax.experiment.setup import Setup, make_setup
 from mae_jax.experiment.starting_state import starting_state
@@ -65,6 +66,19 @@ def top1(config: ConfigDict, workdir: Path) -> float:
     return [line['eval/top1'] for line in lines if 'eval/top1' in line][-1]
 
 
+def remembering(encode_split: Callable[..., tuple]) -> Callable[..., tuple]:
+    """Returns an `encode_split` that encodes a split once: all runs have the same encoder."""
+    features = {}
+
+    def once(*args: Any) -> tuple:
+        identity = args[3].identity
+        if identity not in features:
+            features[identity] = encode_split(*args)
+        return features[identity]
+
+    return once
+
+
 def logistic(config: ConfigDict) -> float:
     """Returns the accuracy of scikit-learn's logistic regression on the features of the probe."""
 
@@ -74,7 +88,7 @@ def logistic(config: ConfigDict) -> float:
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         setup = make_setup(inherit(config, folder), folder)
-        setup = with_cached_features(setup, starting_state(setup, Nothing()))
+        setup = cached_features.with_cached_features(setup, starting_state(setup, Nothing()))
     splits = setup.source, setup.held_out
     arrays = [np.asarray(x) for s in splits for x in (s.images, s.labels)]
     neighbours = min(20, len(arrays[0]))
@@ -110,9 +124,10 @@ def main() -> None:
     parser.add_argument('--set', nargs='+', default=[], action='extend', metavar='FIELD=VALUE')
     options = parser.parse_args()
 
+    cached_features.encode_split = remembering(cached_features.encode_split)
     config = load_config(f'configs/{options.protocol}.py')
     config.init_from = options.init_from
-    apply_settings(config, options.set)
+    apply_overrides(config, options.set)
     with contextlib.redirect_stdout(io.StringIO()):
         setup = make_setup(inherit(config, ''), '')
     print(f'{options.protocol}: {describe(setup)}\n\n| | top-1 |\n|---|---|')

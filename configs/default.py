@@ -61,6 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.path = placeholder(str)  # folder, prepared: its root; TFDS: data_dir
     dataset.train_split = 'train'
     dataset.eval_split = 'validation'
+    dataset.held_out_share = placeholder(float)  # without an evaluation split; unset: by the rule
     dataset.channels = 3
     dataset.bands = placeholder(tuple)  # (3, 2, 1): these bands of each file, counted from 0
     dataset.nodata = placeholder(float)  # of missing pixels: they get the mean of their image

@@ -4,14 +4,14 @@
     python main.py --config=configs/folder.py --config.dataset.path=/path/to/images
 
 The folder is `train/<class>/*.jpg` and `val/<class>/*.jpg` (or valid/, validation/, test/),
-`<class>/*.jpg`, or any tree of unlabelled images; without val/, a twentieth is held out. JPEG, PNG,
-WebP, AVIF, JPEG 2000, PPM, BMP, GIF, TIFF and .npy are read. For images that are not 8-bit RGB set
+`<class>/*.jpg`, or any tree of unlabelled images; without val/, some are held out. JPEG, PNG, WebP,
+AVIF, JPEG 2000, PPM, BMP, GIF, TIFF and .npy are read. For images that are not 8-bit RGB set
 dataset.channels, .scale, and one value of .mean and .std per channel; .bands chooses some of their
 bands, and .nodata is the value of missing pixels.
 
 | argument | model | pixels | time |
 |---|---|---|---|
-| laptop | 1.3 M parameters, float32 | 64 | 5 to 15 minutes on two cores, for any number of images |
+| laptop | 1.3 M parameters, float32 | 64 | about 6 minutes on two cores, for any number of images |
 | gpu (default) | 25 M parameters | 96 | up to some hours on a GPU, a day or more on a laptop |
 
 Batch size, epochs, learning rate and warm-up are chosen from the number of images

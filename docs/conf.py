@@ -17,7 +17,12 @@ exclude_patterns = ['_ext']
 
 html_theme = 'furo'
 html_title = 'mae_jax'
-html_theme_options = {'navigation_with_keys': True}
+CODE = {'code-font-size': 'var(--font-size--small--3)'}  # lines of 96 characters fit
+html_theme_options = {
+    'navigation_with_keys': True,
+    'light_css_variables': CODE,
+    'dark_css_variables': CODE,
+}
 pygments_style = 'friendly'
 
 myst_enable_extensions = ['colon_fence']

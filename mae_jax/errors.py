@@ -56,6 +56,12 @@ def brief(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a count with its noun in the right number: '1 image', '2,000 images', 'no images'."""
+    plural = '' if count == 1 else 'es' if noun.endswith('s') else 's'
+    return f'{f"{count:,}" if count else "no"} {noun}{plural}'
+
+
 def did_you_mean(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
     """Returns ": did you mean 'x'?" with the name that is most like this one, or ''.
 

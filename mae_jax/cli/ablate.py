@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from mae_jax.cli.arguments import Parser
-from mae_jax.errors import EXIT_PREEMPTED, UserError
+from mae_jax.errors import EXIT_PREEMPTED, UserError, counted
 from mae_jax.runtime.interrupts import cleaning_up
 
 
@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
         ) from error
     if failed:
         raise UserError(
-            f'{failed} stage(s) failed, listed in {arguments.out / "table.md"}: see their logs for '
-            'the cause, and run the same command to try them again.'
+            f'{counted(failed, "stage")} failed, listed in {arguments.out / "table.md"}: see their '
+            'logs for the cause, and run the same command to try them again.'
         )
 
 

@@ -11,6 +11,8 @@ of images that could not be read). In Python: np.load('features.npz')['features'
 import argparse
 import sys
 
+from mae_jax.errors import counted
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
@@ -52,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     shape = ' x '.join(map(str, embedding.features.shape[1:]))
     classes = len(embedding.class_names)
     print(
-        f'{len(embedding.names):,} images, {f"{classes:,} classes" if classes else "no labels"}, '
+        f'{counted(len(embedding.names), "image")}, '
+        f'{counted(classes, "class") if classes else "no labels"}, '
         f'{len(embedding.unreadable):,} unreadable: {shape} features of each in {arguments.out}'
     )

@@ -12,7 +12,7 @@ components of patch features need only an encoder.
 import argparse
 
 from mae_jax.cli.arguments import Parser
-from mae_jax.errors import UserError
+from mae_jax.errors import UserError, counted
 
 
 def add_arguments(parser: Parser) -> None:
@@ -74,4 +74,4 @@ def run(arguments: argparse.Namespace) -> None:
         abreast=arguments.abreast,
         overwrite=arguments.overwrite,
     )
-    print(f'{arguments.show} of {len(arguments.images)} image(s): {arguments.out}')
+    print(f'{arguments.show} of {counted(len(arguments.images), "image")}: {arguments.out}')

@@ -56,6 +56,7 @@ ADDED = {
     'max_images_seen': None,
     'dataset.bands': None,
     'dataset.nodata': None,
+    'dataset.held_out_share': 0.05,
     'loggers': ('tensorboard',),
     'profile_steps': None,
     'checkpoint_every_minutes': 0.0,

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mae_jax.config.changes import ADDED
 from mae_jax.config.model import image_size
 from mae_jax.config.workers import IMAGES
 from mae_jax.data.loader import memory
@@ -36,13 +37,21 @@ def make_source_of(config: ConfigDict, split: str) -> Any:
         image_size=image_size(config),
         synthetic_examples=dataset.synthetic_examples,
         seed=config.seed,
+        held_out_share=held_out_share(config),
     )
 
 
-def given_sources(train: Any, held_out: Any = None) -> tuple[Any, Any] | None:
+def held_out_share(config: ConfigDict) -> float | None:
+    """Returns `dataset.held_out_share`; that of earlier versions if the config lacks the field."""
+    return config.dataset.get('held_out_share', ADDED['dataset.held_out_share'])
+
+
+def given_sources(
+    train: Any, held_out: Any = None, share: float | None = None
+) -> tuple[Any, Any] | None:
     """Returns the sources that were passed to a run: training and held-out; None without `train`.
 
-    Without `held_out`, every twentieth training example is held out.
+    Without `held_out`, some training examples are held out; `share` is `dataset.held_out_share`.
 
     Raises:
       UserError: one is not a source.
@@ -54,7 +63,7 @@ def given_sources(train: Any, held_out: Any = None) -> tuple[Any, Any] | None:
     for name, source in (('train', train), ('held_out', held_out)):
         if source is not None:
             check_source(f'{name} is', source)
-    return hold_out(train) if held_out is None else (train, held_out)
+    return hold_out(train, share) if held_out is None else (train, held_out)
 
 
 def name_given(config: ConfigDict) -> ConfigDict:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import mae_jax.configs
 from mae_jax.config.fields import apply_overrides
 from mae_jax.errors import UserError, did_you_mean
+from mae_jax.files.paths import expand_home
 
 RECIPES = list(mae_jax.configs.__path__)[0]
 """The directory of the package's own recipes."""
@@ -76,7 +77,7 @@ def find_file(name: str, option: str, function: str) -> str:
     Raises:
       UserError: there is neither; the message names the nearest of both.
     """
-    expanded = os.path.expanduser(name)
+    expanded = expand_home(name)
     folder, base = os.path.split(expanded)
     stem, suffix = os.path.splitext(base)
     if suffix == '.py' and os.path.isfile(expanded):

@@ -29,6 +29,7 @@ import math
 from ml_collections import ConfigDict
 
 from mae_jax.config.fields import group_of
+from mae_jax.errors import counted
 
 IMAGENET = 1_281_167
 FIELDS = (
@@ -208,11 +209,11 @@ def explain(chosen: list[str], config: ConfigDict, steps: int, examples: int, cl
     optimizer = config.optimizer
     texts = {
         'batch_size': f'batch {config.batch_size}',
-        'num_epochs': f'{steps:,} steps',
+        'num_epochs': counted(steps, 'step'),
         'optimizer.base_lr': f'lr {optimizer.base_lr * config.batch_size / 256:.1e}',
         'optimizer.name': optimizer.name,
         'cache_features': 'cached features' if config.get('cache_features') else '',
         'dataset.augment': 'strong augmentation' if examples >= MANY else 'light augmentation',
     }
-    about = f'{examples:,} images' + (f', {classes:,} classes' if classes else '')
+    about = counted(examples, 'image') + (f', {counted(classes, "class")}' if classes else '')
     return f'{", ".join(texts[f] for f in texts if f in chosen and texts[f])}: {about}'

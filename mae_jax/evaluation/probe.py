@@ -69,7 +69,8 @@ def accuracies(
 def accuracy_title(name: str) -> str:
     """Returns the title of a key of `accuracies`, for tables."""
     if name.endswith('_shot'):
-        return f'linear probe, {name.removesuffix("_shot")} labels a class'
+        shots = name.removesuffix('_shot')
+        return f'linear probe, {shots} {"label" if shots == "1" else "labels"} a class'
     return {'linear': 'linear probe', 'knn': 'k-NN'}[name]
 
 

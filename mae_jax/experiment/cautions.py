@@ -9,6 +9,7 @@ import numpy as np
 
 from mae_jax.config.model import make_architecture
 from mae_jax.config.recipe import peak_learning_rate, protocol_of
+from mae_jax.errors import counted
 from mae_jax.experiment.setup import Setup
 from mae_jax.runtime.processes import say
 from mae_jax.training.topology import by_slice, spans_slices
@@ -16,6 +17,8 @@ from mae_jax.training.topology import by_slice, spans_slices
 FEW_STEPS = 50
 FAR = 10
 """Factor between learning rates that is worth a warning."""
+FEW_IMAGES = 300
+"""Held-out images below which the standard error of an accuracy is printed: 3 points or more."""
 OWN_RULES = ('pretrain', 'classify')
 """Tasks whose learning rates `config/recipe.py` knows."""
 
@@ -30,13 +33,14 @@ def cautions(setup: Setup) -> Iterator[str]:
         return
     if config.batch_size > examples:
         yield (
-            f'batch_size={config.batch_size} is larger than the data set ({examples:,} images), '
-            'which it then repeats within a step: choose a smaller one.'
+            f'batch_size={config.batch_size} is larger than the data set '
+            f'({counted(examples, "image")}), which it then repeats within a step: choose a '
+            'smaller one.'
         )
     if length.num_steps < FEW_STEPS:
         yield (
-            f'{length.num_steps} step(s) are too few to learn much: raise num_epochs, or lower '
-            'batch_size.'
+            f'a run of {counted(length.num_steps, "step")} is too short to learn much: raise '
+            'num_epochs, or lower batch_size.'
         )
     if length.cut_warmup:
         yield (
@@ -104,6 +108,13 @@ def at_chance(top1: float, labels: Any, classes: int, examples: int) -> str | No
         f'top-1 {top1:.4f} is no better than guessing ({chance:.4f}): nothing was learned that '
         'holds for other images. Look at the labels, the cautions above and the learning rate.'
     )
+
+
+def standard_error(examples: int) -> str:
+    """Returns a remark on an accuracy over few examples; '' where there are enough."""
+    if examples >= FEW_IMAGES:
+        return ''
+    return f' (standard error of an accuracy: up to {0.5 / math.sqrt(max(examples, 1)):.2f})'
 
 
 def say_caution(sentence: str) -> None:

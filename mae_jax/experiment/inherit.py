@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from mae_jax.config.changes import ADDED
 from mae_jax.config.fields import group_of
 from mae_jax.config.recipe import keep
 from mae_jax.config.saved import from_json, to_json
 from mae_jax.errors import UserError
 from mae_jax.experiment.workdir import has_begun
+from mae_jax.files.paths import expand_home
 from mae_jax.interop.read import read_config
 from mae_jax.runtime.agreement import from_first
 
@@ -45,6 +47,9 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
         _fill(config, source, ('image_size',))
         _fill(config.model, source.model, ('norm_eps',))
         named = config.dataset.name is not None
+        if begun or (not named and _same_folder(config, source)):
+            earlier = {'held_out_share': ADDED['dataset.held_out_share']}
+            _fill(config.dataset, earlier | source.dataset.to_dict(), tuple(earlier))
         _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA + READING)
         if not (named or begun):
             _check_data(config)
@@ -65,13 +70,19 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
     return config
 
 
+def _same_folder(config: ConfigDict, source: ConfigDict) -> bool:
+    """Returns whether a config reads the data of another: what that held out must stay held out."""
+    paths = config.dataset.path, source.dataset.get('path')
+    return paths[0] is None or (paths[1] and len(set(map(os.path.abspath, paths))) == 1)
+
+
 def expand_paths(config: ConfigDict) -> ConfigDict:
     """Replaces `~` in the fields that hold a path, and returns the config."""
     for name in PATHS:
         group = group_of(config, name)
         field = name.rpartition('.')[2]
         if group is not None and isinstance(group[field], str):
-            group[field] = os.path.expanduser(group[field])
+            group[field] = expand_home(group[field])
     return config
 
 

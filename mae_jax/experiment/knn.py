@@ -16,7 +16,7 @@ from mae_jax.evaluation.encode import make_encode
 from mae_jax.evaluation.frozen_encoder import make_frozen_encoder
 from mae_jax.evaluation.probe import accuracies, accuracy_title
 from mae_jax.experiment.cached_features import encode_split
-from mae_jax.experiment.cautions import at_chance, say_caution
+from mae_jax.experiment.cautions import at_chance, say_caution, standard_error
 from mae_jax.experiment.data_report import describe_data
 from mae_jax.experiment.starting_weights import load_weights
 from mae_jax.files.buckets import append, as_path
@@ -92,7 +92,8 @@ def evaluate_knn(
     results = {'init_from': str(config.init_from), 'step': step, 'pool': fields.pool} | values
     with claim(workdir):
         append(as_path(workdir) / 'results.jsonl', json.dumps(results) + '\n')
-    say(f'{config.init_from}, step {step}, {len(sources[1]):,} held-out images')
+    held_out = len(sources[1])
+    say(f'{config.init_from}, step {step}, {held_out:,} held-out images{standard_error(held_out)}')
     for name, value in values.items():
         say(f'  {accuracy_title(name):<40} {value:.4f}')
     labels = splits[1][1]

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.checkpoints.find import read_meta
 from mae_jax.config.model import image_size, make_architecture
+from mae_jax.errors import counted
 from mae_jax.evaluation.probe import accuracy_title
 from mae_jax.experiment.card_header import card_header
 from mae_jax.experiment.setup import Setup
@@ -75,8 +76,8 @@ def write_model_card(
         score_label=setup.task.score_label,
         train_seconds=read_meta(setup.workdir / 'checkpoints' / str(step)).get('train_seconds'),
         picture=picture if (setup.workdir / picture).exists() else None,
-        machine=f'{software}; {len(devices)} {devices[0].device_kind} device(s), '
-        f'{jax.process_count()} process(es)',
+        machine=f'{software}; {counted(len(devices), f"{devices[0].device_kind} device")}, '
+        f'{counted(jax.process_count(), "process")}',
     )
     path = setup.workdir / 'model_card.md'
     try:
@@ -175,13 +176,13 @@ def _training(config: ConfigDict, step: int, examples: tuple[int, int], warmup_s
     optimizer = config.optimizer
     peak = optimizer.base_lr * config.batch_size / 256
     averaged, layer_decay = config.get('ema_decay'), optimizer.get('layer_decay')
-    data = f'{config.dataset.name}, {examples[0]:,} examples, {examples[1]:,} held out'
+    data = f'{config.dataset.name}, {counted(examples[0], "example")}, {examples[1]:,} held out'
     if (config.eval_examples or examples[1]) < examples[1]:
         data += f' (evaluation sees {config.eval_examples:,} of them)'
     return {
         'data': data,
         'started from': config.init_from and f'`{config.init_from}`',
-        'length': f'{step:,} steps of {config.batch_size:,} images, '
+        'length': f'{counted(step, "step")} of {config.batch_size:,} images, '
         f'{step * config.batch_size / examples[0]:.1f} epochs',
         'optimiser': f'{optimizer.name}, weight decay {optimizer.weight_decay:g}',
         'learning rate': f'{peak:g} ({optimizer.base_lr:g} for a batch of 256), '

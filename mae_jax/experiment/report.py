@@ -1,6 +1,7 @@
 """Reports on the console what is about to run, what came of it, and where the files are."""
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,15 +14,17 @@ from flax import traverse_util
 
 from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.config.model import image_size, make_architecture
+from mae_jax.errors import counted
 from mae_jax.evaluation.exact import count_examples
 from mae_jax.evaluation.probe import accuracy_title
-from mae_jax.experiment.cautions import at_chance, cautions, say_caution
+from mae_jax.experiment.cautions import at_chance, cautions, say_caution, standard_error
 from mae_jax.experiment.data_report import describe_data
 from mae_jax.experiment.hooks import make_evaluation
 from mae_jax.experiment.model_card import write_model_card
 from mae_jax.experiment.online_probe import encoder_accuracies
 from mae_jax.experiment.setup import Setup
 from mae_jax.experiment.workdir import explained
+from mae_jax.interop.trained import CLASS_NAMES
 from mae_jax.runtime.processes import say
 from mae_jax.training.console import parameter_table
 from mae_jax.training.state import TrainState, create_state
@@ -37,6 +40,7 @@ def announce(setup: Setup, state: TrainState) -> None:
       UserError: the file cannot be written.
     """
     devices, config, length = setup.mesh.devices.flat, setup.config, setup.length
+    write_class_names(setup)
     for line in describe_data(config, setup.source, setup.held_out):
         say(line)
     say(model_summary(setup, state))
@@ -46,19 +50,33 @@ def announce(setup: Setup, state: TrainState) -> None:
             table.write_text(parameter_table(state.params, setup.task.is_trained) + '\n')
     shape = dict(setup.mesh.shape)
     mesh = f', mesh {shape}' if setup.mesh.size > 1 else ''
-    machine = f'{setup.mesh.size} {devices[0].device_kind} device(s)'
-    say(f'{machine}, {jax.process_count()} process(es){mesh}')
+    machine = counted(setup.mesh.size, f'{devices[0].device_kind} device')
+    say(f'{machine}, {counted(jax.process_count(), "process")}{mesh}')
     say(setup.reading)
     say(f'writing to {setup.workdir}')
     if setup.recipe:
         say(setup.recipe)
     epochs = length.num_steps / length.steps_per_epoch
     say(
-        f'{len(setup.source):,} examples of {config.dataset.name}; {length.num_steps:,} steps of '
+        f'{counted(len(setup.source), "example")} of {config.dataset.name}; '
+        f'{counted(length.num_steps, "step")} of '
         f'{config.batch_size} ({epochs:.1f} epochs), {length.warmup_steps:,} of warm-up'
     )
     for caution in cautions(setup):
         say_caution(caution)
+
+
+def write_class_names(setup: Setup) -> None:
+    """Writes the names of the classes of a classifier, in the order of its logits, if it has any.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    names = list(setup.source.class_names) if 'num_classes' in setup.config else []
+    file = setup.workdir / CLASS_NAMES
+    if names and jax.process_index() == 0:
+        with explained(file):
+            file.write_text(json.dumps(names, indent=0) + '\n')
 
 
 def model_summary(setup: Setup, state: TrainState) -> str:
@@ -83,7 +101,9 @@ def report_evaluation(setup: Setup, state: TrainState) -> None:
     values = {name: x for name, x in metrics.compute().items() if not np.ndim(x)}
     formats = FORMATS | {name: f'{name} {{:.4f}}' for name in values if name not in FORMATS}
     line = ', '.join(text.format(values[n]) for n, text in formats.items() if n in values)
-    say(f'step {int(state.step)}, {count_examples(metrics):,.0f} held-out images: {line}')
+    count = round(count_examples(metrics))
+    remark = standard_error(count) if 'top1' in values else ''
+    say(f'step {int(state.step)}, {count:,} held-out images: {line}{remark}')
     if setup.task.per_class and jax.process_index() == 0:
         write_classes(setup.workdir / 'per_class.csv', setup.held_out.class_names, metrics)
 
@@ -116,7 +136,9 @@ def conclude(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> None:
     if best := checkpoints.best():
         meta = checkpoints.read_meta(step)
         if task.score in meta:
-            say(task.score_line(meta))
+            count = min(len(setup.held_out), setup.config.eval_examples or len(setup.held_out))
+            remark = standard_error(count) if 'eval/top1' in meta else ''
+            say(f'{task.score_line(meta)}{remark}')
         label = task.score_label
         say(f'best checkpoint: {folder / str(best[0])} ({label} {best[1]:.4f})')
     say(f'last checkpoint: {folder / str(step)}')

@@ -7,13 +7,12 @@ What a run starts from is decided in this order (`starting_state.py`):
 """
 
 import contextlib
-import os
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mae_jax.checkpoints.manager import Checkpoints
-from mae_jax.config.data import given_sources, name_given
+from mae_jax.config.data import given_sources, held_out_share, name_given
 from mae_jax.experiment import workdir as workdirs
 from mae_jax.experiment.cached_features import with_cached_features
 from mae_jax.experiment.inherit import inherit
@@ -23,6 +22,7 @@ from mae_jax.experiment.setup import make_setup
 from mae_jax.experiment.starting_state import starting_state
 from mae_jax.experiment.train import train_to_end
 from mae_jax.files.buckets import check_work_directory, service_errors
+from mae_jax.files.paths import expand_home
 from mae_jax.runtime.processes import say
 from mae_jax.training.state import TrainState
 
@@ -42,7 +42,8 @@ def run(
       train: the training examples, in place of those that `dataset.name` names: an `ArraySource`,
         a `FileSource`, a `HuggingFaceSource`, or any object with the interface of
         `mae_jax.data.sources.protocol.Source`. The same must be given to resume the run.
-      held_out: the examples for evaluation; None holds out every twentieth of `train`.
+      held_out: the examples for evaluation; None holds out some of `train`, at least ten of each
+        class, or a fifth of a small class (`dataset.held_out_share`).
 
     Returns:
       The state after the last step; for the task 'knn', accuracies by name.
@@ -51,16 +52,17 @@ def run(
       UserError: something the user can mend; `Diverged` and `Preempted` have an exit status of
         their own.
     """
-    workdir = os.path.expanduser(workdir)  # once, for every module that writes there
+    workdir = expand_home(workdir)  # once, for every module that writes there
     check_work_directory(workdir)
     with service_errors(workdir):
-        return _run(config, workdir, given_sources(train, held_out))
+        return _run(config, workdir, train, held_out)
 
 
 def _run(
-    config: ConfigDict, workdir: str, sources: tuple[Any, Any] | None
+    config: ConfigDict, workdir: str, train: Any, held_out: Any
 ) -> TrainState | dict[str, float]:
-    config = inherit(name_given(config) if sources else config, workdir)
+    config = inherit(config if train is None else name_given(config), workdir)
+    sources = given_sources(train, held_out, held_out_share(config))
     if evaluation := EVALUATIONS.get(config.task):
         return evaluation(config, workdir, sources)
     setup = make_setup(config, workdir, sources)

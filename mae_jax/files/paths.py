@@ -9,6 +9,11 @@ from mae_jax.errors import did_you_mean
 from mae_jax.files.buckets import as_path, is_remote
 
 
+def expand_home(path: str | os.PathLike) -> str:
+    """Replaces `~` at the start of a path: where a path enters the package, and only there."""
+    return os.path.expanduser(os.fspath(path))
+
+
 def absolute(directory: str | os.PathLike) -> epath.Path:
     """Returns an absolute path, which Orbax needs: resolves `~`, leaves `gs://` unchanged.
 
@@ -17,7 +22,7 @@ def absolute(directory: str | os.PathLike) -> epath.Path:
     """
     if is_remote(directory):
         return as_path(directory)
-    return epath.Path(os.path.abspath(os.path.expanduser(directory)))
+    return epath.Path(os.path.abspath(expand_home(directory)))
 
 
 def similar_path(path: str | os.PathLike) -> str:
@@ -25,7 +30,7 @@ def similar_path(path: str | os.PathLike) -> str:
 
     The first part of the path that is missing is compared to what is beside it.
     """
-    path = os.path.expanduser(os.fspath(path))
+    path = expand_home(path)
     missing, rest = path.rstrip(os.sep), []
     while missing and not os.path.lexists(missing):
         parent, name = os.path.split(missing)

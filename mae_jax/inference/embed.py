@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from mae_jax.config.model import statistics
 from mae_jax.data.sources.files import FileSource
-from mae_jax.data.sources.listing import EXTENSIONS, images_below
+from mae_jax.data.sources.folder import read_tree
 from mae_jax.data.sources.make import check_source
 from mae_jax.data.sources.protocol import Source
 from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS
 from mae_jax.errors import UserError
-from mae_jax.files.paths import absolute
+from mae_jax.files.paths import absolute, expand_home
 from mae_jax.files.tensors import replacing, writing
 from mae_jax.inference.images import Decoded, decode_all, reading
 from mae_jax.interop.load import load_encoder
@@ -150,23 +150,14 @@ def find_images(images: Images) -> tuple[Source, str]:
       UserError: there is no image.
     """
     if isinstance(images, str | os.PathLike):
-        folder = os.path.expanduser(os.fspath(images))
-        return (_below(folder), folder) if os.path.isdir(folder) else (FileSource([folder]), '')
+        folder = expand_home(images)
+        if os.path.isdir(folder):
+            return read_tree(folder, SPLITS), folder
+        return FileSource([folder]), ''
     if isinstance(images, Sequence) and all(isinstance(x, str | os.PathLike) for x in images):
         return FileSource(images), ''
     check_source('images are', images)
     return images, ''
-
-
-def _below(folder: str) -> FileSource:
-    """Returns the images below a folder, labelled if they lie in several folders of classes."""
-    files, _ = images_below(folder, '')
-    if not files:
-        raise UserError(f'{folder} has no image in it: images end in {", ".join(EXTENSIONS)}.')
-    parts = [file.split(os.sep)[:-1] for file in files]
-    parts = [p[1:] if p and p[0].lower() in SPLITS else p for p in parts]
-    labels = [folders[0] for folders in parts] if all(parts) else []
-    return FileSource(files, labels if len(set(labels)) > 1 else None, root=folder)
 
 
 def _in_batches(examples: Iterator[Decoded], size: int) -> Iterator[list[Decoded]]:

@@ -76,7 +76,8 @@ def convert(
     _check_destination(source, absolute(destination), to, overwrite)
     trained, comparison = _read(source, given or {}, run, say)
     if encoder_only:
-        trained = trained._replace(params={'encoder': encoder_of(trained.params)}, model_state={})
+        params = {'encoder': encoder_of(trained.params)}
+        trained = trained._replace(params=params, model_state={}, class_names=())
     if not kind_of(flat(trained)).has_norm and to != 'mae_jax':
         raise UserError(
             f'{source} was fine-tuned with mean pooling: its encoder has no final norm, '
@@ -131,7 +132,8 @@ def write(path: str | os.PathLike, trained: Trained, to: str) -> None:
         return
     tensors = to_theirs(trained, to)
     if to == 'huggingface':
-        huggingface.write(path, tensors, trained.config, kind_of(flat(trained)))
+        kind = kind_of(flat(trained))
+        huggingface.write(path, tensors, trained.config, kind, trained.class_names)
     elif to == 'augreg':
         write_npz(path, tensors)
     elif to == 'big_vision':

@@ -104,6 +104,7 @@ def describe(exportable: Exportable, file: str, to: str) -> dict:
             'mean': list(data.mean),
             'std': list(data.std),
         },
+        **({'class_names': exportable.class_names} if exportable.class_names else {}),
         'step': exportable.step,
         'versions': versions(),
         **({'platforms': list(PLATFORMS)} if to == 'stablehlo' else {}),

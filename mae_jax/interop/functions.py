@@ -51,6 +51,8 @@ class Exportable(NamedTuple):
     step: int | None
     num_bytes: int
     """Size of the parameters."""
+    class_names: tuple[str, ...] = ()
+    """In the order of the logits of a classifier; () if they are unknown."""
 
 
 def make_exportable(
@@ -90,7 +92,8 @@ def make_exportable(
     )
     sizes = [np.asarray(x).nbytes for x in jax.tree.leaves(params)]
     inputs = (images, *inputs)
-    return Exportable(what, function, inputs, outputs, config, trained.step, sum(sizes))
+    names = trained.class_names if what == 'classifier' else ()
+    return Exportable(what, function, inputs, outputs, config, trained.step, sum(sizes), names)
 
 
 def _range(dtype: str, scale: float) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,15 @@ def read_preprocessor(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(
-    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], config: ConfigDict, kind: Kind
+    path: str | os.PathLike,
+    tensors: Mapping[str, np.ndarray],
+    config: ConfigDict,
+    kind: Kind,
+    class_names: Sequence[str] = (),
 ) -> None:
     """Writes a directory that transformers' `from_pretrained` can open."""
     files = {
-        'config.json': make_config(config, kind),
+        'config.json': make_config(config, kind, class_names),
         'preprocessor_config.json': make_preprocessor(config),
     }
     directory = Path(path)
@@ -101,7 +105,7 @@ def write(
     write_safetensors(directory / 'model.safetensors', tensors, {'format': 'pt'})
 
 
-def make_config(config: ConfigDict, kind: Kind) -> dict[str, Any]:
+def make_config(config: ConfigDict, kind: Kind, class_names: Sequence[str] = ()) -> dict[str, Any]:
     """Makes the content of config.json for a model of ours."""
     model, sizes, size = config.model, make_architecture(config.model), image_size(config)
     if kind.name == 'mae' and size[0] != size[1]:
@@ -136,8 +140,9 @@ def make_config(config: ConfigDict, kind: Kind) -> dict[str, Any]:
             'norm_pix_loss': config.target.name == 'normalized_pixel',
         }
     if kind.name == 'classifier':
-        content['id2label'] = {str(i): f'LABEL_{i}' for i in range(kind.classes)}
-        content['label2id'] = {f'LABEL_{i}': i for i in range(kind.classes)}
+        names = class_names or [f'LABEL_{i}' for i in range(kind.classes)]
+        content['id2label'] = {str(i): name for i, name in enumerate(names)}
+        content['label2id'] = {name: i for i, name in enumerate(names)}
     return content
 
 

@@ -2,9 +2,9 @@
 
 The file is safetensors. Its tensors have the names of our parameters, such as `encoder/norm/scale`,
 or of running statistics, such as `batch_stats/feature_norm/mean`. Its metadata holds, under
-`mae_jax`, JSON: {version, step, config}. The config is that of the run that trained the model. A
-converted model has only the fields that are known: model, image size, mean and std, mask ratio and
-target.
+`mae_jax`, JSON: {version, step, config}, and `class_names` of a classifier that knows them. The
+config is that of the run that trained the model. A converted model has only the fields that are
+known: model, image size, mean and std, mask ratio and target.
 """
 
 import json
@@ -20,13 +20,15 @@ from mae_jax.checkpoints.weights import restore_weights
 from mae_jax.config.model import statistics
 from mae_jax.config.saved import from_json, load_config, to_json
 from mae_jax.errors import UserError
-from mae_jax.files.limits import parse_json
+from mae_jax.files.limits import parse_json, read_json, reason
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import read_safetensors, read_safetensors_metadata, write_safetensors
 from mae_jax.interop.hyperparameters import check_hyperparameters, hyperparameters
 
 HEADER = 'mae_jax'
 VERSION = 1
+CLASS_NAMES = 'class_names.json'
+"""Lies in the work directory of a classifier: a list, in the order of the logits."""
 COLLECTIONS = ('batch_stats',)
 """First components of tensor names that are collections of running statistics, not modules."""
 
@@ -42,6 +44,8 @@ class Trained(NamedTuple):
     step: int | None
     """Step of training; None if unknown."""
     config: ConfigDict
+    class_names: tuple[str, ...] = ()
+    """Of a classifier, in the order of its logits; () if they are unknown."""
 
 
 def is_file(path: str | os.PathLike) -> bool:
@@ -59,7 +63,8 @@ def read_trained(path: str | os.PathLike) -> Trained:
     if not is_file(path):
         config = read_config(path)
         weights = restore_weights(*locate(path))
-        return Trained(weights.params, weights.model_state, weights.step, config)
+        names = _of_head(_run_class_names(path), weights.params)
+        return Trained(weights.params, weights.model_state, weights.step, config, names)
     if absolute(path).suffix != '.safetensors':
         raise _not_ours(path)
     tensors, metadata = read_safetensors(path)
@@ -69,6 +74,7 @@ def read_trained(path: str | os.PathLike) -> Trained:
         params['encoder']['cls_token']
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f'{path} is damaged: its tensors are not those of a model.') from error
+    header['class_names'] = _of_head(header['class_names'], params)
     return Trained(params, model_state, **header)
 
 
@@ -90,6 +96,8 @@ def write_trained(path: str | os.PathLike, trained: Trained) -> None:
     if str(config.get('target', {}).get('tokenizer')).endswith('.safetensors'):
         config.target.tokenizer = None
     header = {'version': VERSION, 'step': trained.step, 'config': to_json(config)}
+    if trained.class_names:
+        header['class_names'] = list(trained.class_names)
     write_safetensors(path, flat(trained), {HEADER: json.dumps(header)})
 
 
@@ -117,9 +125,35 @@ def _header(path: str | os.PathLike, metadata: dict[str, str]) -> dict[str, Any]
             )
         config = from_json(header['config'])
         step = header['step'] and int(header['step'])
+        names = _as_names(header.get('class_names', []))
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f'{path} is damaged: its header is not one of mae_jax.') from error
-    return {'step': step, 'config': _checked(path, config)}
+    return {'step': step, 'config': _checked(path, config), 'class_names': names}
+
+
+def _run_class_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """Reads the class names of a work directory or one of its checkpoints; () if it has none."""
+    path = absolute(path)
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / 'config.json').exists():
+            file = folder / CLASS_NAMES
+            try:
+                return _as_names(read_json(file)) if file.exists() else ()
+            except (OSError, ValueError) as error:
+                raise UserError(f'{file} is damaged ({reason(error)}): delete it.') from error
+    return ()
+
+
+def _of_head(names: tuple[str, ...], params: Any) -> tuple[str, ...]:
+    """Returns the names if there is one for each class of the head, else ()."""
+    head = traverse_util.flatten_dict({'head': params.get('head')}, sep='/')
+    return names if np.size(head.get('head/bias', ())) == len(names) else ()
+
+
+def _as_names(content: Any) -> tuple[str, ...]:
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise ValueError('it is no list of names')
+    return tuple(content)
 
 
 def _checked(path: str | os.PathLike, config: ConfigDict) -> ConfigDict:

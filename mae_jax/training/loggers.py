@@ -104,12 +104,13 @@ OPTIMIZER = ('grad_norm', 'learning_rate', 'param_norm', 'update_norm')
 
 
 def grouped(name: str) -> str:
-    """Returns the name of a metric with its group first: train/, eval/, probe/ or speed/.
+    """Returns the name of a metric with its group first: eval/, probe/, speed/ or train/.
 
-    The names of metrics.jsonl have a group only for eval/ and probe/. Dashboards sort by name, and
-    the loss comes first in its group.
+    The names of metrics.jsonl have a group only for eval/ and probe/. The training loss is a group
+    by itself: TensorBoard sorts groups by name and unfolds the first two, which are then those of
+    the two losses.
     """
-    if '/' in name:
+    if '/' in name or name == 'loss':
         return name
     if name in SPEED:
         return f'speed/{name}'

@@ -17,7 +17,7 @@ HIDDEN_GREY = 128
 MARGIN = 4
 MIN_SIDE = 160
 """Smaller images are enlarged to at least this number of pixels a side."""
-FONT_SIZE = 15
+FONT_SIZE = 20
 
 RAMP = ((10, 8, 40), (92, 24, 110), (200, 60, 80), (250, 150, 50), (255, 250, 190))
 """The colours of 0, 1/4, 1/2, 3/4 and 1: each lighter than the one before, in grey too."""

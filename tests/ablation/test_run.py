@@ -27,7 +27,7 @@ def test_a_row_that_fails_is_reported_and_the_others_go_on(finished):
     assert status == 1 and 'Traceback' not in output
     assert re.search(r'decoder_width_128 seed 0 pretrain \.\.\. FAILED .*decoder_width=6', output)
     assert 'decoder_width_128 seed 0 linprobe' not in output
-    assert output.strip().splitlines()[-1].startswith('error: 1 stage(s) failed')
+    assert output.strip().splitlines()[-1].startswith('error: 1 stage failed')
     assert re.search(r'target_normalized_pixel seed 0 finetune \.\.\. top-1 \d+\.\d+%', output)
     assert 'eta 0:' in output
     table = read_table((out / 'table.md').read_text())

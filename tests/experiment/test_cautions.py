@@ -27,7 +27,7 @@ def test_a_sound_run_has_none(make, tmp_path):
     ('fields', 'message'),
     [
         ({'batch_size': 4096}, 'batch_size=4096 is larger than the data set .1,437 images'),
-        ({'num_steps': 49}, r'49 step\(s\) are too few'),
+        ({'num_steps': 49}, 'a run of 49 steps is too short'),
         ({'optimizer.warmup_epochs': 80.0}, 'warm-up is longer than the run'),
         ({'optimizer.base_lr': 0.1}, r'learning rate 2\.5e-02 .* 24 times above .*base_lr=0\.004'),
         ({'optimizer.base_lr': 1e-5}, r'learning rate 2\.5e-06 .* 416 times below'),
@@ -76,7 +76,7 @@ def test_the_sentences_are_printed_before_and_after_a_run(pretrained, tmp_path, 
     run(classifying(finetune.get_config, pretrained[0], fields), tmp_path / 'run')
     printed = capsys.readouterr().out
     before, after = printed.split('compiling')
-    assert 'caution: 2 step(s) are too few' in before
+    assert 'caution: a run of 2 steps is too short' in before
     assert 'times below what suits' in before
     assert 'is no better than guessing (0.2500)' in after
 

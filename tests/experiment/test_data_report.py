@@ -80,7 +80,7 @@ def test_a_run_says_what_it_read_of_both_splits(tmp_path):
     config = config_of(name='folder', path=str(tmp_path))
     line = describe_data(config, *make_sources(config))[0]
     assert line == (
-        '2 images in train/, 2 classes; passed over 1 .xcf; 1 images held out in Val/, 2 classes; '
+        '2 images in train/, 2 classes; passed over 1 .xcf; 1 image held out in Val/, 2 classes; '
         'none of b; not read: test/'
     )
 

@@ -9,6 +9,7 @@ from helpers.tiny_runs import PLAIN, classifying, flat, metrics, pretraining
 import mae_jax
 from configs import finetune, knn
 from mae_jax.data.sources.digits import digits_source
+from mae_jax.data.sources.subset import hold_out
 from mae_jax.errors import UserError
 
 QUICK = {'num_steps': 2, 'log_every_steps': 1, 'eval_every_steps': 2, 'image_every_steps': 0}
@@ -48,9 +49,11 @@ def test_a_run_resumes_with_the_same_arrays_only(digits, tmp_path, capsys):
         mae_jax.run(config, tmp_path)
 
 
-def test_without_held_out_a_twentieth_is_kept_for_evaluation(digits, tmp_path, capsys):
+def test_without_held_out_ten_of_each_class_are_kept_for_evaluation(digits, tmp_path, capsys):
     mae_jax.run(pretraining(**QUICK), tmp_path, train=digits[0])
-    assert f'{1437 - 71:,} examples of python' in capsys.readouterr().out
+    held_out = hold_out(digits[0])[1].rows
+    assert np.bincount(digits[0].labels[held_out]).min() == 10
+    assert f'{1437 - len(held_out):,} examples of python' in capsys.readouterr().out
     assert np.isfinite(metrics(tmp_path)[-1]['eval/loss'])
 
 

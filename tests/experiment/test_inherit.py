@@ -3,6 +3,8 @@
 import pytest
 
 from configs import default, finetune
+from mae_jax.config.changes import changed_fields
+from mae_jax.config.saved import to_json
 from mae_jax.experiment.inherit import inherit
 
 
@@ -20,3 +22,38 @@ def test_bands_and_missing_value_belong_to_the_data_set_that_is_inherited(
     assert dataset.channels == 3
     expected = (None, None, None) if name else ('/data', (3, 2, 1), -9999.0)
     assert (dataset.path, dataset.bands, dataset.nodata) == expected
+
+
+@pytest.mark.parametrize(
+    ('fields', 'expected'),
+    [
+        ({}, 0.3),
+        ({'path': '/data/'}, 0.3),
+        ({'path': '/other'}, None),
+        ({'name': 'folder', 'path': '/data'}, None),
+        ({'held_out_share': 0.1}, 0.1),
+    ],
+)
+@pytest.mark.parametrize('earlier', [False, True])
+def test_what_pretraining_held_out_stays_held_out(tmp_path, monkeypatch, fields, expected, earlier):
+    pretraining = default.get_config()
+    pretraining.dataset.update(name='folder', path='/data', held_out_share=0.3)
+    if earlier:  # it held out a twentieth
+        del pretraining.dataset['held_out_share']
+        expected = 0.05 if expected == 0.3 else expected
+    monkeypatch.setattr('mae_jax.experiment.inherit.read_config', lambda path: pretraining)
+    config = finetune.get_config()
+    config.init_from = str(tmp_path / 'pretrained')
+    config.dataset.update(fields)
+    assert inherit(config, str(tmp_path / 'new')).dataset.held_out_share == expected
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_what_it_held_out(tmp_path):
+    config = default.get_config()
+    (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+    saved = config.copy_and_resolve_references()
+    del saved.dataset['held_out_share']
+    (tmp_path / 'config.json').write_text(to_json(saved))
+    resumed = inherit(config, str(tmp_path))
+    assert resumed.dataset.held_out_share == 0.05
+    assert changed_fields(saved, resumed) == {}

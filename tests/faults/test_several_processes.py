@@ -39,7 +39,7 @@ def alone(arguments, tmp_path_factory):
     root = tmp_path_factory.mktemp('alone')
     workdir, recorded = root / 'run', root / 'given'
     printed = finish(*arguments, f'--workdir={workdir}', log=root / 'log', recorded=recorded)
-    assert '1 cpu device(s), 1 process(es)' in printed
+    assert '1 cpu device, 1 process' in printed
     return losses(workdir), given(recorded)
 
 

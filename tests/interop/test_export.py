@@ -1,6 +1,7 @@
 """Exported models: StableHLO and ONNX give the outputs of the model they were made of."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,9 @@ import pytest
 import mae_jax
 from mae_jax.errors import UserError
 from mae_jax.interop import export as module
+from mae_jax.interop.convert import convert
 from mae_jax.interop.export import export
+from mae_jax.interop.read import read_model
 from mae_jax.models.patches import patchify
 
 ALONE = """
@@ -106,6 +109,42 @@ def test_a_classifier_gives_the_logits_of_its_average(fine_tuned, tmp_path):
     expected = model.apply({'params': params}, mae_jax.load_normalize(run)(images))
     actual = call(tmp_path, 'classifier', images)['logits']
     np.testing.assert_allclose(actual, expected, atol=1e-5)
+    about = json.loads((tmp_path / 'classifier.stablehlo.json').read_text())
+    assert about['class_names'] == list('0123456789')
+
+
+def test_class_names_go_along_with_a_classifier_and_not_with_its_encoder(fine_tuned, tmp_path):
+    names = tuple('0123456789')
+    run, file = fine_tuned[0], tmp_path / 'classifier.safetensors'
+    assert read_model(run).class_names == names
+    convert(run, file, run=False, say=lambda line: None)
+    assert read_model(file).class_names == names
+    export(file, tmp_path, say=lambda line: None)
+    about = json.loads((tmp_path / 'classifier.stablehlo.json').read_text())
+    assert about['class_names'] == list(names)
+    export(file, tmp_path, what='encoder', say=lambda line: None)
+    assert 'class_names' not in json.loads((tmp_path / 'encoder.stablehlo.json').read_text())
+    convert(run, tmp_path / 'encoder.safetensors', encoder_only=True, run=False)
+    assert read_model(tmp_path / 'encoder.safetensors').class_names == ()
+
+
+@pytest.mark.parametrize(
+    ('content', 'names'),
+    [
+        ('["a", "b"]', ()),  # of another number of classes
+        ('{"0": "a"}', 'is damaged'),
+        ('[0, 1]', 'is damaged'),
+        ('[', 'is damaged'),
+    ],
+)
+def test_names_that_are_none_are_refused(content, names, fine_tuned, tmp_path):
+    run = shutil.copytree(fine_tuned[0], tmp_path / 'run')
+    (run / 'class_names.json').write_text(content)
+    if names == ():
+        assert read_model(run).class_names == names
+    else:
+        with pytest.raises(UserError, match=names):
+            read_model(run)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from mae_jax.data.sources.prepared_format import (
     shard_problem,
 )
 from mae_jax.data.sources.protocol import Source
-from mae_jax.errors import UserError
+from mae_jax.errors import UserError, counted
 from mae_jax.files.lock import claim
 from mae_jax.files.paths import print_text
 from mae_jax.runtime.cores import num_cores
@@ -263,7 +263,7 @@ def summarize(destination: str, contents: Contents, done: int, seconds: float) -
         examples, skipped = split.total('examples'), split.total('skipped')
         before, after = split.total('source_bytes'), split.total('bytes')
         lines.append(
-            f'{name}: {examples:,} images in {len(split.shards)} shards, '
+            f'{name}: {counted(examples, "image")} in {counted(len(split.shards), "shard")}, '
             f'{before / 1e6:,.1f} MB -> {after / 1e6:,.1f} MB'
             + (f'; {skipped:,} left out that could not be read' if skipped else '')
         )
@@ -272,9 +272,11 @@ def summarize(destination: str, contents: Contents, done: int, seconds: float) -
                 split.total(f'{kind}_difference') / compared for kind in ('train', 'eval')
             )
             lines.append(
-                f'pixel difference, of {compared} images: {train:.3f} a training crop, '
+                f'pixel difference, of {counted(compared, "image")}: {train:.3f} a training crop, '
                 f'{evaluation:.3f} an evaluation crop (mean absolute, of 0 to 255)'
             )
     if done:
-        lines.append(f'{done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} images/s')
+        lines.append(
+            f'{counted(done, "image")} in {seconds:,.0f} s, {done / seconds:,.0f} images/s'
+        )
     return '\n'.join(lines)

@@ -15,6 +15,7 @@ from mae_jax.data.sources.splits import EVAL_SPLITS, existing_split
 from mae_jax.data.sources.subset import hold_out, subset
 from mae_jax.errors import UserError
 from mae_jax.files.limits import reason
+from mae_jax.files.paths import expand_home
 
 IMAGE_COLUMNS = ('image', 'file', 'file_name', 'filename', 'path')
 LABEL_COLUMNS = ('label', 'class', 'category')
@@ -50,7 +51,7 @@ class FileSource(FolderSource):
           UserError: there is no file, one does not exist, or a label is not of a class.
         """
         files = [os.fspath(file) for file in files]
-        root = os.path.expanduser(os.fspath(root))
+        root = expand_home(root)
         missing = [file for file in files if not _exists(os.path.join(root, file))]
         if missing or not files:
             raise UserError(
@@ -88,17 +89,21 @@ class FileSource(FolderSource):
         Raises:
           UserError: the table cannot be read, has no such column, or a file does not exist.
         """
+        path = expand_home(path)
         return _from_rows(cls, path, _read_rows(path), image, label, root)
 
 
-def csv_source(split: str, *, path: str | None, **unused) -> Source:
+def csv_source(
+    split: str, *, path: str | None, held_out_share: float | None = None, **unused
+) -> Source:
     """Returns one split of a table: the rows whose column `split` names it; see `from_csv`.
 
-    Without that column, every twentieth image is held out.
+    Without that column, `hold_out` chooses what is held out.
 
     Args:
       split: 'train', an evaluation split under any of its names, or another value of the column.
       path: of the CSV file.
+      held_out_share: as of `hold_out`.
       unused: what `make_source` passes to every factory.
 
     Raises:
@@ -113,12 +118,12 @@ def csv_source(split: str, *, path: str | None, **unused) -> Source:
         split = existing_split(path, split, list(dict.fromkeys(splits)))
         return subset(source, [i for i, value in enumerate(splits) if value == split])
     existing_split(path, split, ('train', *EVAL_SPLITS))
-    return hold_out(source)[split != 'train']
+    return hold_out(source, held_out_share)[split != 'train']
 
 
 def _read_rows(path: str | os.PathLike) -> list[dict[str, str]]:
     try:
-        with open(os.path.expanduser(path), encoding='utf-8-sig', newline='') as file:
+        with open(path, encoding='utf-8-sig', newline='') as file:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f'{path} cannot be read as CSV: {reason(error)}.') from error
@@ -146,7 +151,7 @@ def _from_rows(
     if image not in columns or (named and named not in columns):
         wanted = named if image in columns else image or ' or '.join(IMAGE_COLUMNS)
         raise UserError(f'{path} has no column {wanted}; it has {", ".join(columns)}.')
-    root = os.path.dirname(os.path.expanduser(path)) if root is None else root
+    root = os.path.dirname(path) if root is None else root
     texts = [row[label] for row in rows] if label else []
     names = sorted(set(texts) - {''}, key=_in_order)
     numbers = {'': -1} | {name: number for number, name in enumerate(names)}

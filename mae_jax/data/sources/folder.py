@@ -23,14 +23,11 @@ from mae_jax.data.sources.listing import (
     text,
 )
 from mae_jax.data.sources.protocol import Example
-from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS
-from mae_jax.errors import UserError
+from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS, choose_held_out
+from mae_jax.errors import UserError, counted
 from mae_jax.files.buckets import is_remote
 from mae_jax.files.limits import read_bytes, reason
 from mae_jax.files.paths import similar_path
-
-HELD_OUT = 20
-"""Where a folder has no evaluation split, one image of this many is kept for evaluation."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -75,27 +72,29 @@ class FolderSource:
         return {'image': image, 'label': label, 'name': name}
 
 
-def folder_source(split: str, *, path: str | None, **unused) -> FolderSource:
+def folder_source(
+    split: str, *, path: str | None, held_out_share: float | None = None, **unused
+) -> FolderSource:
     """Returns the images in `path/<split>/<class>/`, `path/<split>/`, `path/<class>/`, or `path`.
 
     The names of splits are those of `TRAIN_SPLITS` and `EVAL_SPLITS`, in capitals too. Where `path`
     has no split, the folders in it are classes, if there are several and no image lies beside them;
-    else its images have no labels. Where it has no evaluation split, one image in `HELD_OUT` (by a
-    hash of its name) is left out of training and kept for evaluation. Hidden files are ignored;
-    `FolderSource.reading` counts files of other kinds.
+    else its images have no labels. Where it has no evaluation split, `choose_held_out` keeps some
+    for evaluation, by a hash of their names, and training leaves them out. Hidden files are
+    ignored; `FolderSource.reading` counts files of other kinds.
 
     Args:
       split: 'train', an evaluation split under any of its names, or the name of a folder.
       path: the root folder.
+      held_out_share: as of `choose_held_out`.
       unused: what `make_source` passes to every factory.
 
     Raises:
-      UserError: the folder or the split does not exist or has no images, images lie beside class
-        folders, or a class folder of the training split is empty.
+      UserError: the folder or the split does not exist or has no images, or images lie beside class
+        folders.
     """
     if not path:
         raise UserError("dataset.name='folder' needs dataset.path, the folder of the images.")
-    path = os.path.expanduser(path)
     if is_remote(path):
         raise UserError(
             f'dataset.path={path!r} is not a folder on a disk: write the images as shards with '
@@ -110,13 +109,15 @@ def folder_source(split: str, *, path: str | None, **unused) -> FolderSource:
     if held_out and not train:
         raise UserError(f'{path} has {_place(held_out)} but no train/.')
     if not train:
-        source = _read_tree(path)
-        return _hold_out(source, split != 'train', by_class=source.labels is not None)
+        source = read_tree(path)
+        return _hold_out(source, split != 'train', held_out_share, source.labels)
     unread = [f'{name}/' for name in subfolders(path)]
     unread = [name for name in unread if name not in map(_place, filter(None, (train, held_out)))]
     remarks = (f'not read: {listed(unread)}',) if unread else ()
     if not held_out:
-        return _hold_out(_read_split(train, f' in {_place(train)}', remarks), split != 'train')
+        source = _read_split(train, f' in {_place(train)}', remarks)
+        labels = source.labels if held_out_share is None else None
+        return _hold_out(source, split != 'train', held_out_share, labels)
     if split == 'train':
         return _read_split(train, f' in {_place(train)}')
     place = f' held out in {_place(held_out)}'
@@ -154,12 +155,12 @@ def _read_split(
     for name in own:
         images[name], rest = images_below(folder, name)
         others += rest
-        if not images[name] and classes is None:
-            raise UserError(f'The class folder {os.path.join(folder, name)} has no image in it.')
     present = [name for name in own if images[name]]
     if not present:
         raise _no_image(folder, others)
-    names = list(classes) if classes and set(present) <= set(classes) else present
+    names = own if classes is None else list(classes)
+    if not set(present) <= set(names):
+        names = present  # the task compares them with those of training, if it needs labels
     files = [file for name in present for file in images[name]]
     labels = np.repeat([names.index(n) for n in present], [len(images[n]) for n in present])
     lacking = [name for name in names if not images.get(name)]
@@ -178,13 +179,20 @@ def _read_flat(folder: str, place: str = '', remarks: tuple[str, ...] = ()) -> F
 
 
 def _counted(files: Sequence[str], classes: Sequence[str], place: str) -> str:
-    return f'{len(files):,} images{place}, {len(classes) or "no"} classes'
+    return f'{counted(len(files), "image")}{place}, {counted(len(classes), "class")}'
 
 
-def _read_tree(path: str) -> FolderSource:
-    """Reads a folder without splits; its folders are the classes of the images in them."""
+def read_tree(path: str, splits: Sequence[str] = ()) -> FolderSource:
+    """Reads all images below a folder; the folders in it are their classes, if all lie in several.
+
+    Args:
+      path: the folder.
+      splits: names of folders that are no classes: the folders in them are.
+    """
     source = _read_flat(path)
-    tops = [name.split(os.sep)[0] if os.sep in name else '' for name in source.files]
+    folders = [name.split(os.sep)[:-1] for name in source.files]
+    folders = [names[1:] if names and names[0].lower() in splits else names for names in folders]
+    tops = [names[0] if names else '' for names in folders]
     classes = sorted(set(tops), key=os.fsencode)
     remarks = source.reading[1:]
     split = next((f for f in source.files if 'train' in f.lower().split(os.sep)[1:-1]), None)
@@ -204,20 +212,16 @@ def _read_tree(path: str) -> FolderSource:
     return FolderSource(path, source.files, labels, list(map(text, classes)), reading)
 
 
-def _hold_out(source: FolderSource, evaluation: bool, by_class: bool = False) -> FolderSource:
+def _hold_out(
+    source: FolderSource, evaluation: bool, share: float | None, labels: np.ndarray | None
+) -> FolderSource:
     """Returns the training or the evaluation images of a source that has no split of its own.
 
-    Which of the two a file belongs to does not depend on the other files, except `by_class`: at
-    least one image of each class of several is held out.
+    A share of .05 chooses what earlier versions did, which had no rule: their runs go on.
     """
     hashes = np.array([zlib.crc32(os.fsencode(name)) for name in source.files])
-    held_out = hashes % HELD_OUT == 0
-    groups = [source.labels == label for label in range(source.num_classes)] if by_class else []
-    for group in groups:
-        if group.sum() > 1 and not held_out[group].any():
-            held_out |= group & (hashes == hashes[group].min())
-    if not held_out.any() or held_out.all():
-        held_out = hashes == hashes.min()
+    keys = (hashes % 20 + hashes / 2**32) / 20  # below .05 where the hash is a multiple of 20
+    held_out = choose_held_out(keys, labels, share, order=hashes)
     keep = np.flatnonzero(held_out == evaluation)
     if not len(keep):
         raise UserError(f'{source.root} has one image only: too few to keep one for evaluation.')

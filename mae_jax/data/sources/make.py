@@ -31,6 +31,7 @@ from collections.abc import Callable
 from mae_jax.data.sources.protocol import Source
 from mae_jax.data.sources.synthetic import IMAGENET_EXAMPLES
 from mae_jax.errors import UserError
+from mae_jax.files.paths import expand_home
 from mae_jax.registry import Registry
 
 SOURCES = Registry(
@@ -46,6 +47,8 @@ SOURCES = Registry(
 )
 """Factories of sources by name; a string is imported when it is first used."""
 
+SPLITTING = ('folder', 'csv')
+"""Sources that hold examples out where there is no evaluation split."""
 PYTHON = 'python'
 """The name of sources that were passed to `mae_jax.run`, in the config of the run."""
 REQUIRED = ('__len__', '__getitem__', 'num_classes', 'class_names', 'identity')
@@ -60,6 +63,7 @@ def make_source(
     image_size: tuple[int, int] = (224, 224),
     synthetic_examples: int = IMAGENET_EXAMPLES,
     seed: int = 0,
+    held_out_share: float | None = None,
 ) -> Source:
     """Returns one split of a data set, with random access to its examples.
 
@@ -72,6 +76,7 @@ def make_source(
       image_size: synthetic: (height, width) in pixels.
       synthetic_examples: synthetic: the number of examples.
       seed: synthetic: of the pixels.
+      held_out_share: folder, csv: of a data set without an evaluation split; see `splits.py`.
 
     Raises:
       UserError: the data set or the split does not exist or cannot be used, or a factory of one's
@@ -82,9 +87,12 @@ def make_source(
             'the images of this run were passed from Python: call mae_jax.run(config, workdir, '
             'train=..., held_out=...) again, or give dataset.name.'
         )
+    path = path and expand_home(path)
     factory = _find_factory(name)
     if name == 'synthetic':
         factory = functools.partial(factory, examples=synthetic_examples)
+    if name in SPLITTING:
+        factory = functools.partial(factory, held_out_share=held_out_share)
     source = factory(split, path=path, channels=channels, image_size=image_size, seed=seed)
     check_source(f'dataset.name={name!r} returned', source)
     return source

@@ -8,10 +8,8 @@ import numpy as np
 
 from mae_jax.data.sources.identity import content_identity
 from mae_jax.data.sources.protocol import Example, Source
+from mae_jax.data.sources.splits import choose_held_out
 from mae_jax.errors import UserError
-
-HELD_OUT = 20
-"""One example of this many is held out."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -56,8 +54,12 @@ def subset(source: Source, rows: Sequence[int] | np.ndarray) -> Subset:
     return Subset(source, np.asarray(rows, np.int64))
 
 
-def hold_out(source: Source) -> tuple[Subset, Subset]:
-    """Splits a source: (training examples, held-out ones); always the same for a length.
+def hold_out(source: Source, share: float | None = None) -> tuple[Subset, Subset]:
+    """Splits a source: (training examples, held-out ones); always the same for equal labels.
+
+    Args:
+      source: of examples with or without labels.
+      share: as of `choose_held_out`.
 
     Raises:
       UserError: there is one example only.
@@ -66,5 +68,10 @@ def hold_out(source: Source) -> tuple[Subset, Subset]:
     if count < 2:
         raise UserError('one image only: too few to keep one for evaluation.')
     order = np.random.RandomState(0).permutation(count)  # its stream never changes
-    cut = max(1, count // HELD_OUT)
-    return subset(source, np.sort(order[cut:])), subset(source, np.sort(order[:cut]))
+    ranks = np.empty(count, int)
+    ranks[order] = np.arange(count)
+    labels = getattr(source, 'labels', None) if share is None and source.num_classes else None
+    # A share of .05 is that of versions without a rule: count // 20, rounded down.
+    keys = (ranks + 1 - 1e-6) / count
+    held_out = choose_held_out(keys, None if labels is None else np.asarray(labels), share)
+    return tuple(subset(source, np.flatnonzero(held_out == each)) for each in (False, True))

@@ -69,6 +69,15 @@ def test_classes_without_an_evaluation_split_keep_their_labels(tmp_path):
     assert train.class_names == held_out.class_names == ['a', 'b']
 
 
+def test_an_empty_class_folder_keeps_its_number_and_is_remarked_on(tmp_path):
+    write(tmp_path, 'train/a/1.jpg', 'train/c/2.jpg', 'val/c/3.jpg')
+    (tmp_path / 'train' / 'b').mkdir()
+    train, held_out = (make_source('folder', s, path=str(tmp_path)) for s in ('train', 'val'))
+    assert train.class_names == held_out.class_names == ['a', 'b', 'c']
+    assert list(train.labels) == [0, 2] and list(held_out.labels) == [2]
+    assert 'none of b' in train.reading
+
+
 def test_identity_depends_on_the_names_of_the_files_alone(tmp_path):
     write(tmp_path / 'one', 'train/a/1.jpg', 'train/a/2.jpg', 'val/a/3.jpg')
     write(tmp_path / 'moved', 'train/a/1.jpg', 'train/a/2.jpg', 'val/a/3.jpg')
@@ -95,7 +104,7 @@ def test_class_folders_that_differ_are_shown_to_tasks_that_need_labels(tmp_path)
     ('files', 'split', 'message'),
     [
         (['notes.txt'], 'train', 'has no image'),
-        (['train/a/notes.txt', 'val/a/x.jpg'], 'train', 'class folder .*a has no image'),
+        (['train/a/notes.txt', 'val/a/x.jpg'], 'train', 'train has no image in it'),
         (['train/loose.jpg', 'train/a/x.jpg', 'val/a/x.jpg'], 'train', r'loose\.jpg.*beside'),
         (['train/a/x.jpg', 'val/a/x.jpg'], 'tiny', "no split 'tiny'; it has train, val"),
         (['val/a/x.jpg'], 'train', 'has val/ but no train/'),

@@ -128,12 +128,13 @@ def test_columns_are_chosen_and_numbers_are_in_their_order(photos):
     assert source.class_names == ['9', '10'] and labels_of(source) == [1, 0, 1]
 
 
-def test_a_table_without_splits_holds_out_a_twentieth(photos):
+def test_a_table_without_splits_holds_some_of_each_class_out(photos):
     rows = ''.join(f'{number % 5}.png,{number % 3}\n' for number in range(60))
     (photos / 'table.csv').write_text('image,label\n' + rows)
     path = str(photos / 'table.csv')
     train, held_out = (make_source('csv', split, path=path) for split in ('train', 'test'))
-    assert (len(train), len(held_out)) == (57, 3)
+    assert (len(train), len(held_out)) == (48, 12)
+    assert list(np.bincount(held_out.labels)) == [4, 4, 4]
     assert sorted([*train.rows, *held_out.rows]) == list(range(60))
     assert labels_of(train) == list(train.labels) and train.num_classes == 3
 
@@ -165,7 +166,8 @@ def test_a_split_that_a_table_lacks_is_named(photos):
 def test_held_out_examples_are_the_same_at_every_start():
     source = ArraySource(np.zeros((100, 2, 2, 1), np.uint8), np.arange(100) % 10)
     (train, held_out), again = hold_out(source), hold_out(source)
-    assert len(held_out) == 5 and not set(train.rows) & set(held_out.rows)
+    assert len(held_out) == 20 and not set(train.rows) & set(held_out.rows)
+    assert list(np.bincount(held_out.labels)) == [2] * 10
     assert held_out.identity == again[1].identity != train.identity
     assert held_out[2]['name'] == f'array/{held_out.rows[2]}'
     with pytest.raises(UserError, match='one image only'):
