@@ -71,7 +71,7 @@ def test_two_pods_of_a_kubernetes_job_with_two_gpus_each(tmp_path, fsdp):
     jobset = yaml.safe_load((LAUNCH / 'kubernetes.yaml').read_text())
     job = jobset['spec']['replicatedJobs'][0]['template']['spec']
     (container,) = job['template']['spec']['containers']
-    assert container['command'][:2] == ['python', 'main.py']
+    assert container['command'][:2] == ['mae-jax', 'train']
     variables = {each['name']: each['value'] for each in container['env']}
     port = free_port()
     variables['JAX_COORDINATOR_ADDRESS'] = f'127.0.0.1:{port}'  # the name is that of a pod
