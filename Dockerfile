@@ -1,4 +1,5 @@
 # mae_jax for NVIDIA GPUs. The driver comes from the host (NVIDIA Container Toolkit), CUDA from pip.
+# `--build-arg EXTRA=tpu` is for TPUs.
 #
 #     docker build --tag mae_jax .
 #     docker run --rm --gpus all --shm-size=8g --volume /data:/data --volume "$PWD/runs:/workspace/runs" \
@@ -11,7 +12,8 @@ RUN apt-get update \
 
 WORKDIR /workspace
 COPY . /source
-RUN pip install --no-cache-dir '/source[cuda]' -c /source/constraints/oldest.txt
+ARG EXTRA=cuda
+RUN pip install --no-cache-dir "/source[$EXTRA]" -c /source/constraints/oldest.txt
 
 ENTRYPOINT ["mae-jax"]
 CMD ["--help"]

@@ -40,16 +40,19 @@ def straight(arguments, tmp_path_factory):
     [
         [(8, 1, 8), (4, 1, 2), (1, 1, 1)],
         [(1, 1, 1), (2, 2, 4), (4, 1, 2)],
+        [(2, 2, 2, 'alternate'), (2, 2, 2, 'process'), (2, 2, 4, 'alternate')],
     ],
-    ids=['8, 4, 1 devices', '1 process, 2 of 2 devices, 1 of 4'],
+    ids=['8, 4, 1 devices', '1 process, 2 of 2 devices, 1 of 4', 'other places in the mesh'],
 )
 def test_other_devices_processes_and_fsdp_in_mid_epoch_change_nothing(
     arguments, straight, tmp_path, machines
 ):
+    """Where slices alternate, the rows of a batch go to both processes in turn."""
     workdir, recorded = tmp_path / 'run', tmp_path / 'given'
     arguments = (*arguments, f'--workdir={workdir}')
-    for turn, (devices, processes, fsdp) in enumerate(machines):
+    for turn, (devices, processes, fsdp, *slices) in enumerate(machines):
         options = dict(devices=devices, processes=processes, recorded=recorded)
+        options |= {'SLICES': slices[0]} if slices else {}
         arguments_now = (*arguments, f'--config.mesh.fsdp={fsdp}')
         log = tmp_path / f'log{turn}'
         if turn == len(machines) - 1:

@@ -37,10 +37,12 @@ def start(script: str, *arguments: str, **environment: str) -> subprocess.Popen:
     )
 
 
-def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def run(
+    script: str, *arguments: str, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess:
     """Runs a launcher to its end."""
     process = start(script, *arguments, **environment)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

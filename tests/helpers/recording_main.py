@@ -3,7 +3,8 @@
 Each image is of one grey, its own, which no crop or flip changes. A line a step goes to the file
 RECORD names: {"step": 1, "rows": {"0": 17, ...}}, row of the global batch -> grey.
 
-HANG_AT=n: step n never ends.
+HANG_AT=n: step n never ends. SLICES gives the devices a `slice_index`, as those of GPUs on several
+hosts have: each `process` is a slice, or every `two_processes`, or devices `alternate`.
 """
 
 import json
@@ -11,10 +12,19 @@ import os
 import sys
 import time
 
+import jax
 import numpy as np
 
 from mae_jax.__main__ import main
 from mae_jax.experiment import train
+
+SLICES = {
+    'process': lambda device: device.process_index,
+    'two_processes': lambda device: device.process_index // 2,
+    'alternate': lambda device: device.id % 2,
+}
+if 'SLICES' in os.environ:
+    jax.Device.slice_index = property(SLICES[os.environ['SLICES']])
 
 
 def recorded(step):
@@ -36,7 +46,8 @@ def recorded(step):
 
 
 jit_step = train.jit_step
-train.jit_step = lambda *arguments: recorded(jit_step(*arguments))
+if 'RECORD' in os.environ:
+    train.jit_step = lambda *arguments: recorded(jit_step(*arguments))
 
 if __name__ == '__main__':
     main(['train', *sys.argv[1:]], 'main.py')
