@@ -3,7 +3,7 @@
 Each image is of one grey, its own, which no crop or flip changes. A line a step goes to the file
 RECORD names: {"step": 1, "rows": {"0": 17, ...}}, row of the global batch -> grey.
 
-HANG_AT=n: step n never ends.
+HANG_AT=n: step n never ends. CLOCKS_APART=1: see clocks_apart.py.
 """
 
 import json
@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 
+import helpers.clocks_apart  # noqa: F401, before the package reads a clock
 from mae_jax.__main__ import main
 from mae_jax.experiment import train
 
