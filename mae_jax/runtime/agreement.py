@@ -38,7 +38,7 @@ def from_first(function: Callable[[], T]) -> T:
     Every process of the run must call it. The result is one that JSON can represent. A UserError in
     process 0 is raised in all of them.
     """
-    if jax.process_count() == 1:
+    if _is_alone():
         return function()
     answer, error = {}, None
     if jax.process_index() == 0:
@@ -57,7 +57,7 @@ def gather(value: Any) -> list[Any]:
 
     Every process of the run must call it; JSON can represent the value.
     """
-    if jax.process_count() == 1:
+    if _is_alone():
         return [value]
     message = json.dumps(value).encode()
     lengths = multihost_utils.process_allgather(np.int32(len(message)))
@@ -83,6 +83,11 @@ def find_unseen(sizes: Mapping[epath.Path, int | None]) -> epath.Path | None:
                 return path
             time.sleep(POLL_S)
     return None
+
+
+def _is_alone() -> bool:
+    """Returns whether this is the only process, without starting a device that nothing needs."""
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def _is_seen(path: epath.Path, size: int | None) -> bool:

@@ -36,6 +36,7 @@ def collect_coroutines():
 KILL_AT = {
     'directory': '3.orbax*',  # the temporary directory of step 3 exists
     'arrays': '3.orbax*/state*/ocdbt*/d/*',  # it contains arrays
+    'listed': '3.orbax*/state*/checksums.0.txt',  # it contains the checksums of the arrays
     'checksums': f'3.orbax*/{CHECKSUMS}',  # it contains the checksums
     'rename': '3',  # it has its final name, and step 2 is to be deleted
 }

@@ -65,6 +65,25 @@ def test_a_step_that_overwrites_its_donated_state_does_not_reach_the_checkpoint(
     assert not np.asarray(restored['params']).any()
 
 
+def test_steps_donate_split_and_replicated_arrays_while_they_are_written(tmp_path):
+    mesh = jax.make_mesh((2, 4), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
+    layouts = [NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('fsdp',))]
+    step = jax.jit(lambda s: [x + 1 for x in s], donate_argnums=0, out_shardings=layouts)
+    values = np.random.default_rng(0).random((512, 1024), np.float32)
+    state = [jax.device_put(values, layout) for layout in layouts]
+    with Checkpoints(tmp_path, keep_last=9) as checkpoints:
+        for number in range(4):
+            checkpoints.save(number, state, {})  # the one before may still be written
+            donated, state = state, step(state)
+            assert all(array.is_deleted() for array in donated)
+        checkpoints.wait()
+        expected = values
+        for number in range(4):
+            for array in checkpoints.restore(state, number)[0]:
+                np.testing.assert_array_equal(array, expected)
+            expected = expected + np.float32(1)
+
+
 def test_weights_are_read_without_knowing_the_model_and_nothing_is_touched(copied):
     incomplete = copied / '3.orbax-checkpoint-tmp'
     incomplete.mkdir()

@@ -95,3 +95,8 @@ def test_the_scores_of_process_0_say_which_checkpoint_is_best(played):
             'kept': [2, 4],
             'best': [2, 0.8],
         }
+
+
+def test_numpy_arrays_are_laid_out_without_a_comparison_on_all_processes(played):
+    for process, result in enumerate(shown_by(played, 'laid_out')):
+        assert all(values == [process] * 8 for values in result['values'])

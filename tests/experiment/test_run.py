@@ -73,6 +73,7 @@ def test_a_path_in_the_home_directory_is_one_place(tiny_config, finished, tmp_pa
         ('keep_last', 0, r'keep_last=0'),
         ('log_every_steps', 0, r'log_every_steps=0'),
         ('checkpoint_every_steps', 0, r'checkpoint_every_steps=0'),
+        ('checkpoint_every_minutes', -1.0, r'checkpoint_every_minutes=-1\.0'),
         ('init_from', '/nowhere', r'/nowhere is neither a work directory'),
     ],
 )

@@ -164,6 +164,7 @@ def test_what_makes_a_run_itself_may_not_change(tmp_path, field, value):
         ('eval_every_steps', 1),
         ('image_every_steps', 1),
         ('checkpoint_every_steps', 1),
+        ('checkpoint_every_minutes', 5.0),
         ('keep_last', 1),
         ('keep_every_steps', 5),
         ('probe_at_end', True),

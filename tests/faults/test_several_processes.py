@@ -1,5 +1,6 @@
 """Several real processes over the loopback, with JAX's own CPU collectives."""
 
+import itertools
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import time
 import pytest
 from helpers.faulty_runs import (
     RUN,
+    STEPS,
     check_exactly_once,
     ended,
     finish,
@@ -21,6 +23,8 @@ from helpers.faulty_runs import (
     wait_until,
 )
 
+from mae_jax.checkpoints.find import steps
+from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.errors import EXIT_LOST, EXIT_PREEMPTED, EXIT_USER_ERROR
 
 pytestmark = pytest.mark.slow
@@ -166,6 +170,22 @@ def test_sigterm_before_the_first_step_of_a_resumed_run_stops_it_too(arguments, 
     assert re.search(r'stopping after (this|the first) step \(SIGTERM\)', printed[0])
     stopped = re.search(r'stopped at step (\d+) and saved', printed[0])[1]
     assert 48 < int(stopped) < 1000
+
+
+def test_a_run_is_saved_by_the_clock_of_process_0_whatever_those_of_the_others_show(
+    arguments, alone, tmp_path
+):
+    workdir, log, recorded = tmp_path / 'run', tmp_path / 'log', tmp_path / 'given'
+    fields = ('every_steps=100000', 'every_minutes=0.002')
+    arguments = (*arguments, *(f'--config.checkpoint_{field}' for field in fields))
+    arguments = (*arguments, '--config.keep_last=100', f'--workdir={workdir}')
+    finish(*arguments, log=log, processes=2, recorded=recorded, CLOCKS_APART='1')
+    saved = steps(workdir / 'checkpoints')
+    assert len(saved) > 2 and saved[-1] == STEPS
+    with Checkpoints(workdir / 'checkpoints') as checkpoints:
+        seconds = [checkpoints.read_meta(step)['train_seconds'] for step in saved]
+    assert all(late - early > 0.1 for early, late in itertools.pairwise(seconds[:-1]))
+    assert losses(workdir) == pytest.approx(alone[0], rel=1e-5)
 
 
 def test_what_process_0_finds_wrong_is_reported_by_all(arguments, tmp_path):

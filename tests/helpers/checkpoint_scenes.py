@@ -32,6 +32,7 @@ from mae_jax.checkpoints.manager import Checkpoints
 from mae_jax.errors import UserError
 from mae_jax.runtime import agreement
 from mae_jax.training.save_timer import SaveTimer
+from mae_jax.training.sharding import put
 
 SIZE = 1 << 22
 """Float32 values in the large array: 16 MiB that do not compress."""
@@ -211,7 +212,14 @@ def scores(folder: Path) -> dict[str, Any]:
         return {'is_best': best, 'kept': checkpoints.steps(), 'best': checkpoints.best()}
 
 
-SCENES = (save_and_restore, hidden, damaged, slow_disk, clocks, scores)
+def laid_out(folder: Path) -> dict[str, Any]:
+    """Lays out an array that differs from process to process, which only a comparison notices."""
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), ('data',)), PartitionSpec())
+    array = put(np.full(8, jax.process_index(), np.float32), sharding)
+    return {'values': [np.asarray(shard.data).tolist() for shard in array.addressable_shards]}
+
+
+SCENES = (save_and_restore, hidden, damaged, slow_disk, clocks, scores, laid_out)
 
 
 def main(folder: Path, index: int, processes: int) -> None:

@@ -5,6 +5,7 @@ RECORD names: {"step": 1, "rows": {"0": 17, ...}}, row of the global batch -> gr
 
 HANG_AT=n: step n never ends. SLICES gives the devices a `slice_index`, as those of GPUs on several
 hosts have: each `process` is a slice, or every `two_processes`, or devices `alternate`.
+HANG_AT=n: step n never ends. CLOCKS_APART=1: see clocks_apart.py.
 """
 
 import json
@@ -15,6 +16,7 @@ import time
 import jax
 import numpy as np
 
+import helpers.clocks_apart  # noqa: F401, before the package reads a clock
 from mae_jax.__main__ import main
 from mae_jax.experiment import train
 
