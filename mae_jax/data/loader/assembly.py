@@ -121,7 +121,7 @@ def assemble(
     """
     chunk = chunk_of(images, destination.pieces, readers.loaders)
     free, filling = collections.deque(range(slots)), {}
-    tasks, running = collections.deque(), 0
+    tasks = collections.deque()
     last, opened, put, batch = len(counts) // images, 0, 0, []
     replaced = rows = 0
     while put < last and not stop.is_set():
@@ -132,9 +132,8 @@ def assemble(
                 part = counts[opened * images :][first : min(first + chunk, images)]
                 tasks.append((opened, slot, piece.arrays, first, [item(count) for count in part]))
             opened += 1
-        while tasks and running < 2 * CHUNKS * readers.loaders:
-            readers.submit(*tasks.popleft())
-            running += 1
+        while tasks and readers.submit(*tasks[0]):
+            tasks.popleft()
         if filling[put].missing == 0:
             piece = filling.pop(put)
             if piece.errors:
@@ -150,7 +149,6 @@ def assemble(
                 yield Loaded(destination.join(batch), replaced, rows)
                 batch, replaced, rows = [], 0, 0
         elif result := readers.result(POLL_S):
-            running -= 1
             piece = filling[result.number]
             piece.missing -= min(chunk, images - result.first)
             if result.error is not None:

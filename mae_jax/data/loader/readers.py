@@ -61,9 +61,10 @@ class Threads:
 
     def submit(
         self, number: int, slot: int, arrays: Arrays, first: int, items: Sequence[Any]
-    ) -> None:
-        """Starts to load images of a piece, from its image `first` on."""
+    ) -> bool:
+        """Starts to load images of a piece, from its image `first` on; False if it must wait."""
         self._tasks.put((number, arrays, first, items))
+        return True
 
     def result(self, timeout_s: float) -> Result | None:
         """Returns what a task came to, or None where none is done in time."""
@@ -152,9 +153,13 @@ class Workers:
 
     def submit(
         self, number: int, slot: int, arrays: Arrays, first: int, items: Sequence[Any]
-    ) -> None:
-        """Starts to load images of a piece, from its image `first` on."""
-        self._tasks.sendall(pickle.dumps((number, slot, first, items)))
+    ) -> bool:
+        """Starts to load images of a piece, from its image `first` on; False if it must wait."""
+        try:  # waiting here would be for ever: the workers wait until their results are taken
+            self._tasks.send(pickle.dumps((number, slot, first, items)), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return True
 
     def result(self, timeout_s: float) -> Result | None:
         """Returns what a task came to, or None where none is done in time."""

@@ -17,6 +17,7 @@ from helpers.commands import ROOT
 from helpers.images import smooth_picture
 
 from mae_jax.data.loader.batches import make_loader
+from mae_jax.data.sources.arrays import ArraySource
 from mae_jax.data.sources.make import make_source
 from mae_jax.errors import UserError
 
@@ -269,6 +270,16 @@ def test_a_source_that_cannot_be_pickled_is_refused_with_the_remedy(photo_folder
     message = r'cannot be sent to worker .* dataset\.workers=0'
     with loader.iterate(0) as batches, pytest.raises(UserError, match=message):
         next(batches)
+
+
+@pytest.mark.slow
+def test_more_tasks_and_results_than_fit_between_the_processes_do_not_block_them():
+    source = ArraySource(np.zeros((3000, 4, 4, 1), np.uint8), np.arange(3000))
+    sizes = {'batch_size': 3000, 'rows': range(3000), 'image_size': (4, 4), 'channels': 1}
+    options = {'workers': 1, 'threads': 100, 'timeout_s': 60, 'crop_scale': (1, 1)}
+    with make_loader(source, **sizes, seed=0, **options).iterate(0, 4) as batches:
+        for batch in batches:
+            np.testing.assert_array_equal(np.sort(batch['label']), np.arange(3000))
 
 
 class Broken(Exception):
