@@ -29,7 +29,7 @@ STATUSES = {
 }
 """How errors of TensorStore begin -> the status of HTTP that it stands for."""
 
-_EMULATED = {
+EMULATED = {
     'TENSORSTORE_GCS_HTTP_URL': '{}',
     'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'none',  # TensorStore
     'CLOUD_STORAGE_EMULATOR_ENDPOINT': '{}',  # ArrayRecord
@@ -56,16 +56,17 @@ def as_path(path: str | os.PathLike) -> epath.Path:
             f'{", ".join(SCHEMES)}.'
         )
     if path.startswith('gs://'):
-        _set_up_google()
+        set_up_google()
     return epath.Path(path)
 
 
 @functools.cache
-def _set_up_google() -> None:
+def set_up_google() -> None:
+    """Prepares the clients of Google Cloud Storage in this process, before the first is used."""
     # etils would import TensorFlow where it is installed, which no run does.
     os.environ.setdefault('EPATH_USE_TF', 'false')
     if emulator := os.environ.get('STORAGE_EMULATOR_HOST'):
-        for name, value in _EMULATED.items():
+        for name, value in EMULATED.items():
             os.environ.setdefault(name, value.format(emulator))
     if any(importlib.util.find_spec(name) is None for name in ('fsspec', 'gcsfs')):
         raise UserError("gs:// needs gcsfs: pip install 'mae_jax[gcs]'.")
@@ -165,8 +166,8 @@ def service_problem(
         status = _status(error)
         if status == 401:
             return UserError(
-                f'{where} needs credentials, and there are none that work: log in with `gcloud auth '
-                'application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS.'
+                f'{where} needs credentials, and there are none that work: log in with `gcloud '
+                'auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS.'
             )
         if status == 403:
             return UserError(
@@ -192,9 +193,9 @@ def _status(error: BaseException) -> int | None:
     library, text, kind = type(error).__module__.split('.')[0], str(error), type(error).__name__
     if isinstance(error, OSError) and text.startswith('Forbidden'):  # gcsfs
         return 403
-    if match := re.match(r'[A-Z_]+', text):
-        if match[0] in STATUSES and re.search(r'gs://|tensorstore|storage/v1', text):
-            return 401 if re.search(r'\b401\b', text) else STATUSES[match[0]]
+    word = text.split(':')[0]
+    if word in STATUSES and re.search(r'gs://|tensorstore|storage/v1', text):
+        return STATUSES[word]
     if library not in LIBRARIES:
         return None
     if kind in ('DefaultCredentialsError', 'RefreshError', 'NonRetryableError', 'Unauthorized'):

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from mae_jax.checkpoints.find import is_checkpoint
 from mae_jax.config.saved import from_json, to_json
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import service_errors
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import read_safetensors_metadata
 from mae_jax.interop import trained
@@ -42,10 +43,11 @@ def read_model(path: str | os.PathLike, say: Callable[[str], None] = lambda line
     Raises:
       UserError: there is no such model, it is damaged, or it is not one that we have.
     """
-    local = locate_model(path)
-    if is_ours(local):
-        return trained.read_trained(local)
-    foreign = read_foreign(local)
+    with service_errors(path):
+        local = locate_model(path)
+        if is_ours(local):
+            return trained.read_trained(local)
+        foreign = read_foreign(local)
     try:
         return to_ours(foreign, {}, say)
     except UserError as error:
@@ -57,11 +59,12 @@ def read_config(path: str | os.PathLike) -> ConfigDict:
 
     That of another library follows from its tensors, and is kept in memory until they change.
     """
-    local = locate_model(path)
-    if is_ours(local):
-        return trained.read_config(local)
-    files = sorted(local.iterdir()) if local.is_dir() else [local]
-    stamp = tuple((file.name, file.stat().length, file.stat().mtime) for file in files)
+    with service_errors(path):
+        local = locate_model(path)
+        if is_ours(local):
+            return trained.read_config(local)
+        files = sorted(local.iterdir()) if local.is_dir() else [local]
+        stamp = tuple((file.name, file.stat().length, file.stat().mtime) for file in files)
     return from_json(_config_text(os.fspath(local), stamp))
 
 

