@@ -30,7 +30,8 @@ def make_evaluate(task: Task, mesh: Mesh, passes: Passes, batch_size: int) -> An
     def run(state: TrainState) -> Collection:
         params, total, pending = evaluation_params(state), None, None
         for number, batch in enumerate(passes()):
-            metrics = evaluate(params, state.model_state, batch, number * batch_size)
+            first = jax.device_put(number * batch_size)
+            metrics = evaluate(params, state.model_state, batch, first)
             total = merge(total, pending)  # one batch late: the device always has the next one
             pending = metrics
         return merge(total, pending)

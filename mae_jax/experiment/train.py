@@ -113,10 +113,12 @@ def open_writer(setup: Setup, first: int, folder: epath.Path) -> MetricsWriter:
 
 def make_recorder(setup: Setup, loader: Any, writer: MetricsWriter) -> Recorder:
     """Connects the loop to the writer; adds learning rate, replaced images, the estimated time."""
+    # Computed once: in the loop, a program of its own would wait behind the step that is running.
+    rates = np.asarray(jax.jit(jax.vmap(setup.learning_rate))(np.arange(setup.length.num_steps)))
 
     def log(step: int, scalars: dict[str, float]) -> None:
         if 'loss' in scalars:
-            scalars |= {'learning_rate': float(setup.learning_rate(step - 1))}
+            scalars |= {'learning_rate': float(rates[step - 1])}
             if setup.config.dataset.on_error == 'skip':
                 scalars |= {'replaced_images': float(loader.num_replaced)}
         writer.scalars(step, scalars)

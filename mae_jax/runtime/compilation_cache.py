@@ -24,7 +24,8 @@ def keep_compiled(workdir: str | os.PathLike) -> None:
 
     Several processes use one directory, which all of them see, as they do the work directory: only
     process 0 writes entries, and one that had to compile what the others load would wait, on GPUs,
-    for them to take part in autotuning. Entries are then neither evicted nor locked.
+    for them to take part in autotuning. Entries are then neither evicted nor locked. On CPUs, whose
+    description differs from process to process, only process 0 finds its programs.
     """
     if not jax.config.jax_enable_compilation_cache:
         return
