@@ -114,7 +114,7 @@ def standard_error(examples: int) -> str:
     """Returns a remark on an accuracy over few examples; '' where there are enough."""
     if examples >= FEW_IMAGES:
         return ''
-    return f' (standard error of an accuracy: up to {0.5 / math.sqrt(max(examples, 1)):.2f})'
+    return f' (standard error up to {0.5 / math.sqrt(max(examples, 1)):.2f})'
 
 
 def say_caution(sentence: str) -> None:

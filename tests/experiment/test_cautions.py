@@ -8,7 +8,7 @@ import pytest
 from helpers.tiny_runs import PLAIN, classifying, make_image_folder, pretraining
 
 from configs import finetune, finetune_digits, quickstart
-from mae_jax.experiment.cautions import at_chance, cautions, empty_classes
+from mae_jax.experiment.cautions import at_chance, cautions, empty_classes, standard_error
 from mae_jax.experiment.inherit import inherit
 from mae_jax.experiment.run import run
 from mae_jax.experiment.setup import make_setup
@@ -66,6 +66,12 @@ def test_an_accuracy_that_guessing_reaches_is_called_so(top1, labels, warned):
     assert (line is not None) == warned
     if warned:
         assert f'top-1 {top1:.4f} is no better than guessing' in line
+
+
+def test_the_standard_error_is_stated_where_images_are_few():
+    assert standard_error(300) == ''
+    text = standard_error(25)  # sqrt(.5 * .5 / 25)
+    assert text == ' (standard error up to 0.10)'
 
 
 def test_the_sentences_are_printed_before_and_after_a_run(pretrained, tmp_path, capsys):
