@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from helpers.tiny_runs import PLAIN, classifying, make_image_folder, pretraining
@@ -38,6 +39,18 @@ def test_what_makes_a_result_worthless_is_named(fields, message, tmp_path):
     config.update_from_flattened_dict(fields)
     lines = of(config, tmp_path)
     assert any(re.search(message, line) for line in lines), lines
+
+
+@pytest.mark.devices(8)
+@pytest.mark.parametrize(('fsdp', 'slow'), [(4, False), (8, True)])
+def test_fsdp_over_several_slices_is_called_slow(fsdp, slow, tmp_path, monkeypatch):
+    """Two slices of four devices, as JAX numbers those of two hosts of GPUs."""
+    of_host = property(lambda device: device.id // 4)
+    monkeypatch.setattr(jax.Device, 'slice_index', of_host, raising=False)
+    config = quickstart.get_config()
+    config.mesh.fsdp = fsdp
+    sentence = 'mesh.fsdp=8 spans slices of 4 devices: steps will be slow.'
+    assert of(config, tmp_path) == ([sentence] if slow else [])
 
 
 def test_classes_without_examples_are_named():
