@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -68,37 +68,20 @@ class Layout:
         return arrays
 
     def write(self, arrays: Arrays, number: int, rows: Arrays) -> None:
-        """Copies the rows of image `number` of a piece to their place.
+        """Copies the rows of one image to their place.
 
         Raises:
           UserError: its dtype is another than that of `example`.
         """
-        self._check(rows)
         for name, column in self.columns.items():
-            arrays[name][number * column.rows : (number + 1) * column.rows] = rows[name]
-
-    def blocks(self, number: int, rows: Arrays) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields what `write` would copy: offsets in bytes in the piece, and contiguous arrays.
-
-        Raises:
-          UserError: as of `write`.
-        """
-        self._check(rows)
-        offset = 0
-        for name, column in self.columns.items():
-            values = np.ascontiguousarray(rows[name])
-            yield offset + number * values.nbytes, values
-            offset += self._size(column)
-
-    def _check(self, rows: Arrays) -> None:
-        for name, column in self.columns.items():
-            values = rows[name]
+            values, start = rows[name], number * column.rows
             if values.dtype != column.dtype and name in IMAGES:
                 raise _several_dtypes(
                     {str(column.dtype): self.example, str(values.dtype): rows[NAME]}
                 )
             if values.shape != (column.rows, *column.shape) or values.dtype != column.dtype:
                 raise ValueError(f'{rows[NAME]}: {name} is {values.dtype} {values.shape}: {column}')
+            arrays[name][start : start + column.rows] = values
 
 
 def layout_of(rows: Arrays, images: int) -> Layout:

@@ -15,9 +15,6 @@ import signal
 import socket
 import threading
 import traceback
-from typing import Any
-
-import numpy as np
 
 from mae_jax.data.loader.layout import ALIGNMENT
 
@@ -51,8 +48,10 @@ def main(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # All pages at once: one by one, their faults take longer than copying the images.
+    shared = mmap.mmap(memory, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     replies = socket.socket(fileno=results)
-    work = _Work(memory, buffers, slots, socket.socket(fileno=tasks), replies)
+    work = _Work(shared, buffers, slots, socket.socket(fileno=tasks), replies)
     for number in range(threads):
         threading.Thread(target=work.run, name=f'load-{number}', daemon=True).start()
     os.read(life, 1)
@@ -62,16 +61,16 @@ def main(
 class _Work:
     def __init__(
         self,
-        memory: int,
+        shared: mmap.mmap,
         buffers: list[int],
         slots: int,
         tasks: socket.socket,
         results: socket.socket,
     ):
-        self._memory, self._slots = memory, slots
+        self._memory, self._slots = memoryview(shared), slots
         self._tasks, self._results = tasks, results
         try:
-            self._load, self._layout = unpack(memory, buffers)
+            self._load, self._layout = unpack(self._memory.toreadonly(), buffers)
         except BaseException as error:
             self._answer(None, error)
             os._exit(1)
@@ -81,18 +80,13 @@ class _Work:
             number, slot, first, items = pickle.loads(message)
             error = None
             try:
-                start = self._slots + slot * self._layout.nbytes()
+                offset = self._slots + slot * self._layout.nbytes()
+                arrays = self._layout.arrays(self._memory, offset)
                 for place, item in enumerate(items, first):
-                    for offset, values in self._layout.blocks(place, self._load(item)):
-                        self._write(values, start + offset)
+                    self._layout.write(arrays, place, self._load(item))
             except BaseException as raised:
                 error = raised
             self._answer((number, first), error)
-
-    def _write(self, values: np.ndarray, offset: int) -> None:
-        # Not through memory of its own, in which each of many workers would map each page.
-        if (count := os.pwrite(self._memory, values, offset)) < values.nbytes:
-            raise OSError(f'only {count} of {values.nbytes} bytes could be written to memory')
 
     def _answer(self, task: tuple[int, int] | None, error: BaseException | None) -> None:
         with contextlib.suppress(OSError):  # the run has ended
@@ -134,9 +128,9 @@ def offsets(sizes: list[int]) -> list[int]:
     return ends
 
 
-def unpack(memory: int, sizes: list[int]) -> Any:
+def unpack(memory: memoryview, sizes: list[int]) -> object:
     """Makes the value of `pack` from its blocks; arrays stay in this memory, and are read-only."""
-    *starts, end = offsets(sizes)
-    shared = memoryview(mmap.mmap(memory, end, access=mmap.ACCESS_READ))
-    blocks = [shared[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    blocks = [
+        memory[start : start + size] for start, size in zip(offsets(sizes), sizes, strict=False)
+    ]
     return pickle.loads(blocks[0], buffers=blocks[1:])
