@@ -124,7 +124,7 @@ def test_a_service_that_is_busy_for_a_while_changes_nothing(arguments, undisturb
             server.answer = lambda method, path: 503
             time.sleep(3)
             server.answer = lambda method, path: None
-            assert processes[0].wait(200) == 0, log.read_text()
+            assert processes[0].wait(400) == 0, log.read_text()
     assert server.answered > 5
     assert 'Traceback' not in log.read_text() and len(foreign(log.read_text())) < 10
     check_same(workdir, undisturbed)
