@@ -157,12 +157,12 @@ def service_problem(
 
     Libraries raise it under many names, some of them within others.
     """
+    if isinstance(error, UserError):
+        return error
     where = os.fspath(path) if path is not None else 'the bucket'
     seen = []
     while error is not None and error not in seen:
         seen.append(error)
-        if isinstance(error, UserError):
-            return error
         status = _status(error)
         if status == 401:
             return UserError(
@@ -179,7 +179,7 @@ def service_problem(
                 f'{where} cannot be reached: the service {_REASONS.get(status, "is away")}, after '
                 'several tries. Saved steps are intact: run the same command to go on.'
             )
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 

@@ -124,7 +124,7 @@ def test_a_service_that_is_busy_for_a_while_changes_nothing(arguments, undisturb
             server.answer = lambda method, path: 503
             time.sleep(3)
             server.answer = lambda method, path: None
-            assert processes[0].wait(200) == 0, log.read_text()
+            assert processes[0].wait(400) == 0, log.read_text()
     assert server.answered > 5
     assert 'Traceback' not in log.read_text() and len(foreign(log.read_text())) < 10
     check_same(workdir, undisturbed)
@@ -164,3 +164,13 @@ def test_what_the_service_refuses_is_one_sentence(arguments, tmp_path):
             printed = log.read_text()
             assert message in printed and 'Traceback' not in printed, printed
             assert len(foreign(printed)) == 0, printed
+
+
+def test_two_processes_share_a_directory_in_a_bucket(arguments, undisturbed, tmp_path):
+    log, workdir = tmp_path / 'log', tmp_path / 'buckets' / BUCKET / 'run'
+    with bucket_server(tmp_path / 'buckets') as url:
+        environment, run = run_arguments(arguments, url)
+        printed = finish(*run, log=log, processes=2, **environment)
+    assert f'finished at step {STEPS}' in printed
+    assert losses(workdir) == pytest.approx(losses(undisturbed), rel=1e-4)
+    assert len(list(workdir.glob('events.*'))) == 1

@@ -16,7 +16,7 @@ def unraisable(monkeypatch):
     reports = []
     monkeypatch.setattr(sys, 'unraisablehook', reports.append)
     monkeypatch.setattr(logging.getLogger('absl'), 'filters', [])
-    for name in ('jax._src.xla_bridge', 'jax._src.distributed'):
+    for name in ('jax._src.xla_bridge', 'jax._src.distributed', 'gcsfs', 'google'):
         monkeypatch.setattr(logging.getLogger(name), 'level', logging.INFO)
     with warnings.catch_warnings():
         silence_libraries()
@@ -40,3 +40,9 @@ def test_late_reports_of_a_failed_write_are_dropped(unraisable):
 def test_only_records_of_orbax_are_dropped(path, is_kept):
     record = logging.LogRecord('absl', logging.ERROR, path, 1, 'message', (), None)
     assert bool(logging.getLogger('absl').filter(record)) == is_kept
+
+
+@pytest.mark.usefixtures('unraisable')
+@pytest.mark.parametrize('name', ['gcsfs', 'gcsfs.credentials', 'google.auth._default'])
+def test_clients_of_buckets_report_no_failed_try(name):
+    assert not logging.getLogger(name).isEnabledFor(logging.ERROR)

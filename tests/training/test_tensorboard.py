@@ -8,6 +8,7 @@ import numpy as np
 from helpers.commands import make_tiny_config
 from PIL import Image
 from tensorboardX.crc32c import crc32c
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mae_jax.training.metrics import MetricsWriter
@@ -102,3 +103,15 @@ def test_the_config_is_shown_as_text(tmp_path):
     shown = json.loads(markdown)
     assert shown['model']['width'] == config.model.width
     assert shown['optimizer']['base_lr'] == config.optimizer.base_lr
+
+
+def test_a_line_of_scalars_is_on_disk_at_once_and_flushed_once(tmp_path, monkeypatch):
+    flushes = []
+    flush = EventsWriter.flush
+    monkeypatch.setattr(EventsWriter, 'flush', lambda self: flushes.append(1) or flush(self))
+    with make_writer(tmp_path) as writer:
+        writer.scalars(1, {'loss': 1.0})
+        flushes.clear()
+        writer.scalars(2, {'loss': 0.5, 'grad_norm': 2.0, 'learning_rate': 0.25})
+        assert len(flushes) == 1
+        assert [event.step for event in events_of(tmp_path)[-3:]] == [2, 2, 2]
