@@ -36,18 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Computes and writes the features; prints what could not be read."""
+    """Computes and writes the features; prints what could not be read.
+
+    Raises:
+      UserError: a mistake in the arguments, or a device has too little memory.
+    """
     from mae_jax.inference.embed import check_out, embed, write_embedding
+    from mae_jax.runtime.failures import explaining_memory
 
     check_out(arguments.out, arguments.overwrite)
-    embedding = embed(
-        arguments.model,
-        arguments.folder,
-        output=arguments.output,
-        image_size=arguments.image_size,
-        batch_size=arguments.batch_size,
-        dtype=arguments.dtype,
-    )
+    with explaining_memory('lower --batch_size, or use --dtype bfloat16'):
+        embedding = embed(
+            arguments.model,
+            arguments.folder,
+            output=arguments.output,
+            image_size=arguments.image_size,
+            batch_size=arguments.batch_size,
+            dtype=arguments.dtype,
+        )
     for problem in embedding.unreadable.values():
         print(f'left out: {problem}', file=sys.stderr)
     write_embedding(arguments.out, embedding)

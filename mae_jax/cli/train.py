@@ -11,7 +11,8 @@ with `--config.mode=eval` (or `mae-jax eval RUN`).
 
 Exit status: 0 finished; 1 a mistake that the message explains how to correct; 3 the loss was not
 finite; 75 asked to stop (SIGTERM, Ctrl-C) and saved: run it again; 76 a machine failed (another
-process is gone, or a step hung): run it again; 130 Ctrl-C before the first step, or twice.
+process is gone, or a step hung): run it again; 130 Ctrl-C before the first step, or twice; 143
+SIGTERM before the first step.
 """
 
 import argparse
@@ -63,10 +64,11 @@ def run_config(config: 'ConfigDict', workdir: str, name: str = 'config.json') ->
     from mae_jax.runtime.preemption import answer_before_service
     from mae_jax.runtime.processes import start_processes
 
+    is_training = 'mode' in config and config.mode == 'train'
     limits = {name: config[name] for name in CONNECTION_LIMITS if name in config}
-    start_processes(saves='mode' in config and config.mode == 'train', **limits)
+    start_processes(saves=is_training, **limits)
     answer_before_service()
-    keep_compiled(workdir)
+    keep_compiled(workdir if is_training else None)  # compiled programs are code
     with ending_together():
         run(config, workdir)
 

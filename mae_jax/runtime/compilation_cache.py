@@ -13,7 +13,7 @@ SHARED = 'compiled'
 """Directory of the cache within the work directory of a run of several processes."""
 
 
-def keep_compiled(workdir: str | os.PathLike) -> None:
+def keep_compiled(workdir: str | os.PathLike | None) -> None:
     """Turns JAX's persistent compilation cache on: in ~/.cache/mae_jax, or in the work directory.
 
     Call it after the processes of the run have connected and before anything is compiled. JAX's own
@@ -26,13 +26,18 @@ def keep_compiled(workdir: str | os.PathLike) -> None:
     process 0 writes entries, and one that had to compile what the others load would wait, on GPUs,
     for them to take part in autotuning. Entries are then neither evicted nor locked. On CPUs, whose
     description differs from process to process, only process 0 finds its programs.
+
+    Args:
+      workdir: of the run; None where what it holds is not to be trusted.
     """
     if not jax.config.jax_enable_compilation_cache:
         return
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     if jax.config.jax_compilation_cache_dir is None:
         caches = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-        if several:
+        if several and workdir is None:
+            return
+        elif several:
             jax.config.update('jax_compilation_cache_dir', os.fspath(absolute(workdir) / SHARED))
         elif os.path.isabs(caches):
             jax.config.update('jax_compilation_cache_dir', os.path.join(caches, 'mae_jax'))

@@ -33,6 +33,11 @@ MACHINE_CODES = (
 UNIMPLEMENTED and FAILED_PRECONDITION, are about the program."""
 PROGRAM_MARKS = ('RET_CHECK failure', 'ailed to compile', 'ailed to legalize', 'Traceback (most')
 """Texts of XLA's compiler and of Python callbacks, whose faults are reported as INTERNAL, too."""
+SMALLER = (
+    'lower batch_size, or set optimizer.accumulate=2, model.remat=block or mesh.fsdp; mae-jax plan '
+    'shows what each of them needs'
+)
+"""What makes a run need less memory."""
 GPU_SHARE = 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'
 """Variables that set the share of a GPU's memory that JAX uses; the new name and the old one."""
 
@@ -70,7 +75,8 @@ def ending_together() -> Iterator[None]:
       UserError: a device has too little memory, or cannot be started.
     """
     try:
-        yield
+        with explaining_memory(SMALLER):
+            yield
     except (Preempted, Diverged):
         if jax.process_count() > 1:
             with contextlib.suppress(RuntimeError):  # another is gone; the reason stays
@@ -86,19 +92,13 @@ def ending_together() -> Iterator[None]:
                 f'the devices of this machine cannot be used ({brief(error)}): another process may '
                 'hold them, or their driver does not work. JAX_PLATFORMS=cpu runs on the CPU.'
             ) from error
-        if isinstance(error, jax.errors.JaxRuntimeError) and not is_lost(error):
-            if 'RESOURCE_EXHAUSTED' in str(error):
-                raise too_little_memory(
-                    error,
-                    'lower batch_size, or set optimizer.accumulate=2, model.remat=block or '
-                    'mesh.fsdp; mae-jax plan shows what each of them needs',
-                ) from error
-            if is_of_machine(error):
-                traceback.print_exception(error)  # it may be a fault of the program all the same
-                raise Lost(
-                    f'a device, or what runs it, failed ({brief(error)}). Saved steps are intact: '
-                    'run the same command to go on.'
-                ) from error
+        is_of_xla = isinstance(error, jax.errors.JaxRuntimeError) and not is_lost(error)
+        if is_of_xla and is_of_machine(error):
+            traceback.print_exception(error)  # it may be a fault of the program all the same
+            raise Lost(
+                f'a device, or what runs it, failed ({brief(error)}). Saved steps are intact: '
+                'run the same command to go on.'
+            ) from error
         if jax.process_count() == 1:
             raise
         if is_lost(error):
@@ -112,14 +112,20 @@ def ending_together() -> Iterator[None]:
         os._exit(1)  # a regular exit would wait for the others, as they wait for this one
 
 
-def too_little_memory(error: jax.errors.JaxRuntimeError, remedy: str) -> UserError:
-    """Makes the error for the user out of one that a device has too little memory.
+@contextlib.contextmanager
+def explaining_memory(remedy: str) -> Iterator[None]:
+    """Raises a UserError where a device has too little memory for what is inside.
 
     Args:
-      error: RESOURCE_EXHAUSTED.
       remedy: which fields or flags to change.
     """
-    return UserError(f'a device has too little memory ({brief(error)}): {remedy}.{_offered()}')
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error) or is_lost(error):
+            raise
+        message = f'a device has too little memory ({brief(error)}): {remedy}.{_offered()}'
+        raise UserError(message) from error
 
 
 def _offered() -> str:
