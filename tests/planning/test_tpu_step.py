@@ -6,12 +6,14 @@ What it communicates is counted from the parameters: each gradient once, each we
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import pytest
 from helpers.slow import slow_after
+from jax.sharding import SingleDeviceSharding
 
 from configs import vit_base
 from mae_jax.planning import compiled as lib
-from mae_jax.planning.compile import compile_step, topology_devices
+from mae_jax.planning.compile import SLICES, compile_step, topology_devices
 from mae_jax.planning.hlo import Program, parse
 from mae_jax.planning.plan import Data, Run, make_run
 from mae_jax.runtime.chips import named_chip
@@ -103,3 +105,18 @@ def assert_gathers_in_bfloat16(step: Step, accumulate: int) -> None:
     assert accumulate * split <= gathered <= 2 * accumulate * split  # forward, and backward again
     fixed = sum(sizes(step, trained=False))
     assert elements(step, kind='all-gather', dtype='f32') <= accumulate * fixed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['v4', 'v5e', 'v5p', 'v6e'])
+def test_a_large_product_costs_the_cycles_of_the_peak(name):
+    """The clock of each chip, against XLA's cost model: its peak is that of the data sheet."""
+    pytest.importorskip('libtpu')
+    chip, size = named_chip(name), 8192
+    device = topology_devices(chip, SLICES[name].smallest)[0]
+    operand = jax.ShapeDtypeStruct(
+        (size, size), jnp.bfloat16, sharding=SingleDeviceSharding(device)
+    )
+    text = jax.jit(jnp.matmul).lower(operand, operand).compile().as_text()
+    seconds = sum(lib.count_cycles(parse(text)).values()) / chip.clock
+    assert 0.65 < 2 * size**3 / seconds / chip.flops < 1.02
