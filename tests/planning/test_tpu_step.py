@@ -35,7 +35,7 @@ CASES = [
     (1, 1, {}),
     (4, 1, {}),
     (2, 4, {}),
-    (4, 4, {'model.scan': True, 'model.depth': 3}),
+    (1, 4, {'model.scan': True, 'model.depth': 3}),
     (4, 4, {'model.remat': 'block', 'model.depth': 2}),
 ]
 
