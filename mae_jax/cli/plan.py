@@ -9,9 +9,10 @@ are an estimate: the arrays that autodiff keeps, before XLA fuses operations.
 
     mae-jax plan vit_large --compile --chip v5e --topology 2x2 --config.batch_size=256
 
-compiles the step for these chips in a few minutes, also without an accelerator (pip install
-libtpu), and reports from the compiled program: memory, collectives, and the speed that XLA's cost
-model expects.
+compiles the step for these chips in a few minutes, also where there are none, with the compiler of
+TPUs (pip install libtpu) or H100s (pip install 'jax[cuda13]', --topology 1x8: hosts x GPUs), and
+reports from the compiled program: memory, collectives, and on TPUs the speed that XLA's cost model
+expects.
 """
 
 import argparse
@@ -49,7 +50,10 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         '--compile', action='store_true', help='compile the step for one kind of chip'
     )
-    parser.add_argument('--topology', help='with --compile: chips along each axis, such as 2x2')
+    parser.add_argument(
+        '--topology',
+        help='with --compile: TPUs along each axis, such as 2x2; hosts x GPUs, such as 1x8',
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

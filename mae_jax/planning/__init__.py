@@ -3,7 +3,8 @@
     plan.py             make_plan(config, devices, data) -> Plan; speed on a chip, whether it fits
     memory.py           bytes of one device while it trains
     report.py           a plan as the text that `mae-jax plan` prints
-    compile.py          the step of a run, compiled for TPUs that are not at hand
+    compile.py          the step of a run, compiled for chips that are not at hand
+    gpu_target.py       what XLA must know of a GPU
     hlo.py              the text of a compiled program, read
     compiled.py         collectives, cycles, donation, host transfers of that program
     compiled_report.py  the same as the text that `mae-jax plan --compile` prints

@@ -1,4 +1,4 @@
-"""Compiles the step of a run for chips that this machine lacks, with the compiler of a TPU."""
+"""Compiles the step of a run for chips that this machine lacks, with their own compilers."""
 
 import operator
 import os
@@ -12,9 +12,11 @@ from jax.experimental import topologies
 
 from mae_jax.errors import UserError, brief
 from mae_jax.experiment.train import make_run_step
+from mae_jax.planning.gpu_target import GPU_TARGETS, target_config
 from mae_jax.planning.plan import Run, loaded_batch
 from mae_jax.runtime.chips import Chip
 from mae_jax.runtime.library_noise import discarded_stderr
+from mae_jax.runtime.xla_flags import gpu_options
 from mae_jax.training.state import jit_step
 
 
@@ -33,21 +35,33 @@ SLICES = {
     'v5p': Slices('2x2x1', '16x20x28'),
     'v6e': Slices('2x2', '16x16'),
 }
-"""Chips that can be compiled for."""
+"""TPUs that can be compiled for."""
+GPU_OPTIONS = {
+    # Without a GPU none of Triton's tile sizes can be tried.
+    'xla_gpu_enable_triton_gemm': False,
+    'xla_gpu_autotune_level': 0,
+}
 
 
 def topology_devices(chip: Chip, topology: str) -> list[jax.Device]:
-    """Returns the devices of a slice of TPUs; programs can be compiled for them, not run.
+    """Returns devices that programs can be compiled for, not run on.
 
     Args:
-      topology: chips along each axis, such as '2x2' or '4x4x8'.
+      topology: of TPUs the chips along each axis, such as '2x2' or '4x4x8'; of GPUs hosts x GPUs
+        of a host, such as '2x8'.
 
     Raises:
       UserError: there is no compiler for the chip, or it has no such topology.
     """
-    if chip.name not in SLICES:
-        known = ', '.join(SLICES)
-        raise UserError(f'--compile does not know {chip.name}: choose --chip {known}.')
+    if chip.name in SLICES:
+        return _tpus(chip, topology)
+    if chip.name in GPU_TARGETS:
+        return _gpus(chip, topology)
+    known = ', '.join([*SLICES, *GPU_TARGETS])
+    raise UserError(f'--compile does not know {chip.name}: choose --chip {known}.')
+
+
+def _tpus(chip: Chip, topology: str) -> list[jax.Device]:
     slices = SLICES[chip.name]
     refused = UserError(
         f'--topology {topology} is none of {chip.name}: give the chips along each axis, '
@@ -66,14 +80,32 @@ def topology_devices(chip: Chip, topology: str) -> list[jax.Device]:
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     try:
         with discarded_stderr():
-            topology = topologies.get_topology_desc(
+            return topologies.get_topology_desc(
                 f'{chip.name}:{topology}', platform='tpu', **slices.options
-            )
+            ).devices
     except jax.errors.JaxRuntimeError as error:
         if 'INVALID_ARGUMENT' in str(error):
             raise refused from error
         raise UserError(f'libtpu does not start ({brief(error)}).') from error
-    return topology.devices
+
+
+def _gpus(chip: Chip, topology: str) -> list[jax.Device]:
+    if not re.fullmatch(r'[1-9]\d{0,3}x[1-9]\d?', topology):
+        raise UserError(
+            f'--topology {topology} is none of {chip.name}: give hosts x GPUs of a host, as 1x8.'
+        )
+    try:
+        with discarded_stderr():
+            return topologies.get_topology_desc(
+                platform='cuda',
+                topology=f'1x{topology}',  # slices first
+                target_config=target_config(chip.name, chip.device_kinds[0]),
+            ).devices
+    except (NotImplementedError, RuntimeError) as error:  # JAX knows no such platform
+        raise UserError(
+            f"--compile for {chip.name} needs its compiler, and no GPU: pip install 'jax[cuda13]' "
+            f'({brief(error)}).'
+        ) from error
 
 
 def compile_step(run: Run) -> jax.stages.Compiled:
@@ -83,14 +115,21 @@ def compile_step(run: Run) -> jax.stages.Compiled:
       run: on a mesh of `topology_devices`.
 
     Raises:
-      UserError: the program needs more memory than the chip has.
+      UserError: the program needs more memory than the chip has, or a GPU is missing.
     """
-    state = run.state
+    state, options = run.state, None
+    if run.mesh.devices.flat[0].platform == 'gpu':
+        options = GPU_OPTIONS | gpu_options()
+        if run.config.model.attention == 'cudnn':
+            raise UserError(
+                "model.attention='cudnn' cannot be compiled without a GPU: give "
+                '--config.model.attention=plain.'
+            )
     step = jit_step(make_run_step(run.config, run.task, run.optimizer), run.mesh, state)
     lowered = step.lower(state, loaded_batch(run.config, run.task))
     try:
         with discarded_stderr():
-            return lowered.compile()
+            return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise

@@ -15,7 +15,7 @@ from mae_jax.planning.compiled import (
 )
 from mae_jax.planning.hlo import parse
 from mae_jax.planning.plan import GIB, Plan
-from mae_jax.runtime.chips import Chip
+from mae_jax.runtime.chips import Chip, usable_share
 
 MIB = 2**20
 SMALL = MIB / 100
@@ -37,6 +37,8 @@ def format_compiled(plan: Plan, chip: Chip, topology: str, compiled: jax.stages.
         lines.append(f'(each of {unknown} loops, whose length XLA does not state, counts once)')
     if (cycles := count_cycles(program)) and chip.clock:
         lines += ['', *_cycle_lines(cycles), '', *_speed_lines(plan, chip, sum(cycles.values()))]
+    else:
+        lines += ['', 'no speed: XLA states no cycles for this chip']
     return '\n'.join(lines)
 
 
@@ -48,7 +50,8 @@ def _memory_lines(memory: Any, chip: Chip) -> list[str]:
         'temporary: activations, gradients, copies of weights': memory.temp_size_in_bytes,
         'program': memory.generated_code_size_in_bytes,
     }
-    sizes[f'in all, of {chip.memory}'] = sum(sizes.values())
+    share = f', of which JAX takes {usable_share(chip):.0%}' if chip.is_gpu else ''
+    sizes[f'in all, of {chip.memory}{share}'] = sum(sizes.values())
     lines = [f'{size / GIB:10.2f}  {name}' for name, size in sizes.items()]
     return ['memory of a device as compiled, GiB', *lines]
 

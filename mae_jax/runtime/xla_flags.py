@@ -43,6 +43,11 @@ def set_xla_flags(deterministic: bool = False) -> None:
         _set('XLA_FLAGS', _GPU + (_GPU_DETERMINISTIC if deterministic else ()))
 
 
+def gpu_options() -> dict[str, bool]:
+    """Returns the flags of a run on a GPU as compiler options, to compile without one."""
+    return {_name(flag): flag.endswith('=true') for flag in _GPU}
+
+
 def uses_cpu() -> bool:
     """Returns whether JAX will use the CPU, without importing JAX."""
     if platforms := os.environ.get('JAX_PLATFORMS'):

@@ -76,7 +76,8 @@ def test_a_mistake_is_one_sentence(printed, arguments, message):
         (('--compile', '--chip', 'v5e', 'v4', '--topology=2x2'), '--compile takes one chip'),
         (('--compile', '--chip', 'v5e', '--topology=2x2', '--devices=4'), 'and no --devices'),
         (('--topology=2x2', '--devices=4'), '--topology works with --compile alone'),
-        (('--compile', '--chip', 'h100', '--topology=8'), '--compile does not know h100'),
+        (('--compile', '--chip', 'l4', '--topology=1x8'), '--compile does not know l4'),
+        (('--compile', '--chip', 'h100', '--topology=8'), 'give hosts x GPUs of a host'),
     ],
 )
 def test_what_does_not_go_with_compiling_is_one_sentence(printed, arguments, message):

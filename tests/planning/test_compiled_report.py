@@ -68,16 +68,19 @@ def test_numbers_are_those_of_the_program(plan):
 def test_a_program_without_cycles_has_no_speed(plan):
     without = TEXT.replace('estimated_cycles', 'other')
     compiled = SimpleNamespace(as_text=lambda: without, memory_analysis=lambda: MEMORY)
-    assert 'MFU' not in format_compiled(plan, named_chip('v5e'), '2x2', compiled)
+    text = format_compiled(plan, named_chip('h100'), '1x4', compiled)
+    assert 'MFU' not in text and 'no speed: XLA states no cycles' in text
+    assert '9.50  in all, of 80, of which JAX takes 75%' in text
 
 
 @pytest.mark.parametrize(
     ('chip', 'topology', 'message'),
     [
-        ('l4', '2x2', '--compile does not know l4: choose --chip v4, v5e, v5p, v6e'),
+        ('l4', '2x2', '--compile does not know l4: choose --chip v4, v5e, v5p, v6e, h100'),
         ('v5e', '2by2', '--topology 2by2 is none of v5e: .* from 2x2 to 16x16'),
         ('v5e', '2x2x2', '--topology 2x2x2 is none of v5e'),
         ('v5e', '32x32', '--topology 32x32 is none of v5e'),
+        ('h100', '8', '--topology 8 is none of h100: give hosts x GPUs of a host, as 1x8'),
         ('v5p', '2x2', '--topology 2x2 is none of v5p: .* from 2x2x1 to'),
     ],
 )
@@ -99,6 +102,15 @@ def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
         compile_lib.topology_devices(named_chip('v5e'), '2x2')
 
 
+def test_without_cuda_the_message_says_what_to_install(monkeypatch):
+    def missing(**_):
+        raise NotImplementedError('topology not implemented for cuda')
+
+    monkeypatch.setattr(compile_lib.topologies, 'get_topology_desc', missing)
+    with pytest.raises(UserError, match=r"pip install 'jax\[cuda13\]'"):
+        compile_lib.topology_devices(named_chip('h100'), '1x8')
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -107,7 +119,7 @@ def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
     ],
 )
 def test_a_step_that_does_not_fit_is_one_sentence(monkeypatch, text, message):
-    def refuse(*_):
+    def refuse(**_):
         raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {text}')
 
     lowered = SimpleNamespace(compile=refuse)
