@@ -164,7 +164,9 @@ def put(array: np.ndarray | jax.Array, layout: NamedSharding) -> jax.Array:
     `jax.device_put` would compare a NumPy array on all processes first, which gathers it from each.
     """
     array = np.asarray(array)
-    return jax.make_array_from_callback(array.shape, layout, lambda index: array[index])
+    indices = layout.addressable_devices_indices_map(array.shape)
+    pieces = [jax.device_put(array[index], device) for device, index in indices.items()]
+    return jax.make_array_from_single_device_arrays(array.shape, layout, pieces)
 
 
 def split_rows(rows: jax.Array, count: int) -> jax.Array:

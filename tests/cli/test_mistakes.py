@@ -89,7 +89,7 @@ def attempt(tmp_path, monkeypatch, capsys):
     """Runs a command in a directory with a config, photographs and a run: status, out, error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('sys.unraisablehook', None)  # set by the command
-    monkeypatch.setattr('mae_jax.runtime.compilation_cache.keep_compiled', lambda: None)
+    monkeypatch.setattr('mae_jax.runtime.compilation_cache.keep_compiled', lambda workdir: None)
     for folder in ('my', 'photos/cats', 'runs/quickstart/checkpoints'):
         os.makedirs(folder)
     for name, text in (('config', ''), ('broken', 'import nix')):

@@ -32,6 +32,17 @@ ALLOWED = {
     ('mae_jax/registry.py', 'import_module'),  # 'module:function' in the config of a run
     ('mae_jax/interop/check.py', 'import_module'),  # 'timm' or 'transformers'
     ('mae_jax/cli/main.py', 'import_module'),  # the command
+    *(
+        (f'mae_jax/data/loader/{file}.py', call)  # between a run and its own worker processes
+        for file, calls in {
+            'readers': ('import pickle', 'pickle.dumps', 'pickle.loads'),
+            'worker': (
+                *('import pickle', 'pickle.dumps', 'pickle.loads'),
+                *('import cloudpickle', 'cloudpickle.dumps'),
+            ),
+        }.items()
+        for call in calls
+    ),
 }
 MODULES = {'pickle', 'cloudpickle', 'dill', 'marshal', 'shelve', 'joblib', 'yaml', 'code'}
 CALLS = {'eval', 'exec', 'compile', '__import__', 'import_module', 'run_path', 'run_module'}
