@@ -147,6 +147,15 @@ def count_cycles(program: Program) -> dict[tuple[str, str], int]:
     return dict(cycles)
 
 
+def count_kernels(program: Program) -> int:
+    """Counts the calls of Pallas kernels in a step, whose cycles the program does not state."""
+    return sum(
+        each.times
+        for each in program.executed()
+        if 'custom_call_target="tpu_custom_call"' in each.instruction.text
+    )
+
+
 def part_of(op_name: str) -> tuple[str, str]:
     """Returns module and part that an operation belongs to, by its path of scopes."""
     scopes = re.split(r'[/()]+', op_name)

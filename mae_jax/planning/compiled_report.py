@@ -11,6 +11,7 @@ from mae_jax.planning.compiled import (
     PARTS,
     Collective,
     count_cycles,
+    count_kernels,
     find_collectives,
 )
 from mae_jax.planning.hlo import parse
@@ -37,6 +38,8 @@ def format_compiled(plan: Plan, chip: Chip, topology: str, compiled: jax.stages.
         lines.append(f'(each of {unknown} loops, whose length XLA does not state, counts once)')
     if (cycles := count_cycles(program)) and chip.clock:
         lines += ['', *_cycle_lines(cycles), '', *_speed_lines(plan, chip, sum(cycles.values()))]
+        if kernels := count_kernels(program):
+            lines.append(f'(without {kernels} calls of kernels, whose cycles XLA does not state)')
     else:
         lines += ['', 'no speed: XLA states no cycles for this chip']
     return '\n'.join(lines)

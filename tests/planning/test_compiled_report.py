@@ -65,6 +65,16 @@ def test_numbers_are_those_of_the_program(plan):
     assert any("estimated by XLA's cost model" in line for line in text)
 
 
+def test_kernels_whose_cycles_are_missing_are_mentioned(plan):
+    call = '  %k = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call"\n  ROOT'
+    compiled = SimpleNamespace(
+        as_text=lambda: TEXT.replace('  ROOT', call), memory_analysis=lambda: MEMORY
+    )
+    note = '(without 1 calls of kernels, whose cycles XLA does not state)'
+    assert note in format_compiled(plan, named_chip('v5e'), '2x2', compiled)
+    assert note not in format_compiled(plan, named_chip('v5e'), '2x2', COMPILED)
+
+
 def test_a_program_without_cycles_has_no_speed(plan):
     without = TEXT.replace('estimated_cycles', 'other')
     compiled = SimpleNamespace(as_text=lambda: without, memory_analysis=lambda: MEMORY)
