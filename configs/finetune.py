@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
     dataset.scale = placeholder(float)
     dataset.mean = placeholder(tuple)
     dataset.std = placeholder(tuple)
+    dataset.flip = placeholder(bool)
     dataset.crop_scale = placeholder(tuple)
     dataset.augment = placeholder(str)
     dataset.erase = placeholder(float)  # probability of random erasing
@@ -90,6 +91,7 @@ def paper() -> ConfigDict:
     config.model.drop_path = 0.2
     config.mix.mixup = 0.8
     config.mix.cutmix = 1.0
+    config.dataset.flip = True
     config.dataset.crop_scale = (0.08, 1.0)
     config.dataset.augment = 'rand-m9-mstd0.5-inc1'
     config.dataset.erase = 0.25

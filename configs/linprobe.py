@@ -21,6 +21,7 @@ def make_linprobe(config):
     config.batch_size = 16384
     config.num_epochs = 50.0
     config.cache_features = False
+    config.dataset.flip = True
     config.optimizer.name = 'lars'
     config.optimizer.base_lr = 0.1
     config.optimizer.warmup_epochs = 10.0

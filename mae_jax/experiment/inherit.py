@@ -51,10 +51,12 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
             earlier = {'held_out_share': ADDED['dataset.held_out_share']}
             _fill(config.dataset, earlier | source.dataset.to_dict(), tuple(earlier))
         _fill(config.dataset, source.dataset, STATISTICS if named else STATISTICS + DATA + READING)
+        _fill(config.dataset, source.dataset, ('flip',))  # a mirrored digit is another digit
         if not (named or begun):
             _check_data(config)
         if begun:
             keep(config, source)
+    _fill(config.dataset, {'flip': True}, ('flip',))
     needed = {'': ('image_size',), 'model': ('variant',), 'dataset': ('name', *STATISTICS)}
     unset = [
         f'{group}.{field}'.removeprefix('.')

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import default, finetune
+from configs import default, finetune, finetune_digits, linprobe, quickstart
 from mae_jax.config.changes import changed_fields
 from mae_jax.config.saved import to_json
 from mae_jax.experiment.inherit import inherit
@@ -57,3 +57,22 @@ def test_a_run_of_an_earlier_version_goes_on_with_what_it_held_out(tmp_path):
     resumed = inherit(config, str(tmp_path))
     assert resumed.dataset.held_out_share == 0.05
     assert changed_fields(saved, resumed) == {}
+
+
+@pytest.mark.parametrize('name', [None, 'folder'])
+def test_images_are_mirrored_as_in_pretraining(tmp_path, monkeypatch, name):
+    pretraining = quickstart.get_config()
+    monkeypatch.setattr('mae_jax.experiment.inherit.read_config', lambda path: pretraining)
+    config = finetune.get_config()
+    config.init_from = str(tmp_path / 'pretrained')
+    config.dataset.name = name
+    assert inherit(config, str(tmp_path / 'new')).dataset.flip is False
+    config.dataset.flip = True
+    assert inherit(config, str(tmp_path / 'new')).dataset.flip is True
+    assert finetune.paper().dataset.flip is True and linprobe.paper().dataset.flip is True
+
+
+def test_images_are_mirrored_where_nothing_says_otherwise(tmp_path):
+    config = finetune_digits.get_config()
+    config.dataset.flip = None
+    assert inherit(config, str(tmp_path / 'new')).dataset.flip is True
