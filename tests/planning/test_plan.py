@@ -98,7 +98,8 @@ def test_sharded_parameters_are_an_eighth_but_for_small_ones(plain):
         assert whole / 8 < shard < 1.15 * whole / 8
     assert sharded.activations == plain.memory.activations
     # What a device gathers for its products it holds whole.
-    assert 0.8 * plain.memory.parameters < sharded.weight_copies < plain.memory.parameters
+    # All but the kernel of the patches, through which no gradient passes, and tables.
+    assert 0.75 * plain.memory.parameters < sharded.weight_copies < plain.memory.parameters
 
 
 @pytest.mark.slow
