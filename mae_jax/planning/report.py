@@ -41,7 +41,7 @@ def _memory_lines(plan: Plan) -> list[str]:
         'gradients': memory.gradients,
         'batch': memory.batch,
         'copies of weights, cast, gathered or stacked': memory.weight_copies,
-        'activations kept for the backward pass, before XLA fuses: an estimate': memory.activations,
+        'activations kept for the backward pass before XLA fuses: an estimate': memory.activations,
         'in all': memory.total,
     }
     lines = [f'{size / GIB:10.2f}  {name}' for name, size in sizes.items()]
