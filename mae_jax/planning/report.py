@@ -18,8 +18,9 @@ def _run_lines(plan: Plan, data: Data) -> list[str]:
     length, shape = plan.length, plan.mesh.shape
     modules = [f'{name} {size:,}' for name, size in sorted(plan.parameters.items(), reverse=True)]
     total = sum(plan.parameters.values())
+    size = f'parameters  {total:,} ({", ".join(modules)}), {plan.trained:,} of them trained'
     lines = [
-        f'parameters  {total:,} ({", ".join(modules)}), {plan.trained:,} of them trained',
+        *textwrap.wrap(size, 80, subsequent_indent=' ' * 12),
         f'devices     {plan.mesh.size}: mesh.data {shape["data"]} x mesh.fsdp {shape["fsdp"]}',
         f'batch       {plan.batch_size:,} images: {plan.accumulate} x {plan.rows} a device',
         f'length      {length.num_steps:,} steps, '
@@ -40,7 +41,7 @@ def _memory_lines(plan: Plan) -> list[str]:
         'gradients': memory.gradients,
         'batch': memory.batch,
         'copies of weights, cast, gathered or stacked': memory.weight_copies,
-        'activations kept for the backward pass, before XLA fuses: an estimate': memory.activations,
+        'activations kept for the backward pass before XLA fuses: an estimate': memory.activations,
         'in all': memory.total,
     }
     lines = [f'{size / GIB:10.2f}  {name}' for name, size in sizes.items()]
