@@ -47,6 +47,9 @@ class Scale(NamedTuple):
     """Further arguments of train_step.py."""
     model: tuple[str, ...]
     """Further fields of a run."""
+    chip: str
+    topology: str
+    """What `mae-jax plan --compile` compiles for."""
     refuses: bool
     """Whether the device has room for one run only."""
     patience: int
@@ -61,6 +64,8 @@ GPU = Scale(
     side=500,
     step=('--attention', 'plain', 'xla', 'cudnn', '--repeats=3', '--steps=5', '--peers', 'compile'),
     model=(),
+    chip='h100',
+    topology='1x1',
     refuses=True,
     patience=1,
 )
@@ -72,6 +77,8 @@ REHEARSAL = Scale(
     side=64,
     step=('--attention', 'plain', 'cudnn', '--repeats=1', '--peers'),
     model=('--config.model.depth=2', '--config.model.decoder_depth=1'),
+    chip='v5e',
+    topology='2x2',
     refuses=False,
     patience=20,
 )
@@ -186,6 +193,14 @@ def input_pipeline(commands: Commands) -> str:
     return block(commands.python(*commands.train(*fields), f'--workdir={workdir}'), 30)
 
 
+def planned_memory(commands: Commands) -> str:
+    """Compiles the step ahead of time, to compare its memory with what the step then takes."""
+    scale = commands.scale
+    fields = commands.train('--config.model.attention=plain', '--config.model.dtype=bfloat16')[2:]
+    chip = ['--compile', '--chip', scale.chip, '--topology', scale.topology, '--examples=1000000']
+    return block(commands.python('-m', 'mae_jax', 'plan', 'vit_large', *chip, *fields), 60)
+
+
 def prepared(commands: Commands) -> list[str]:
     """Returns the fields of a run on the prepared photographs."""
     data = commands.folder / 'prepared'
@@ -237,12 +252,13 @@ def two_runs(commands: Commands) -> str:
 
 def sections() -> Iterator[Section]:
     """Yields what the report consists of, the most important first."""
-    yield Section('Tests that need an accelerator', 60, tests)
-    yield Section('Killed and resumed, `deterministic=True`', 80, kill_and_resume)
+    yield Section('Tests that need an accelerator', 50, tests)
+    yield Section('Killed and resumed, `deterministic=True`', 70, kill_and_resume)
     yield Section('Input from prepared data', 80, input_pipeline)
     yield Section('The largest kernels', 10, kernels)
     yield Section('Two runs on one GPU', 45, two_runs)
-    for dtype, seconds in (('bfloat16', 150), ('float32', 100)):
+    yield Section('Memory by `mae-jax plan --compile`, bfloat16', 60, planned_memory)
+    for dtype, seconds in (('bfloat16', 130), ('float32', 90)):
         yield Section(f'The training step, {dtype}', seconds, partial(training_step, dtype=dtype))
 
 

@@ -72,7 +72,7 @@ def ending_together() -> Iterator[None]:
 
     Raises:
       Lost: another process of the run is gone, or a device failed.
-      UserError: a device has too little memory, or cannot be started.
+      UserError: a device has too little memory, cannot be started, or serves two processes.
     """
     try:
         with explaining_memory(SMALLER):
@@ -91,6 +91,11 @@ def ending_together() -> Iterator[None]:
             raise UserError(
                 f'the devices of this machine cannot be used ({brief(error)}): another process may '
                 'hold them, or their driver does not work. JAX_PLATFORMS=cpu runs on the CPU.'
+            ) from error
+        if 'Duplicate GPU' in str(error):  # NCCL's words
+            raise UserError(
+                'two processes of this run use the same GPU: start one process for each GPU, or '
+                'give each its own by CUDA_VISIBLE_DEVICES.'
             ) from error
         is_of_xla = isinstance(error, jax.errors.JaxRuntimeError) and not is_lost(error)
         if is_of_xla and is_of_machine(error):
@@ -137,6 +142,6 @@ def _offered() -> str:
     given = next((name for name in GPU_SHARE if name in os.environ), None)
     share = f'{given}={os.environ[given]}' if given else '75%, its default'
     return (
-        f' JAX offers {limit / 2**30:.1f} GiB of this GPU ({share}); where no other program needs '
-        f'it, {given or GPU_SHARE[0]}=0.92 offers more.'
+        f' JAX offers {limit / 2**30:.1f} GiB of this GPU ({share}), less what other programs '
+        f'hold (nvidia-smi lists them); where none does, {given or GPU_SHARE[0]}=0.92 offers more.'
     )

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import gpu_report
@@ -77,6 +78,7 @@ def test_kernels_of_all_streams_add_up_by_name():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not find_spec('libtpu'), reason='needs libtpu, to compile without a device')
 def test_a_rehearsal_on_a_cpu_writes_every_section(tmp_path):
     report = tmp_path / 'report.md'
     environment = os.environ | {'PYTHON': sys.executable, 'XLA_FLAGS': xla_flags()}

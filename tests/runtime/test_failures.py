@@ -103,6 +103,16 @@ def test_too_little_memory_is_one_sentence_with_what_to_change(monkeypatch):
     assert '(XLA_PYTHON_CLIENT_MEM_FRACTION=.5)' in str(ended_with(message))
 
 
+def test_two_processes_on_one_gpu_are_one_sentence(monkeypatch):
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    with pytest.raises(UserError, match='one process for each GPU'), ending_together():
+        raise jax.errors.JaxRuntimeError(
+            'INTERNAL: NCCL operation ncclCommInitRankConfig failed: invalid usage. Last NCCL '
+            "warning(error) log entry (may be unrelated) 'Duplicate GPU detected : rank 0 and rank "
+            "1 both on CUDA device 1b000'."
+        )
+
+
 def test_devices_that_cannot_be_started_are_one_sentence():
     with pytest.raises(UserError, match='cannot be used.*JAX_PLATFORMS=cpu'), ending_together():
         raise RuntimeError("Unable to initialize backend 'cuda': no visible device")
