@@ -81,6 +81,8 @@ def spawn(
                 [sys.executable, '-u', *script, *map(str, arguments)],
                 cwd=ROOT,
                 env=os.environ | shared | own | environment,
+                # Those that run the tests in the background may ignore it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
