@@ -5,7 +5,7 @@
 Started by on_gpu.sh, which describes the machine it needs. The time limits of the sections add up
 to less than nine minutes. A section that fails is in the report with the end of its output, and
 the others still run; the exit status is then 1. `--rehearse` runs the sections on a CPU with a tiny
-model: its report shows that the script works, and its figures mean nothing.
+model, to test this script: its figures mean nothing.
 """
 
 import argparse
@@ -26,8 +26,7 @@ from photographs import make_photographs
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = Path('benchmarks')
-LAST_LINES = 15
-"""Of the output of a failed command."""
+LAST_LINES = 15  # of the output of a failed command
 
 
 class Failed(Exception):
@@ -75,8 +74,8 @@ REHEARSAL = Scale(
     batch_size=8,
     photographs=32,
     side=64,
-    step=('--attention', 'plain', 'cudnn', '--repeats=1', '--peers'),
-    model=('--config.model.depth=2', '--config.model.decoder_depth=1'),
+    step=('--depth=1', '--repeats=1', '--peers'),
+    model=('--config.model.depth=1', '--config.model.decoder_depth=1'),
     chip='v5e',
     topology='2x2',
     refuses=False,

@@ -239,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--attention', nargs='+', default=['plain'], choices=ATTENTION, help='of mae_jax'
     )
+    parser.add_argument('--depth', type=int, help="of encoder and decoder; unset: the variant's")
     args = parser.parse_args(argv)
 
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # the peers need memory too
@@ -250,6 +251,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for dtype in args.dtypes:
         for attention in args.attention:
             fields = {'remat': args.remat, 'attention': attention}
+            if args.depth:
+                fields |= {'depth': args.depth}
+                fields |= {'decoder_depth': args.depth} if args.task == 'pretrain' else {}
             task = make(args.variant, args.image_size, dtype, **fields)
             recipe = make_recipe(task, args.variant)
             batch = make_batch(task, args.batch_size * jax.device_count())
