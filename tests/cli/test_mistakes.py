@@ -1,5 +1,6 @@
 """What users mistype: each mistake is one sentence, which names what was probably meant."""
 
+import gc
 import os
 
 import pytest
@@ -96,6 +97,9 @@ def attempt(tmp_path, monkeypatch, capsys):
         (tmp_path / f'my/{name}.py').write_text(text)
     (tmp_path / 'model.safetensors').touch()
     Image.new('RGB', (8, 8)).save('a.png')
+
+    gc.collect()  # what other tests have left may print as it goes
+    capsys.readouterr()
 
     def run(*arguments):
         return main(arguments), *capsys.readouterr()
