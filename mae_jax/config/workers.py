@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.data.loader.read_ahead import MAX_THREADS, default_threads
 from mae_jax.data.loader.worker import pack
+from mae_jax.errors import counted
 from mae_jax.runtime.cores import available_memory, num_cores, processes_here
 
 GIB = 2**30
@@ -43,10 +44,10 @@ def with_workers(config: ConfigDict, source: Any) -> tuple[ConfigDict, str]:
     if config.dataset.threads is None and not workers and share < default_threads():
         config.dataset.threads = share  # several processes have the same cores
     threads = config.dataset.threads or default_threads(workers)
-    each = f'{threads} thread{"s" * (threads != 1)}'
-    readers = f'{workers} worker processes of {each}' if workers else each
+    each = counted(threads, 'thread')
+    readers = f'{counted(workers, "worker process")} of {each}' if workers else each
     others = f' of {cores}, which {processes} processes share' if processes > 1 else ''
-    line = f'input: {readers}, for {share} core{"s" * (share != 1)}{others}'
+    line = f'input: {readers}, for {counted(share, "core")}{others}'
     return config, f'{line} ({limit})' if limit else line
 
 

@@ -16,12 +16,11 @@ from mae_jax.errors import UserError
 from mae_jax.files.buckets import as_path, service_errors, write_whole
 from mae_jax.files.limits import reason
 from mae_jax.files.lock import claim
+from mae_jax.runtime.agreement import SHARED_WITHIN_S
 from mae_jax.runtime.processes import on_first
 
 LENGTH = {'num_epochs', 'num_steps'}
 """Fields that make a run longer."""
-SHARED_WITHIN_S = 60
-"""Seconds for which network file systems may remember that a file did not exist."""
 
 
 @contextlib.contextmanager

@@ -11,18 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from mae_jax.errors import EXIT_LOST, Lost, UserError, brief
 from mae_jax.files.paths import print_text
+from mae_jax.runtime.agreement import from_first
 
 GRACE_S = 60
 """Seconds that JAX has beyond our own time limit of connecting: it would abort the process."""
 PROBE_S = 5
 """Seconds for a connection to the coordinator."""
-MESSAGE_BYTES = 4096
-"""Longest error message that process 0 passes on to the others."""
 SLURM_STEP = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID')
 
 T = TypeVar('T')
@@ -192,21 +189,13 @@ def on_first(function: Callable[[], T]) -> T | None:
     """Calls `function` in process 0 and returns its result there; returns None in the others.
 
     Every process of the run must call it. A UserError in process 0 is raised in all of them, which
-    keeps the others from waiting for it.
+    keeps the others from waiting for it. `from_first` returns the result in every process.
     """
-    if jax.process_count() == 1:
-        return function()
-    result, error = None, None
-    if jax.process_index() == 0:
-        try:
-            result = function()
-        except UserError as raised:
-            error = raised
-    message = np.zeros(MESSAGE_BYTES, np.uint8)
-    if error is not None:
-        text = str(error).encode()[:MESSAGE_BYTES]
-        message[: len(text)] = np.frombuffer(text, np.uint8)
-    text = bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b'\0')
-    if text:
-        raise error or UserError(text.decode(errors='replace'))
+    result = None
+
+    def call() -> None:
+        nonlocal result
+        result = function()
+
+    from_first(call)
     return result
