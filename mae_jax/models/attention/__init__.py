@@ -1,0 +1,5 @@
+"""Self-attention over short sequences, computed as each platform does it fastest.
+
+`dispatch.py` chooses; `tpu.py` is a differentiable operation that runs on each device's rows, of
+the Pallas kernels in `tpu_kernels.py`. Start reading at `dispatch.attend`.
+"""
