@@ -41,7 +41,8 @@ def get_config() -> ml_collections.ConfigDict:
     # auto: bfloat16, except on a CPU without instructions for it
     model.dtype = 'auto'
     model.remat = 'none'  # none | block | dots: what the backward pass recomputes
-    model.attention = 'plain'  # plain | xla | cudnn: a GPU's own kernel, in bfloat16
+    # auto: the fastest on this platform | plain | xla | cudnn: a GPU's, bfloat16 | pallas: a TPU's
+    model.attention = 'auto'
     model.scan = False  # one compiled block instead of `depth` copies
 
     config.mask = mask = ml_collections.ConfigDict()

@@ -33,7 +33,7 @@ def make_encode(features: Callable[[Any, Batch], jax.Array], mesh: Mesh) -> Enco
     def rows(params, batch):
         return features(params, batch), batch['label'], batch['valid']
 
-    encode = jax.jit(rows, out_shardings=mesh_lib.replicated(mesh))
+    encode = jax.jit(mesh_lib.on_mesh(rows, mesh), out_shardings=mesh_lib.replicated(mesh))
 
     def run(params: Any, batches: Iterable[Batch]) -> tuple[Features, Labels]:
         chunks = []

@@ -8,7 +8,7 @@ from clu.metrics import Collection
 from jax.sharding import Mesh
 
 from mae_jax.evaluation.encode import Passes
-from mae_jax.training.sharding import replicated
+from mae_jax.training.sharding import on_mesh, replicated
 from mae_jax.training.state import TrainState, evaluation_params
 from mae_jax.training.task import Task
 
@@ -25,7 +25,7 @@ def make_evaluate(task: Task, mesh: Mesh, passes: Passes, batch_size: int) -> An
     Returns:
       A function that returns a `clu.metrics.Collection` of sums in float64 and int64, on the host.
     """
-    evaluate = jax.jit(task.evaluate, out_shardings=replicated(mesh))
+    evaluate = jax.jit(on_mesh(task.evaluate, mesh), out_shardings=replicated(mesh))
 
     def run(state: TrainState) -> Collection:
         params, total, pending = evaluation_params(state), None, None

@@ -91,6 +91,7 @@ def embed(
         features = encoder.apply({'params': params}, inputs, method='features', output=output)
         return features.astype(jnp.float32)
 
+    encode = sharding.on_mesh(encode, mesh)
     encode = jax.jit(encode, out_shardings=sharding.replicated(mesh))
     names, labels, chunks, unreadable = [], [], [], {}
     for examples in _in_batches(decode_all(source, **reading(config, image_size)), batch_size):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float, Float32
 
-from mae_jax.errors import UserError, brief
+from mae_jax.errors import UserError
+from mae_jax.models.attention.dispatch import attend
 from mae_jax.models.dense import PRODUCT, Dense
 
 REMAT_POLICIES = {
@@ -23,10 +24,6 @@ REMAT_POLICIES = {
     'dots': jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
 """What the backward pass computes again: nothing, whole blocks, or all but the dense products."""
-
-ATTENTION = ('plain', 'xla', 'cudnn')
-"""How attention is computed: by plain products, or by `jax.nn.dot_product_attention` with this
-implementation."""
 
 NORM_EPS = 1e-6
 """What LayerNorm adds to the variance in the original."""
@@ -39,8 +36,7 @@ class Attention(nn.Module):
     """Multi-head self-attention with one fused projection.
 
     `apply(..., mutable='intermediates')` returns its weights too, float32 [B, heads, T, T], if
-    `implementation` is 'plain'. 'cudnn', a kernel that writes no weights to memory, takes bfloat16
-    on a GPU; elsewhere 'plain' replaces it, so that a model trained with it can be used.
+    `implementation` is 'plain'; see `attend` for the others.
     """
 
     heads: int
@@ -49,45 +45,13 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[ArrayLike, 'B T D']) -> Float[Array, 'B T D']:
-        batch, length, width = tokens.shape
-        head_width = width // self.heads
+        width = tokens.shape[-1]
         # Fused, because Xavier's bound depends on the shape: [D, 3D], not three times [D, D].
         qkv = Dense(3 * width, dtype=self.dtype, name='qkv')(tokens)
-        qkv = qkv.reshape(batch, length, 3, self.heads, head_width)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        mixed = self._plain(q, k, v) if self._is_plain() else self._fused(q, k, v)
-        return Dense(width, dtype=self.dtype, name='proj')(mixed.reshape(batch, length, width))
-
-    def _is_plain(self) -> bool:
-        if self.implementation not in ATTENTION:
-            raise UserError(
-                f'model.attention={self.implementation!r} is unknown: use {" | ".join(ATTENTION)}.'
-            )
-        if self.implementation == 'cudnn':
-            return jax.default_backend() != 'gpu' or self.dtype != jnp.bfloat16
-        return self.implementation == 'plain'
-
-    def _fused(
-        self, q: Float[Array, 'B T h d'], k: Float[Array, 'B T h d'], v: Float[Array, 'B T h d']
-    ) -> Float[Array, 'B T h d']:
-        try:
-            return jax.nn.dot_product_attention(q, k, v, implementation=self.implementation)
-        except (NotImplementedError, RuntimeError) as error:  # of this GPU, or for these heads
-            raise UserError(
-                f'model.attention={self.implementation!r} does not work on this device '
-                f'({brief(error)}): use plain.'
-            ) from error
-
-    def _plain(
-        self, q: Float[Array, 'B T h d'], k: Float[Array, 'B T h d'], v: Float[Array, 'B T h d']
-    ) -> Float[Array, 'B T h d']:
-        # Plain products: on a CPU they are faster than `jax.nn.dot_product_attention`.
-        logits = jnp.einsum(
-            'bqhd,bkhd->bhqk', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
-        )
-        weights = jax.nn.softmax(logits, axis=-1)
-        self.sow('intermediates', 'weights', weights)  # a no-op unless the collection is mutable
-        return jnp.einsum('bhqk,bkhd->bqhd', weights.astype(v.dtype), v)
+        mixed, weights = attend(qkv, self.heads, self.implementation)
+        if weights is not None:
+            self.sow('intermediates', 'weights', weights)  # a no-op unless that is mutable
+        return Dense(width, dtype=self.dtype, name='proj')(mixed)
 
 
 def gelu(x: Float[Array, '*S']) -> Float[Array, '*S']:
@@ -151,7 +115,7 @@ class Transformer(nn.Module):
       scan: whether one compiled block is run over the stacked parameters of all.
       frozen_blocks: how many of the first blocks have no backward pass: the gradient of everything
         before the others is zero.
-      attention: one of `ATTENTION`.
+      attention: one of `attention.dispatch.ATTENTION`.
       norm_eps: what LayerNorm adds to the variance.
     """
 

@@ -6,6 +6,7 @@ decided from shapes alone: models are independent of them, and a checkpoint writ
 is read under any other.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,6 +101,21 @@ def state_shardings(mesh: Mesh | AbstractMesh, state: Any, min_size: int = MIN_S
         return NamedSharding(mesh, PartitionSpec(*(None,) * largest, 'fsdp'))
 
     return jax.tree.map(layout, state)
+
+
+def on_mesh(function: Callable, mesh: Mesh) -> Callable:
+    """Sets the mesh around a function that is to be compiled for it.
+
+    What XLA cannot split by itself, such as a kernel, is then mapped over the mesh, and what
+    depends on the platform is chosen for these devices, though they be not in this machine.
+    """
+
+    @functools.wraps(function)
+    def call(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return call
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

@@ -225,7 +225,7 @@ def jit_step(step: Callable, mesh: Mesh, state: TrainState) -> Callable:
     """Compiles `step` over the mesh; the state it is given is donated: use the one it returns."""
     shardings = sharding.state_shardings(mesh, state)
     return jax.jit(
-        step,
+        sharding.on_mesh(step, mesh),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,

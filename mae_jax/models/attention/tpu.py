@@ -1,15 +1,14 @@
 """Attention by the TPU's kernels as one differentiable operation, on each device's own rows.
 
-XLA cannot see into a kernel and would gather its inputs on every device. The operation therefore
-has a rule for the partitioner: rows stay where they are, and every other axis is whole.
+XLA cannot see into a kernel and would gather its inputs on every device. The operation is therefore
+mapped over the mesh that is set around it (`jax.sharding.use_abstract_mesh`).
 """
 
 from collections.abc import Callable
 from functools import partial
 
 import jax
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from mae_jax.models.attention import tpu_kernels
@@ -40,41 +39,30 @@ def _plain_backward(qkv: Array, gradient: Array, *, heads: int) -> Array:
     return jax.vjp(partial(_plain_forward, heads=heads), qkv)[1](gradient)[0]
 
 
-def _on_each_device(rule: str, kernel: Callable, plain: Callable) -> Callable[..., Array]:
-    """Makes a function of arrays [B, ...] and of the number of heads.
+def _on_each_device(kernel: Callable, plain: Callable, heads: int, *arrays: Array) -> Array:
+    """Computes a function of arrays [B, ...], by `kernel` on a TPU and by `plain` elsewhere."""
+    mesh = jax.sharding.get_abstract_mesh()
 
-    Args:
-      rule: the axes of its arguments and of its result, in Shardy's notation; the first is `b`.
-      plain: equals `kernel`, on other platforms.
-    """
-
-    def compute(*args):
-        *arrays, heads = args
+    def compute(*arrays):
         return jax.lax.platform_dependent(
             *arrays,
             tpu=partial(kernel, heads=heads, interpret=False),
             default=partial(plain, heads=heads),
         )
 
-    def partition(heads, mesh, arguments, result):
-        rows = PartitionSpec(*arguments[0].sharding.spec[:1])
-        layout = NamedSharding(mesh, rows)
-        return mesh, lambda *arrays: compute(*arrays, heads), layout, (layout,) * len(arguments)
-
-    function = custom_partitioning(compute, static_argnums=(rule.count(',') + 1,))
-    function.def_partition(
-        partition=partition,
-        infer_sharding_from_operands=lambda heads, mesh, arguments, result: NamedSharding(
-            mesh, PartitionSpec(*arguments[0].sharding.spec[:1])
-        ),
-        sharding_rule=rule,
-        need_replication_factors=('n', 'e', 'd'),
-    )
-    return function
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+        return compute(*arrays)
+    rows = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(compute, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)
 
 
-_forward = _on_each_device('b n e -> b n d', tpu_kernels.forward, _plain_forward)
-_backward = _on_each_device('b n e, b n d -> b n e', tpu_kernels.backward, _plain_backward)
+def _forward(qkv: Array, heads: int) -> Array:
+    return _on_each_device(tpu_kernels.forward, _plain_forward, heads, qkv)
+
+
+def _backward(qkv: Array, gradient: Array, heads: int) -> Array:
+    return _on_each_device(tpu_kernels.backward, _plain_backward, heads, qkv, gradient)
+
 
 tpu_attention.defvjp(
     lambda qkv, heads: (_forward(qkv, heads), qkv),

@@ -1,0 +1,78 @@
+"""Chooses how attention is computed: by platform, dtype and length."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from mae_jax.errors import UserError, brief
+from mae_jax.models.attention.plain import plain_attention, split
+from mae_jax.models.attention.tpu import MAX_TOKENS, tpu_attention
+
+ATTENTION = ('auto', 'plain', 'xla', 'cudnn', 'pallas')
+"""How attention is computed: by the fastest of the others that works; by plain products; by
+`jax.nn.dot_product_attention` with this implementation; or by this project's kernel for TPUs."""
+
+
+def attend(
+    qkv: Float[Array, 'B N E'], heads: int, implementation: str = 'auto'
+) -> tuple[Float[Array, 'B N D'], Float32[Array, 'B h N N'] | None]:
+    """Computes multi-head self-attention, without its projections.
+
+    The platform is that of the mesh which is set around the call, else JAX's default.
+
+    Args:
+      qkv: q, k and v side by side in the last axis, each head by head.
+      implementation: one of `ATTENTION`. 'cudnn' takes bfloat16 on a GPU, and 'pallas' at most
+        1,024 tokens on a TPU; elsewhere 'plain' replaces them, so that a model trained with them
+        can be used.
+
+    Returns:
+      What attention mixes, and its weights; None for the weights where they are not computed.
+
+    Raises:
+      UserError: the implementation is unknown, or does not work on this device.
+    """
+    if implementation not in ATTENTION:
+        raise UserError(
+            f'model.attention={implementation!r} is unknown: use {" | ".join(ATTENTION)}.'
+        )
+    chosen = _choose(qkv, heads, implementation)
+    if chosen == 'pallas':
+        return tpu_attention(qkv, heads), None
+    if chosen == 'plain':
+        return plain_attention(qkv, heads)
+    try:
+        mixed = jax.nn.dot_product_attention(*split(qkv, heads), implementation=chosen)
+    except (NotImplementedError, RuntimeError) as error:  # of this GPU, or for these heads
+        if implementation == 'auto':
+            return plain_attention(qkv, heads)
+        raise UserError(
+            f'model.attention={chosen!r} does not work on this device ({brief(error)}): use plain.'
+        ) from error
+    return mixed.reshape(*qkv.shape[:2], -1), None
+
+
+def _choose(qkv: Array, heads: int, implementation: str) -> str:
+    """Returns 'plain', 'xla', 'cudnn' or 'pallas'."""
+    if implementation in ('plain', 'xla'):
+        return implementation
+    platform, (batch, tokens, width) = _platform(), qkv.shape
+    if platform == 'tpu' and implementation in ('auto', 'pallas'):
+        return 'pallas' if tokens <= MAX_TOKENS and _is_split_evenly(batch) else 'plain'
+    if platform == 'gpu' and implementation in ('auto', 'cudnn') and qkv.dtype == jnp.bfloat16:
+        # cuDNN has a backward pass for these alone.
+        trains = tokens % 2 == 0 and width // 3 // heads % 8 == 0
+        return 'cudnn' if implementation == 'cudnn' or trains else 'plain'
+    return 'plain'
+
+
+def _platform() -> str:
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = jax.default_backend() if device is None else device.platform
+    return 'gpu' if platform in ('cuda', 'rocm') else platform
+
+
+def _is_split_evenly(batch: int) -> bool:
+    """Returns whether each device has rows of its own: only then a kernel may run on them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() == 1 if mesh.empty else batch % mesh.size == 0
