@@ -80,6 +80,7 @@ def test_the_compiled_step_is_what_was_meant(fsdp, accumulate, changes):
     assert_reduces_each_gradient_once(step, accumulate)
     assert_gathers_in_bfloat16(step, accumulate)
     assert_contains_nothing_else(step)
+    assert_attends_by_kernels(step)
 
 
 @pytest.mark.slow
@@ -87,10 +88,22 @@ def test_the_compiled_step_is_what_was_meant(fsdp, accumulate, changes):
 def test_a_loop_over_blocks_is_compiled_for_devices(request, fsdp):
     step = compile_small(fsdp, 4, SCAN)
     assert_contains_nothing_else(step)
+    assert_attends_by_kernels(step)
     # XLA sums the gradients of blocks within their loop, once a micro-batch, and with fsdp splits
     # the MLPs of blocks over devices instead of gathering their weights.
     request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError))
     assert_reduces_each_gradient_once(step, 4)
+
+
+def assert_attends_by_kernels(step: Step) -> None:
+    """On each device's own rows: that no activation is gathered, the counts of elements say."""
+    calls = [each.instruction for each in step.program.executed()]
+    calls = [each for each in calls if 'custom_call_target="tpu_custom_call"' in each.text]
+    assert {each.op_name.rpartition('/attention_')[2].partition('/')[0] for each in calls} == {
+        'forward', 'backward',
+    }  # fmt: skip
+    rows = IMAGES // step.run.mesh.size
+    assert all(each.arrays[0].shape[0] == rows for each in calls)
 
 
 def assert_contains_nothing_else(step: Step) -> None:
