@@ -36,9 +36,9 @@ from measure import (
 )
 
 from mae_jax.errors import brief
+from mae_jax.models.attention.dispatch import ATTENTION
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
-from mae_jax.models.attention.dispatch import ATTENTION
 from mae_jax.models.vit import VARIANTS, architecture
 from mae_jax.pretext.masking import MaskingRule
 from mae_jax.pretext.targets import make_target
