@@ -11,7 +11,7 @@ from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
 from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
-from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer
+from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer, stream_dtype
 from mae_jax.models.unshuffle import unshuffle
 from mae_jax.models.vit import Encoder, check_width
 
@@ -42,6 +42,7 @@ class Decoder(nn.Module):
     scan: bool = False
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    residual_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -79,6 +80,7 @@ class Decoder(nn.Module):
             self.scan,
             attention=self.attention,
             norm_eps=self.norm_eps,
+            residual_dtype=self.residual_dtype,
             name='blocks',
         )
         norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
@@ -96,9 +98,10 @@ class Decoder(nn.Module):
         mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
         visible = unshuffle(tokens[:, 1:], ids_keep, ids_restore)
         # In float32 until here, and so is the sum of its gradient over all hidden patches.
-        hidden = jnp.broadcast_to(mask_token, visible.shape).astype(tokens.dtype)
+        hidden = jnp.broadcast_to(mask_token, visible.shape).astype(stream_dtype(self))
         is_hidden = (ids_restore >= ids_keep.shape[1])[..., None]
-        return jnp.concatenate([tokens[:, :1], jnp.where(is_hidden, hidden, visible)], axis=1)
+        patches = jnp.where(is_hidden, hidden, visible.astype(hidden.dtype))
+        return jnp.concatenate([tokens[:, :1].astype(hidden.dtype), patches], axis=1)
 
 
 class FittedArrays(nn.Module):
@@ -141,10 +144,12 @@ class MAE(nn.Module):
     scan: bool = False
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    residual_dtype: Any = jnp.float32
 
     def setup(self):
         options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
         options |= dict(attention=self.attention, norm_eps=self.norm_eps)
+        options |= dict(residual_dtype=self.residual_dtype)
         self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
         self.decoder = Decoder(
             self.decoder_width, self.decoder_depth, self.decoder_heads, **options

@@ -2,7 +2,9 @@
 
 Pre-norm blocks with fused qkv and exact GELU, initialised as the original MAE, whose LayerNorm adds
 1e-6 to the variance; models of other libraries may have another `norm_eps`. Parameters are float32;
-`dtype` is that of activations, while LayerNorm statistics, the softmax and its logits are float32.
+`dtype` is that of the branches: products and the activations between them. The residual stream that
+the branches are added to has `residual_dtype`, float32 as under PyTorch's autocast, and so has what
+LayerNorm reads; its statistics, the softmax and its logits are always float32.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,11 @@ NORM_EPS = 1e-6
 
 # The one-pass variance, E[x^2] - E[x]^2, cancels where the mean is large.
 LayerNorm = partial(nn.LayerNorm, epsilon=NORM_EPS, use_fast_variance=False)
+
+
+def stream_dtype(module: Any) -> jnp.dtype:
+    """Returns the dtype of a module's residual stream: `residual_dtype`, or `dtype` if wider."""
+    return jnp.promote_types(module.residual_dtype, module.dtype)
 
 
 class Attention(nn.Module):
@@ -72,7 +79,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention, then MLP, each added to its input."""
+    """Pre-norm transformer block: attention, then MLP, each added to its input.
+
+    The residual stream has the dtype of the input, whatever `dtype` is.
+    """
 
     heads: int
     mlp_ratio: float = 4.0
@@ -94,7 +104,7 @@ class Block(nn.Module):
         def scaled(branch, index):
             if branch_scale is None:
                 return branch
-            return branch * branch_scale[:, index, None, None].astype(branch.dtype)
+            return branch * branch_scale[:, index, None, None].astype(tokens.dtype)
 
         hidden = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm1')(tokens)
         attention = Attention(self.heads, self.dtype, self.attention, name='attention')
@@ -117,6 +127,7 @@ class Transformer(nn.Module):
         before the others is zero.
       attention: one of `attention.dispatch.ATTENTION`.
       norm_eps: what LayerNorm adds to the variance.
+      residual_dtype: of the residual stream, see `stream_dtype`.
     """
 
     depth: int
@@ -128,6 +139,7 @@ class Transformer(nn.Module):
     frozen_blocks: int = 0
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    residual_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -139,7 +151,7 @@ class Transformer(nn.Module):
         """Applies the blocks.
 
         Args:
-          tokens: of any float dtype; the result has `dtype`.
+          tokens: of any float dtype; the result has that of the residual stream.
           branch_scale: what each block's two branches are multiplied by; None multiplies nothing.
           after: numbers of blocks, -1 being the last.
 
@@ -158,7 +170,8 @@ class Transformer(nn.Module):
                 f'choose a number from 0 to {self.depth}.'
             )
         run = self._loop if self.is_initializing() or not self.scan else self._scan
-        tokens, start, outputs = tokens.astype(self.dtype), 0, {}
+        tokens = tokens.astype(stream_dtype(self))
+        start, outputs = 0, {}
         last = self.depth - 1
         returned = [last] if after is None else [_block_number(i, self.depth) for i in after]
         for stop in sorted({self.frozen_blocks, self.depth, *(i + 1 for i in returned)}):

@@ -12,7 +12,7 @@ from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
 from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
-from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer
+from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer, stream_dtype
 
 VARIANTS = {
     'vit_tiny': dict(width=192, depth=12, heads=3, patch_size=16),
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
     Attributes:
       has_norm: whether there is a final norm; fine-tuning with mean pooling removes it.
-      remat, scan, frozen_blocks, attention, norm_eps: as of `Transformer`.
+      remat, scan, frozen_blocks, attention, norm_eps, residual_dtype: as of `Transformer`.
     """
 
     patch_size: int
@@ -91,6 +91,7 @@ class Encoder(nn.Module):
     has_norm: bool = True
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    residual_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -107,8 +108,8 @@ class Encoder(nn.Module):
         Args:
           images: normalised.
           ids_keep: the patches to encode; None encodes all N.
-          final_norm: False returns the tokens before the final norm, for mean pooling, which has
-            its own.
+          final_norm: False returns the tokens before the final norm, in the dtype of the residual
+            stream, for mean pooling, which has its own.
           branch_scale: what each block's attention and MLP branch is multiplied by before it is
             added; None multiplies nothing.
           blocks: return the tokens after each of these, -1 being the last, instead of after all;
@@ -136,10 +137,10 @@ class Encoder(nn.Module):
         embed = Dense(self.width, dtype=self.dtype, bias_init=bias_init, name='patch_embed')
         cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))
         cls = jnp.broadcast_to(cls + table[:, :1], (images.shape[0], 1, self.width))
-        embedded = embed(patches)
+        embedded = embed(patches).astype(stream_dtype(self))
         if mask is not None:
             mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
-            embedded = jnp.where(mask[..., None], mask_token.astype(self.dtype), embedded)
+            embedded = jnp.where(mask[..., None], mask_token.astype(embedded.dtype), embedded)
         tokens = jnp.concatenate([cls, embedded + positions], axis=1)
         transformer = Transformer(
             self.depth,
@@ -151,13 +152,16 @@ class Encoder(nn.Module):
             self.frozen_blocks,
             self.attention,
             self.norm_eps,
+            self.residual_dtype,
             name='blocks',
         )
         tokens = transformer(tokens, branch_scale, blocks)
-        if final_norm and self.has_norm:
-            norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
-            tokens = jax.tree.map(norm, tokens)
-        return tokens
+        if not final_norm:
+            return tokens
+        if not self.has_norm:
+            return jax.tree.map(lambda x: x.astype(self.dtype), tokens)
+        norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
+        return jax.tree.map(norm, tokens)
 
     def features(
         self,
