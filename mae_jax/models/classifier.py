@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Float32
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
-from mae_jax.models.transformer import NORM_EPS, LayerNorm
+from mae_jax.models.norm import NORM_EPS, LayerNorm
 from mae_jax.models.vit import Encoder
 
 POOLS = ('mean', 'cls')

@@ -9,9 +9,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int, Shaped
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
+from mae_jax.models.norm import NORM_EPS, LayerNorm
 from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
-from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer, stream_dtype
+from mae_jax.models.transformer import Transformer, stream_dtype
 from mae_jax.models.unshuffle import unshuffle
 from mae_jax.models.vit import Encoder, check_width
 
