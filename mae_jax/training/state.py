@@ -176,6 +176,9 @@ def make_step(
         batch = task.prepare(batch, key)  # draws for the whole batch, before it is split
         grads, (metrics, model_state) = gradient(trained, state.model_state, batch, key)
         with jax.named_scope(OPTIMIZER):
+            # Not at once, or else XLA would reduce within the loop over micro-batches, or cut the
+            # products that compute gradients into pieces.
+            grads = sharding.split_as_parameters(grads)
             grads, before = sharding.split_for_update((grads, trained))
             updates, opt_state = optimizer.update(grads, state.opt_state, before)
             trained = optax.apply_updates(before, updates)
@@ -250,7 +253,6 @@ def accumulated(gradient: Callable, micro_batches: int) -> Callable:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
         with jax.named_scope(ACCUMULATE):
             (total, model_state), _ = jax.lax.scan(add, (zeros, model_state), micro)
-            total = sharding.split_as_parameters(total)  # no communication in the loop
         grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
         return grads, (metrics, model_state)
 
