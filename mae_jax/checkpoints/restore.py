@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,9 +24,9 @@ BROADCAST_BYTES = 256 << 20
 def restore_arrays(path: epath.Path, target: PyTree) -> PyTree:
     """Restores the arrays of a checkpoint into the shardings of `target`.
 
-    Every process of the run must call it. With several, arrays that are replicated over an axis of
-    the mesh are read by the processes of its first replica alone, and travel to the others from
-    device to device.
+    Every process of the run must call it. With several, an array that is replicated over an axis of
+    the mesh is read by the processes of its first replica alone, and travels to the others from
+    device to device; of an array that is split over all devices every process reads its own parts.
 
     Args:
       path: the directory of the arrays.
@@ -37,12 +37,13 @@ def restore_arrays(path: epath.Path, target: PyTree) -> PyTree:
       UserError: the arrays have other shapes than the target, or a process cannot read them.
     """
     leaves, structure = jax.tree.flatten(target)
-    axes = _replicated_axes([leaf.sharding for leaf in leaves]) if jax.process_count() > 1 else ()
-    source = _first_replica(leaves[0].sharding.mesh, axes) if axes else None
-    state, problem = None, None
-    if source is None or jax.process_index() in _processes(source):
+    several = jax.process_count() > 1
+    axes = [_replicated_axes(leaf.sharding) if several else () for leaf in leaves]
+    wanted = [_wanted(*pair) for pair in zip(leaves, axes, strict=True)]
+    values, problem = wanted, None
+    if any(each is not ocp.PLACEHOLDER for each in wanted):
         try:
-            state = _read(path, target if source is None else _laid_out(target, source))
+            values = jax.tree.leaves(_read(path, jax.tree.unflatten(structure, wanted)))
         except ValueError as error:
             problem = (
                 f'The checkpoint {path.parent} does not fit this model ({brief(error)}): use the '
@@ -58,23 +59,33 @@ def restore_arrays(path: epath.Path, target: PyTree) -> PyTree:
     if problem := next((problem for problem in gather(problem) if problem), None):
         message, lost = problem  # raised in every process: none waits for another's broadcast
         raise (Lost if lost else UserError)(message)
-    if source is None:
-        return state
-    values = [None] * len(leaves) if state is None else jax.tree.leaves(state)
     return jax.tree.unflatten(structure, _broadcast(values, leaves, axes))
 
 
 def _read(path: epath.Path, target: PyTree) -> PyTree:
     # A checkpointer would add barriers, at which a process whose reads fail would be missing.
-    return ocp.StandardCheckpointHandler().restore(path, args=ocp.args.StandardRestore(target))
+    wanted = ocp.checkpoint_utils.construct_restore_args(target)
+    args = ocp.args.PyTreeRestore(target, restore_args=wanted)
+    return ocp.PyTreeCheckpointHandler().restore(path, args=args)
 
 
-def _replicated_axes(shardings: Sequence[NamedSharding]) -> tuple[str, ...]:
-    """Returns the mesh axes that split no array, if one replica spares a process its reads."""
-    mesh, split = shardings[0].mesh, {a for s in shardings for a in _names(s.spec)}
+def _replicated_axes(sharding: NamedSharding) -> tuple[str, ...]:
+    """Returns the mesh axes that do not split an array, if one replica spares others to read."""
+    mesh, split = sharding.mesh, _names(sharding.spec)
     axes = tuple(name for name, size in mesh.shape.items() if size > 1 and name not in split)
     alone = axes and _processes(_first_replica(mesh, axes)) == _processes(mesh)
     return () if alone else axes
+
+
+def _wanted(leaf: Any, axes: tuple[str, ...]) -> Any:
+    """Returns what this process reads of an array: its parts of the first replica, or nothing."""
+    source = _first_replica(leaf.sharding.mesh, axes) if axes else None
+    if source is None:
+        return leaf
+    if jax.process_index() not in _processes(source):
+        return ocp.PLACEHOLDER
+    sharding = NamedSharding(source, leaf.sharding.spec)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _names(spec: PartitionSpec) -> list[str]:
@@ -91,24 +102,17 @@ def _processes(mesh: Mesh) -> set[int]:
     return {device.process_index for device in mesh.devices.flat}
 
 
-def _laid_out(target: PyTree, mesh: Mesh) -> PyTree:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec)
-        ),
-        target,
-    )
-
-
-def _broadcast(
-    values: list[jax.Array | None], targets: list[Any], axes: tuple[str, ...]
-) -> list[jax.Array]:
-    """Sends the arrays of the first replica to all; they are None where none of it is."""
+def _broadcast(values: list[Any], targets: list[Any], axes: list[tuple[str, ...]]) -> list[Any]:
+    """Sends arrays of a first replica to all; they are placeholders where none of it is."""
     received, under_way = [], 0
     for number, target in enumerate(targets):
+        value, values[number] = values[number], None  # frees its memory
+        if not axes[number]:
+            received.append(value)
+            continue
         join = _make_join(target.sharding)
-        received.append(join(_stack(values[number], target, axes)))
-        values[number] = None  # frees its memory
+        received.append(join(_stack(value, target, axes[number])))
+        del value
         under_way += math.prod(target.sharding.shard_shape(target.shape)) * target.dtype.itemsize
         if under_way > BROADCAST_BYTES:
             jax.block_until_ready(received)
@@ -116,12 +120,16 @@ def _broadcast(
     return jax.block_until_ready(received)
 
 
-def _stack(value: jax.Array | None, target: Any, axes: tuple[str, ...]) -> jax.Array:
+def _stack(value: Any, target: Any, axes: tuple[str, ...]) -> jax.Array:
     """Makes [replicas, ...]: what this process has read in row 0, and zeros elsewhere."""
     mesh = target.sharding.mesh
     sharding = NamedSharding(mesh, PartitionSpec(axes, *target.sharding.spec))
     shape = (math.prod(mesh.shape[name] for name in axes), *target.shape)
-    own = {} if value is None else {shard.device: shard.data for shard in value.addressable_shards}
+    own = (
+        {}
+        if value is ocp.PLACEHOLDER
+        else {shard.device: shard.data for shard in value.addressable_shards}
+    )
     zeros = np.zeros(sharding.shard_shape(shape), target.dtype)
     rows = [
         own[device][None] if device in own else jax.device_put(zeros, device)

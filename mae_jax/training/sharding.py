@@ -1,12 +1,13 @@
 """Makes the mesh of devices, and lays out batches and parameters over it.
 
-The mesh has two axes. The batch is split over both; parameters and optimiser state are split over
-`fsdp` and replicated over `data`. `topology.py` decides which device stands where. Layouts are
-decided from shapes alone: models are independent of them, and a checkpoint written under one mesh
-is read under any other.
+The mesh has two axes. The batch is split over both; parameters are split over `fsdp` and replicated
+over `data`; what the optimiser keeps is split over both (ZeRO-1). `topology.py` decides which
+device stands where. Layouts are decided from shapes alone: models are independent of them, and a
+checkpoint written under one mesh is read under any other.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from mae_jax.training.topology import arrange
 AXES = ('data', 'fsdp')
 MIN_SHARDED_SIZE = 4096
 """Arrays of fewer elements are replicated: gathering them costs more than holding them."""
+TILE = (8, 128)
+"""A TPU stores the last two axes of an array in tiles of this size."""
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -85,22 +88,80 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(mesh: Mesh | AbstractMesh, state: Any, min_size: int = MIN_SHARDED_SIZE) -> Any:
-    """Returns a NamedSharding for every array of a state.
+def parameter_shardings(mesh: Mesh | AbstractMesh, tree: Any) -> Any:
+    """Returns a NamedSharding for every array: large ones are split over `fsdp`."""
+    return jax.tree.map(lambda x: NamedSharding(mesh, _specs(mesh, x.shape)[0]), tree)
 
-    Large arrays are split on their largest divisible axis. Optimiser moments have the shape of
-    their parameter, and so its layout.
+
+def update_shardings(mesh: Mesh | AbstractMesh, tree: Any) -> Any:
+    """Returns a NamedSharding for every array: large ones are split over `fsdp` and over `data`.
+
+    Devices along `data` hold the same parameters, and would all compute the same update from the
+    same moments: each computes, and keeps what is needed for, a part of it.
     """
+    return jax.tree.map(lambda x: NamedSharding(mesh, _specs(mesh, x.shape)[1]), tree)
 
-    def layout(array: jax.ShapeDtypeStruct) -> NamedSharding:
-        fsdp = mesh.shape['fsdp']
-        axes = [axis for axis, size in enumerate(array.shape) if size % fsdp == 0]
-        if fsdp == 1 or not axes or array.size < min_size:
-            return replicated(mesh)
-        largest = max(axes, key=lambda axis: array.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*(None,) * largest, 'fsdp'))
 
-    return jax.tree.map(layout, state)
+def split_for_update(tree: Any) -> Any:
+    """Constrains traced arrays to `update_shardings` on the mesh that is set around the call.
+
+    Gradients are then reduced to the part of each device, and not whole on all.
+    """
+    return _constrained(tree, update_shardings)
+
+
+def split_as_parameters(tree: Any) -> Any:
+    """Constrains traced arrays to `parameter_shardings` on the mesh that is set around the call.
+
+    What comes before is not computed in the layout of what comes after.
+    """
+    return _constrained(tree, parameter_shardings)
+
+
+def _constrained(tree: Any, layout: Callable) -> Any:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, layout(mesh, tree))
+
+
+def _specs(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> tuple[PartitionSpec, ...]:
+    """Returns how an array of parameters is split, and an array that only the update needs.
+
+    Both on one axis where it divides: XLA reduces gradients to parts of one axis only.
+    """
+    names, fsdp, data = [()] * len(shape), mesh.shape['fsdp'], mesh.shape['data']
+    small = math.prod(shape) < MIN_SHARDED_SIZE
+    # A table of positions, [1, N, D], is added to activations, which XLA would split like it.
+    axis = None if small or shape[0] == 1 else _best_axis(shape, fsdp)
+    if axis is not None:
+        names[axis] = ('fsdp',)
+        shape = _split(shape, axis, fsdp)
+    parameter = PartitionSpec(*names)
+    if axis is None or shape[axis] % data:
+        axis = None if small else _best_axis(shape, data)
+    if axis is not None:
+        names[axis] += ('data',)
+    return parameter, PartitionSpec(*names)
+
+
+def _best_axis(shape: tuple[int, ...], pieces: int) -> int | None:
+    """Returns the axis to split, the first of those whose pieces fill the most of their tiles."""
+    axes = [axis for axis, size in enumerate(shape) if size % pieces == 0]
+    if pieces == 1 or not axes:
+        return None
+    return min(axes, key=lambda axis: _stored(_split(shape, axis, pieces)))
+
+
+def _split(shape: tuple[int, ...], axis: int, pieces: int) -> tuple[int, ...]:
+    return *shape[:axis], shape[axis] // pieces, *shape[axis + 1 :]
+
+
+def _stored(shape: tuple[int, ...]) -> int:
+    """Counts the elements that an array takes in memory, with the rest of its tiles."""
+    *outer, rows, columns = 1, *shape
+    padded = (-(-size // tile) * tile for size, tile in zip((rows, columns), TILE, strict=True))
+    return math.prod([*outer, *padded])
 
 
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:

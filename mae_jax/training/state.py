@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from mae_jax.keys import key_for
 from mae_jax.training import sharding
@@ -71,14 +71,26 @@ def replace_params(state: TrainState, params: Any) -> TrainState:
     """
     if state.ema is None:
         return state.replace(params=params)
-    averaged = traverse_util.flatten_dict(state.ema, sep='/')
-    trained, _ = split_params(params, averaged.__contains__)
-    return state.replace(params=params, ema=_average_from(trained))
+    average = jax.jit(_average_from, out_shardings=jax.tree.map(lambda x: x.sharding, state.ema))
+    return state.replace(params=params, ema=average(_averaged(state, params)))
 
 
 def evaluation_params(state: TrainState) -> Any:
-    """Returns the parameters to evaluate with: their averages where they are kept."""
-    return state.params if state.ema is None else merge_params(state.params, state.ema)
+    """Returns the parameters to evaluate with: their averages where they are kept.
+
+    Averages are laid out as the parameters are.
+    """
+    if state.ema is None:
+        return state.params
+    shardings = jax.tree.map(lambda x: x.sharding, _averaged(state, state.params))
+    gathered = jax.jit(lambda ema: ema, out_shardings=shardings)(state.ema)
+    return merge_params(state.params, gathered)
+
+
+def _averaged(state: TrainState, params: Any) -> Any:
+    """Returns those parameters of which the state keeps an average."""
+    names = traverse_util.flatten_dict(state.ema, sep='/')
+    return split_params(params, names.__contains__)[0]
 
 
 def _average_from(params: Any) -> Any:
@@ -86,16 +98,28 @@ def _average_from(params: Any) -> Any:
     return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
 
 
+def state_shardings(mesh: Mesh | AbstractMesh, state: TrainState) -> TrainState:
+    """Returns a NamedSharding for every array of a state.
+
+    Every device needs the parameters; what only the update needs is split over all of them.
+    """
+    shardings = sharding.parameter_shardings(mesh, state)
+    shardings = shardings.replace(opt_state=sharding.update_shardings(mesh, state.opt_state))
+    if state.ema is None:
+        return shardings
+    return shardings.replace(ema=sharding.update_shardings(mesh, state.ema))
+
+
 def abstract_state(
     task: Task,
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     *,
     ema_decay: float | None = None,
 ) -> TrainState:
     """Returns shapes, dtypes and shardings of the state, without computing it."""
     shapes = jax.eval_shape(lambda: initial_state(task, optimizer, 0, ema_decay=ema_decay))
-    shardings = sharding.state_shardings(mesh, shapes)
+    shardings = state_shardings(mesh, shapes)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
@@ -152,14 +176,18 @@ def make_step(
         batch = task.prepare(batch, key)  # draws for the whole batch, before it is split
         grads, (metrics, model_state) = gradient(trained, state.model_state, batch, key)
         with jax.named_scope(OPTIMIZER):
-            updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+            # Not at once, or else XLA would reduce within the loop over micro-batches, or cut the
+            # products that compute gradients into pieces.
+            grads = sharding.split_as_parameters(grads)
+            grads, before = sharding.split_for_update((grads, trained))
+            updates, opt_state = optimizer.update(grads, state.opt_state, before)
+            trained = optax.apply_updates(before, updates)
             metrics |= {
                 'grad_norm': optax.tree.norm(grads),
-                'update_norm': optax.tree.norm(updates),
-                'param_norm': optax.tree.norm(trained),
+                'update_norm': optax.tree.norm(_after(trained, updates)),
+                'param_norm': optax.tree.norm(before),
             }
-            trained = optax.apply_updates(trained, updates)
-        before = state
+        old = state
         state = state.replace(
             step=state.step + 1,
             params=merge_params(trained, frozen),
@@ -171,10 +199,20 @@ def make_step(
             state = state.replace(ema=ema)
         if skip_nonfinite:
             finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
-            state = _chosen(finite, state, before)
+            state = _chosen(finite, state, old)
         return state, metrics
 
     return step
+
+
+def _after(trained: Any, updates: Any) -> Any:
+    """Returns the updates, as values that depend on the sums with them.
+
+    XLA then computes moments, sums and norms of an array in one pass over memory. Without, it
+    computes the norms with the moments, reads all again for the sums, and keeps gradients in
+    memory that it could add up and use at once.
+    """
+    return jax.tree.map(lambda p, u: jnp.where(jnp.isnan(p), p, u), trained, updates)
 
 
 def _chosen(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
@@ -223,7 +261,7 @@ def accumulated(gradient: Callable, micro_batches: int) -> Callable:
 
 def jit_step(step: Callable, mesh: Mesh, state: TrainState) -> Callable:
     """Compiles `step` over the mesh; the state it is given is donated: use the one it returns."""
-    shardings = sharding.state_shardings(mesh, state)
+    shardings = state_shardings(mesh, state)
     return jax.jit(
         sharding.on_mesh(step, mesh),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),

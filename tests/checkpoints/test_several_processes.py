@@ -44,6 +44,13 @@ def test_split_arrays_are_read_by_the_processes_that_hold_them(played):
         assert results[whole]['restoring'] < 2.4 * LARGE / len(played)
 
 
+def test_every_layout_is_restored_into_every_other_to_the_bit(played):
+    for results in shown_by(played, 'other_layouts'):
+        assert len(results) >= 2
+        for name, result in results.items():
+            assert result.get('step') == 2 and result['same'], (name, result)
+
+
 def test_a_file_that_one_process_sees_later_is_waited_for(played):
     for results in shown_by(played, 'hidden'):
         for name, result in results.items():

@@ -59,7 +59,10 @@ def play(folder: Path, processes: int, devices: int = 1) -> list[dict[str, Any]]
 
 
 def make_state(step: int, fsdp: int = 1) -> dict[str, jax.Array]:
-    """Makes arrays of several dtypes over all devices, the large ones split over `fsdp` of them."""
+    """Makes arrays of several dtypes over all devices.
+
+    Large ones are split over `fsdp` of them, and the last over all, as what an optimiser keeps.
+    """
     mesh = Mesh(np.array(jax.devices()).reshape(-1, fsdp), ('data', 'fsdp'))
     values = np.random.default_rng(step).standard_normal(SIZE, np.float32).reshape(1024, -1)
     values[0, :3] = -0.0, np.nan, np.inf
@@ -69,10 +72,12 @@ def make_state(step: int, fsdp: int = 1) -> dict[str, jax.Array]:
         'bytes': (values[:64] * 50).astype(np.int8),
         'mask': values[0, :8] > 0,
         'step': np.int32(step),
+        'moment': values[:64].reshape(64, 64, -1) ** 2,
     }
 
     def lay_out(array: np.ndarray) -> jax.Array:
-        spec = PartitionSpec('fsdp') if array.ndim == 2 else PartitionSpec()
+        spec = {2: PartitionSpec('fsdp'), 3: PartitionSpec(('fsdp', 'data'))}
+        spec = spec.get(array.ndim, PartitionSpec())
         sharding = NamedSharding(mesh, spec)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
@@ -221,7 +226,14 @@ def laid_out(folder: Path) -> dict[str, Any]:
     return {'values': [np.asarray(shard.data).tolist() for shard in array.addressable_shards]}
 
 
-SCENES = (save_and_restore, hidden, damaged, slow_disk, clocks, scores, laid_out)
+def other_layouts(folder: Path) -> dict[str, Any]:
+    """Restores into other layouts than those which were saved."""
+    layouts = sorted({1, jax.local_device_count(), jax.device_count()})
+    pairs = [(saved, fsdp) for saved in layouts for fsdp in layouts if saved != fsdp]
+    return {f'{old} {new}': restored(folder / f'fsdp{old}', new) for old, new in pairs}
+
+
+SCENES = (save_and_restore, other_layouts, hidden, damaged, slow_disk, clocks, scores, laid_out)
 
 
 def main(folder: Path, index: int, processes: int) -> None:

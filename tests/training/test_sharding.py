@@ -29,26 +29,71 @@ def test_the_rows_of_an_image_must_fit_on_a_device():
         mesh_lib.check_batch(16, mesh_lib.make_mesh(), repeats=4)
 
 
-def test_large_arrays_are_split_on_their_largest_divisible_axis_and_small_ones_are_not():
-    mesh = mesh_lib.make_mesh(4)
-    shapes = {
-        'kernel': (64, 256),
-        'tall': (256, 64),
-        'odd': (63, 256 * 3 + 1),
-        'partly': (1023, 8),
-        'bias': (256,),
-        'scalar': (),
-    }
-    state = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
-    layout = {name: s.spec for name, s in mesh_lib.state_shardings(mesh, state).items()}
+SHAPES = {
+    'kernel': (64, 256),
+    'odd': (63, 256 * 3 + 1),
+    'partly': (1023, 8),
+    'six rows': (6, 1024),
+    'positions': (1, 64, 256),
+    'bias': (256,),
+    'scalar': (),
+}
+
+
+def layouts(layout, mesh):
+    arrays = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SHAPES.items()}
+    return {name: sharding.spec for name, sharding in layout(mesh, arrays).items()}
+
+
+def test_large_parameters_are_split_on_the_axis_that_fills_tiles_and_small_ones_are_not():
+    layout = layouts(mesh_lib.parameter_shardings, mesh_lib.make_mesh(4))
     assert layout == {
-        'kernel': PartitionSpec(None, 'fsdp'),
-        'tall': PartitionSpec('fsdp'),
-        'odd': PartitionSpec(),
+        'kernel': PartitionSpec('fsdp', None),
+        'odd': PartitionSpec(None, None),
         'partly': PartitionSpec(None, 'fsdp'),
-        'bias': PartitionSpec(),
+        'six rows': PartitionSpec(None, 'fsdp'),
+        'positions': PartitionSpec(None, None, None),  # added to activations
+        'bias': PartitionSpec(None),
         'scalar': PartitionSpec(),
     }
+
+
+def test_what_only_the_update_needs_is_split_over_data_too_on_the_same_axis_where_it_divides():
+    layout = layouts(mesh_lib.update_shardings, mesh_lib.make_mesh(4))
+    assert layout == {
+        'kernel': PartitionSpec(('fsdp', 'data'), None),
+        'odd': PartitionSpec(None, None),
+        'partly': PartitionSpec(None, ('fsdp', 'data')),
+        'six rows': PartitionSpec(None, ('fsdp', 'data')),
+        'positions': PartitionSpec(None, 'data', None),
+        'bias': PartitionSpec(None),
+        'scalar': PartitionSpec(),
+    }
+    layout = layouts(mesh_lib.update_shardings, mesh_lib.make_mesh(1))
+    assert layout['kernel'] == PartitionSpec('data', None)
+    one = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    for spec in layouts(mesh_lib.update_shardings, one).values():
+        assert set(spec) <= {None}
+
+
+@pytest.mark.parametrize(
+    ('shape', 'spec'),
+    [
+        (
+            (1024, 3072),
+            (('data',), None),
+        ),  # a part of 4 x 3072 fills half a tile, 1024 x 12 a tenth
+        ((3072, 1024), (('data',), None)),
+        ((1000, 1024), (None, ('data',))),
+        ((768, 768), (('data',), None)),
+        ((1024, 1000), (('data',), None)),
+        ((1000, 1000), (None, None)),
+    ],
+)
+def test_parts_for_a_pod_are_thin_but_few_tiles(shape, spec):
+    mesh = mesh_lib.planned_mesh(256)
+    layout = mesh_lib.update_shardings(mesh, jax.ShapeDtypeStruct(shape, np.float32))
+    assert layout.spec == PartitionSpec(*spec)
 
 
 @pytest.mark.parametrize('fsdp', [1, 4, 8])
