@@ -23,7 +23,7 @@ from mae_jax.config.model import make_architecture
 
 SCOPES = {
     'model': 'encoder',
-    'decoder_model': 'decoder',
+    'decoder_model|decoder_proj|decoder_image_output': 'decoder',
     'attn': 'attention',
     'w[qkv]': 'qkv',
     'wo': 'proj',

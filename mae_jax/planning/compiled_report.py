@@ -103,14 +103,14 @@ def _cycle_lines(cycles: Mapping[tuple[str, str], int]) -> list[str]:
 
 
 def _kernel_lines(calls: Mapping[str, int], kernels: Mapping[str, Cycles]) -> list[str]:
-    """Lists what the kernels are a part of, and how many of them are missing."""
+    """Lists how much of the cycles is in kernels, and how many of those are missing."""
     lines = []
     if kernels:
         cycles = sum(calls[name] * each.cycles for name, each in kernels.items())
-        lines = [
-            f'{cycles / 1e6:20.2f}          of these in {sum(map(calls.get, kernels)):,} calls of '
-            'kernels:',
-            f'{"":30}bundles of their schedules x iterations',
+        number = sum(calls[name] for name in kernels)
+        lines += [
+            f'{cycles / 1e6:20.2f}{"":10}of these in {number} calls of kernels, each estimated',
+            f'{"":30}by the bundles of its schedule, loops included',
         ]
     if missing := sum(times for name, times in calls.items() if name not in kernels):
         lines.append(f'(without {missing} calls of kernels, whose cycles are not known)')
