@@ -98,6 +98,8 @@ def print_compiled(config: 'ConfigDict', data: 'Data', chip: 'Chip', topology: s
     """Prints the plan for a topology, then what its compiled step shows."""
     from mae_jax.planning.compile import compile_step, topology_devices
     from mae_jax.planning.compiled_report import format_compiled
+    from mae_jax.planning.hlo import parse
+    from mae_jax.planning.kernels import count_kernel_cycles
     from mae_jax.planning.plan import make_plan, make_run
     from mae_jax.planning.report import format_plan
     from mae_jax.training.sharding import make_mesh
@@ -107,4 +109,6 @@ def print_compiled(config: 'ConfigDict', data: 'Data', chip: 'Chip', topology: s
     print(format_plan(plan, data), flush=True)
     print('compiling, which takes a few minutes ...', file=sys.stderr, flush=True)
     run = make_run(config, make_mesh(config.mesh.fsdp, devices), data)
-    print(format_compiled(plan, chip, topology, compile_step(run)))
+    compiled = compile_step(run)
+    kernels = count_kernel_cycles(parse(compiled.as_text()), chip, topology)
+    print(format_compiled(plan, chip, topology, compiled, kernels))

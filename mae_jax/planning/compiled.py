@@ -3,7 +3,8 @@
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mae_jax.planning.hlo import Array, Execution, Instruction, Program
@@ -133,8 +134,14 @@ def is_accumulation(loop: Instruction) -> bool:
     return re.search(rf'\b{ACCUMULATE}/while$', loop.op_name) is not None
 
 
-def count_cycles(program: Program) -> dict[tuple[str, str], int]:
-    """Adds up XLA's estimated cycles of a step by module and part.
+def count_cycles(
+    program: Program, kernels: Mapping[str, int] = MappingProxyType({})
+) -> dict[tuple[str, str], int]:
+    """Adds up the estimated cycles of a step by module and part.
+
+    Args:
+      kernels: the cycles of calls of Pallas kernels by the names of their instructions; XLA states
+        those of all else.
 
     Returns:
       (one of `MODULES`, one of `PARTS`) or ('', one of `OUTSIDE`) -> cycles. Empty where the
@@ -142,18 +149,19 @@ def count_cycles(program: Program) -> dict[tuple[str, str], int]:
     """
     cycles = defaultdict(int)
     for instruction, times, _, _ in program.executed():
-        if instruction.cycles is not None and instruction.opcode != 'while':
-            cycles[part_of(instruction.op_name)] += times * instruction.cycles
+        cost = kernels.get(instruction.name, instruction.cycles)
+        if cost is not None and instruction.opcode != 'while':
+            cycles[part_of(instruction.op_name)] += times * cost
     return dict(cycles)
 
 
-def count_kernels(program: Program) -> int:
-    """Counts the calls of Pallas kernels in a step, whose cycles the program does not state."""
-    return sum(
-        each.times
-        for each in program.executed()
-        if 'custom_call_target="tpu_custom_call"' in each.instruction.text
-    )
+def count_kernels(program: Program) -> dict[str, int]:
+    """Counts the calls of Pallas kernels in a step: names of instructions -> calls."""
+    calls = Counter()
+    for instruction, times, _, _ in program.executed():
+        if instruction.is_kernel:
+            calls[instruction.name] += times
+    return calls
 
 
 def part_of(op_name: str) -> tuple[str, str]:

@@ -1,10 +1,12 @@
 """Formats what a compiled step holds, communicates and costs, for `mae-jax plan --compile`."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 
+from mae_jax.planning.bundles import Cycles
 from mae_jax.planning.compiled import (
     MODULES,
     OUTSIDE,
@@ -23,8 +25,18 @@ SMALL = MIB / 100
 """Bytes below which collectives share a line."""
 
 
-def format_compiled(plan: Plan, chip: Chip, topology: str, compiled: jax.stages.Compiled) -> str:
-    """Formats memory, collectives and XLA's own estimate of the speed."""
+def format_compiled(
+    plan: Plan,
+    chip: Chip,
+    topology: str,
+    compiled: jax.stages.Compiled,
+    kernels: Mapping[str, Cycles] = MappingProxyType({}),
+) -> str:
+    """Formats memory, collectives and the estimated speed.
+
+    Args:
+      kernels: what `count_kernel_cycles` returns.
+    """
     program = parse(compiled.as_text())
     lines = [
         '',
@@ -36,10 +48,10 @@ def format_compiled(plan: Plan, chip: Chip, topology: str, compiled: jax.stages.
     ]
     if unknown := program.count_unknown_loops():
         lines.append(f'(each of {unknown} loops, whose length XLA does not state, counts once)')
-    if (cycles := count_cycles(program)) and chip.clock:
-        lines += ['', *_cycle_lines(cycles), '', *_speed_lines(plan, chip, sum(cycles.values()))]
-        if kernels := count_kernels(program):
-            lines.append(f'(without {kernels} calls of kernels, whose cycles XLA does not state)')
+    cycles = count_cycles(program, {name: each.cycles for name, each in kernels.items()})
+    if cycles and chip.clock:
+        lines += ['', *_cycle_lines(cycles), *_kernel_lines(count_kernels(program), kernels)]
+        lines += ['', *_speed_lines(plan, chip, sum(cycles.values()))]
     else:
         lines += ['', 'no speed: XLA states no cycles for this chip']
     return '\n'.join(lines)
@@ -88,6 +100,23 @@ def _cycle_lines(cycles: Mapping[tuple[str, str], int]) -> list[str]:
         *rows,
         row([total], 'in all'),
     ]
+
+
+def _kernel_lines(calls: Mapping[str, int], kernels: Mapping[str, Cycles]) -> list[str]:
+    """Lists how much of the cycles is in kernels, and how many of those are missing."""
+    lines = []
+    if kernels:
+        cycles = sum(calls[name] * each.cycles for name, each in kernels.items())
+        number = sum(calls[name] for name in kernels)
+        lines += [
+            f'{cycles / 1e6:20.2f}{"":10}of these in {number} calls of kernels, each estimated',
+            f'{"":30}by the bundles of its schedule, loops included',
+        ]
+    if missing := sum(times for name, times in calls.items() if name not in kernels):
+        lines.append(f'(without {missing} calls of kernels, whose cycles are not known)')
+    if any(each.unknown_loops for each in kernels.values()):
+        lines.append('(a loop in a kernel, whose length is not stated, counts once)')
+    return lines
 
 
 def _speed_lines(plan: Plan, chip: Chip, cycles: int) -> list[str]:

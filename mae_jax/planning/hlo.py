@@ -63,6 +63,11 @@ class Instruction:
         match = re.search(r'"estimated_cycles":"(\d+)"', self.text)
         return int(match[1]) if match else None
 
+    @property
+    def is_kernel(self) -> bool:
+        """Returns whether it calls a Pallas kernel of a TPU."""
+        return 'custom_call_target="tpu_custom_call"' in self.text
+
 
 class Execution(NamedTuple):
     """An instruction with how often a step executes it."""
@@ -173,7 +178,7 @@ def _parse_instruction(line: str) -> Instruction:
         name=name.lstrip('%'),
         opcode=opcode.strip(),
         kind=kind,
-        arrays=_parse_arrays(kind),
+        arrays=parse_arrays(kind),
         arguments=operands,
         operands=tuple(re.findall(r'%([\w.\-]+)', operands)),
         called={
@@ -184,7 +189,8 @@ def _parse_instruction(line: str) -> Instruction:
     )
 
 
-def _parse_arrays(kind: str) -> tuple[Array, ...]:
+def parse_arrays(kind: str) -> tuple[Array, ...]:
+    """Returns the arrays that a text names, such as 'bf16[64,197]{1,0}'."""
     return tuple(
         Array(dtype, tuple(int(size) for size in sizes.split(',') if size))
         for dtype, sizes in _ARRAY.findall(kind)

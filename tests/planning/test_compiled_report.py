@@ -8,6 +8,7 @@ import pytest
 from configs import vit_base
 from mae_jax.errors import UserError
 from mae_jax.planning import compile as compile_lib
+from mae_jax.planning.bundles import Cycles
 from mae_jax.planning.compiled_report import format_compiled
 from mae_jax.planning.plan import Data, make_plan, make_run
 from mae_jax.runtime.chips import named_chip
@@ -65,14 +66,36 @@ def test_numbers_are_those_of_the_program(plan):
     assert any("estimated by XLA's cost model" in line for line in text)
 
 
+def with_kernels():
+    calls = [
+        f'  %k{i} = f32[8]{{0}} custom-call(%p), custom_call_target="tpu_custom_call", '
+        'metadata={op_name="jit(step)/jvp(MAE)/decoder/blocks/block_0/attention/pallas_call"}\n'
+        for i in (1, 2)
+    ]
+    text = TEXT.replace('  ROOT', f'{"".join(calls)}  ROOT')
+    return SimpleNamespace(as_text=lambda: text, memory_analysis=lambda: MEMORY)
+
+
+def test_the_cycles_of_kernels_belong_to_their_part_and_to_the_speed(plan):
+    kernels = {'k1': Cycles(300_000_000, 0), 'k2': Cycles(1_200_000_000, 0)}
+    text = format_compiled(plan, named_chip('v5e'), '2x2', with_kernels(), kernels)
+    assert max(map(len, text.splitlines())) <= 80
+    text = ' '.join(text.split())
+    assert '0.00 1500.00 50% attention: all else' in text
+    assert '3000.00 100% in all 1500.00 of these in 2 calls of kernels' in text
+    assert '32 images/s, 8 a chip' in text  # 3e9 cycles at 1.5 GHz are two seconds
+    assert 'not known' not in text and 'counts once' not in text
+
+
 def test_kernels_whose_cycles_are_missing_are_mentioned(plan):
-    call = '  %k = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call"\n  ROOT'
-    compiled = SimpleNamespace(
-        as_text=lambda: TEXT.replace('  ROOT', call), memory_analysis=lambda: MEMORY
-    )
-    note = '(without 1 calls of kernels, whose cycles XLA does not state)'
-    assert note in format_compiled(plan, named_chip('v5e'), '2x2', compiled)
-    assert note not in format_compiled(plan, named_chip('v5e'), '2x2', COMPILED)
+    note = '(without {} calls of kernels, whose cycles are not known)'
+    text = format_compiled(plan, named_chip('v5e'), '2x2', with_kernels())
+    assert note.format(2) in text and 'of these in' not in text
+    kernels = {'k2': Cycles(5, 1)}
+    text = format_compiled(plan, named_chip('v5e'), '2x2', with_kernels(), kernels)
+    assert note.format(1) in text and 'in 1 calls of kernels' in text
+    assert 'a loop in a kernel, whose length is not stated, counts once' in text
+    assert 'not known' not in format_compiled(plan, named_chip('v5e'), '2x2', COMPILED)
 
 
 def test_a_program_without_cycles_has_no_speed(plan):
