@@ -7,14 +7,11 @@ transposed are small, and are transposed once for a window of heads. `tpu_tiles.
 The weights exist only in VMEM. As in FlashAttention-2 (Dao, 2023, arXiv:2307.08691), the forward
 pass stores one float32 a query, the logarithm of the sum that its weights are divided by, and the
 backward pass computes the weights from it.
-
-The compiler overlaps products with the softmax only if the program names the next tile's products
-before this tile's softmax: `_pipeline` orders them so.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +20,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Float32
 
 from mae_jax.models.attention import tpu_tiles
+from mae_jax.models.attention.tpu_pipeline import each_window, run_stages
 from mae_jax.models.attention.tpu_tiles import LANES, SUBLANES, Tile, Tiling
 
 ROWS = 256
 """Tokens of a grid step, at least, where the batch has them: a step costs some 500 cycles."""
-BODY = 420
-"""Registers of logits, at most, that one iteration's program names if it has several windows."""
-AHEAD = 4
-"""Tiles by which a stage of the pipeline is ahead of the next."""
 VMEM = 100 * 2**20
 """Bytes that a kernel may use of a chip's vector memory."""
 
@@ -99,7 +93,7 @@ def _call(
     interpret: bool,
     inputs: list[Array],
     outputs: list[jax.ShapeDtypeStruct],
-) -> list[Array]:
+) -> Sequence[Array]:
     """Calls a kernel for some images at a time."""
     batch = inputs[0].shape[0]
     images = math.gcd(batch, max(1, 1 << (ROWS // tiles.tokens).bit_length() - 1))
@@ -141,49 +135,6 @@ def _cut(array: Array, parts: int, width: int) -> Array:
     return apart.reshape(batch, tokens, parts * width)
 
 
-def _each_window(tiles: Tiling, images: int, body: Callable[[list], None]) -> None:
-    """Calls `body` with lists of (image, window), in a loop if one list would be too long."""
-    total, registers = images * tiles.windows, len(tiles.tiles) * tiles.rows // 8
-    counts = [n for n in range(1, total + 1) if total % n == 0 and n * registers <= BODY]
-    count = max(counts, default=1)
-    if count == total:
-        return body([divmod(index, tiles.windows) for index in range(total)])
-
-    def step(i, carry):
-        indices = [i * count + place for place in range(count)]
-        # Python's `//` of signed numbers would ask for the kind of device that traces it.
-        body([(jax.lax.div(n, tiles.windows), jax.lax.rem(n, tiles.windows)) for n in indices])
-        return carry
-
-    jax.lax.fori_loop(0, total // count, step, None)
-
-
-def _pipeline(
-    tiles: Tiling, places: list, load: Callable, stages: list[Callable], store: Callable
-) -> None:
-    """Runs the stages for each tile of each window, the first ones ahead of the last.
-
-    Args:
-      load: from (image, window) to a window's arrays.
-      stages: each takes the arrays, a tile and what the stage before it returned.
-      store: takes (image, window) and what the last stage returned for the window's tiles.
-    """
-    count = len(tiles.tiles)
-    total = len(places) * count
-    loaded, results = {}, {}
-    for step in range(total + AHEAD * (len(stages) - 1)):
-        for number, stage in enumerate(stages):
-            index = step - number * AHEAD
-            if not 0 <= index < total:
-                continue
-            place, tile = places[index // count], tiles.tiles[index % count]
-            if number == 0 and tile.index == 0:
-                loaded[place] = load(place)
-            results[index] = stage(loaded[place], tile, results.get(index))
-            if number == len(stages) - 1 and tile.index == count - 1:
-                store(place, [results.pop(i) for i in range(index + 1 - count, index + 1)])
-
-
 def _forward(tiles: Tiling, images: int, qkv, out, sums) -> None:
     def load(place):
         q, k, v = (_read(tiles, qkv, place, part) for part in range(3))
@@ -210,9 +161,7 @@ def _forward(tiles: Tiling, images: int, qkv, out, sums) -> None:
         sums[place] = jnp.concatenate(totals)
 
     stages = [multiply, softmax, mix]
-    _each_window(
-        tiles, images, lambda places: _pipeline(tiles, places, load, stages, store)
-    )
+    each_window(tiles, images, lambda places: run_stages(tiles, places, load, stages, store))
 
 
 def _backward(tiles: Tiling, images: int, qkv, sums, gradient, out) -> None:
@@ -259,9 +208,7 @@ def _backward(tiles: Tiling, images: int, qkv, sums, gradient, out) -> None:
             _write(tiles, out, place, part, add(tiles, values))
 
     stages = [multiply, softmax, multiply_back]
-    _each_window(
-        tiles, images, lambda places: _pipeline(tiles, places, load, stages, store)
-    )
+    each_window(tiles, images, lambda places: run_stages(tiles, places, load, stages, store))
 
 
 def _at(tiles: Tiling, place: tuple, part: int) -> tuple:

@@ -152,12 +152,8 @@ def fill(array: Array, rows: int) -> Array:
     return jnp.concatenate([array, jnp.zeros((missing, array.shape[1]), array.dtype)])
 
 
-def join(
-    tiling: Tiling, results: list[Float[Array, 'columns keys']]
-) -> Float[Array, 'rows window']:
-    """Joins what was computed for each tile of a window, transposed: [its heads' columns, queries].
-
-    """
+def join(tiling: Tiling, results: list[Float[Array, '_ keys']]) -> Float[Array, 'rows window']:
+    """Joins what was computed for each tile of a window, transposed: [its heads' columns, queries]."""
     if tiling.stacked > 1:
         joined = [_unstack(tiling, *pair) for pair in zip(tiling.tiles, results, strict=True)]
         return pltpu.bitcast(_either(joined), tiling.dtype)
@@ -170,7 +166,7 @@ def join(
 
 
 def add_by_head(
-    tiling: Tiling, results: list[Float[Array, 'columns keys']]
+    tiling: Tiling, results: list[Float[Array, '_ keys']]
 ) -> Float[Array, 'rows window']:
     """Adds what was computed for each tile of a window, transposed: [its head's columns, keys]."""
     parts = len(results) // tiling.window_heads
@@ -180,7 +176,7 @@ def add_by_head(
 
 
 def add_by_columns(
-    tiling: Tiling, results: list[Float[Array, 'keys columns']]
+    tiling: Tiling, results: list[Float[Array, 'keys _']]
 ) -> Float[Array, 'rows window']:
     """Adds what was computed for each tile of a window: [keys, its registers' columns]."""
     sums = {}
@@ -193,7 +189,7 @@ def add_by_columns(
     return jnp.concatenate([sums.get(c, empty) for c in range(0, tiling.window, LANES)], axis=1)
 
 
-def _turn(tiling: Tiling, heads: list[Float[Array, 'columns rows']]) -> Float[Array, 'rows window']:
+def _turn(tiling: Tiling, heads: list[Array]) -> Float[Array, 'rows window']:
     return fill(jnp.concatenate(heads), tiling.window).astype(tiling.dtype).T[: tiling.rows]
 
 
