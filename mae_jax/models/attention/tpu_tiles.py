@@ -153,7 +153,7 @@ def fill(array: Array, rows: int) -> Array:
 
 
 def join(tiling: Tiling, results: list[Float[Array, '_ keys']]) -> Float[Array, 'rows window']:
-    """Joins what was computed for each tile of a window, transposed: [its heads' columns, queries]."""
+    """Joins what was computed for each tile, transposed: [its heads' columns, queries]."""
     if tiling.stacked > 1:
         joined = [_unstack(tiling, *pair) for pair in zip(tiling.tiles, results, strict=True)]
         return pltpu.bitcast(_either(joined), tiling.dtype)
@@ -168,7 +168,7 @@ def join(tiling: Tiling, results: list[Float[Array, '_ keys']]) -> Float[Array, 
 def add_by_head(
     tiling: Tiling, results: list[Float[Array, '_ keys']]
 ) -> Float[Array, 'rows window']:
-    """Adds what was computed for each tile of a window, transposed: [its head's columns, keys]."""
+    """Adds what was computed for each tile, transposed: [its head's columns, keys]."""
     parts = len(results) // tiling.window_heads
     return _turn(
         tiling, [sum(results[i + 1 : i + parts], results[i]) for i in range(0, len(results), parts)]
@@ -178,7 +178,7 @@ def add_by_head(
 def add_by_columns(
     tiling: Tiling, results: list[Float[Array, 'keys _']]
 ) -> Float[Array, 'rows window']:
-    """Adds what was computed for each tile of a window: [keys, its registers' columns]."""
+    """Adds what was computed for each tile: [keys, its registers' columns]."""
     sums = {}
     for tile, result in zip(tiling.tiles, results, strict=True):
         registers = registers_of(tiling, tile)
