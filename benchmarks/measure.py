@@ -32,7 +32,7 @@ def interleaved(
     runs: Sequence[Callable],
     repeats: int,
     unmeasured: int = 0,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float | np.ndarray] = time.perf_counter,
 ) -> np.ndarray:
     """Times the runs alternately, after an unmeasured call of each.
 
@@ -41,31 +41,42 @@ def interleaved(
       repeats: number of turns.
       unmeasured: calls before each measured one. The first call of a turn is slowed by memory and
         caches that the other runs used, which would not happen in a process of its own.
-      clock: returns seconds; `time.process_time` counts those of this process alone.
+      clock: returns seconds, or an array of them by several clocks; `time.process_time` counts
+        those of this process alone.
 
     Returns:
-      Seconds, [len(runs), repeats].
+      Seconds, [len(runs), repeats], and the clock's axes.
     """
     for run in runs:
         run()
-    seconds = np.empty((len(runs), repeats))
-    for repeat in range(repeats):
+    seconds = [[] for _ in runs]
+    for _ in range(repeats):
         for i, run in enumerate(runs):
             for _ in range(unmeasured):
                 run()
             start = clock()
             run()
-            seconds[i, repeat] = clock() - start
-    return seconds
+            seconds[i].append(clock() - start)
+    return np.array(seconds)
+
+
+def both_clocks() -> np.ndarray:
+    """Returns seconds on the wall, and of this process on all processors together."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def matmul_size() -> tuple[int, int]:
+    """Returns the side and the number of products that make the time of dispatch negligible."""
+    return (2048, 1) if jax.default_backend() == 'cpu' else (8192, 10)
 
 
 def matmul(dtype: str) -> tuple[Callable[[], None], float]:
     """Makes a function that multiplies square matrices on the first device, and counts its FLOPs.
 
     Sums are float32, as in the model. The numbers are random, because a GPU multiplies constants
-    faster. The matrices are large enough to make the time of dispatch negligible.
+    faster.
     """
-    size, products = (2048, 1) if jax.default_backend() == 'cpu' else (8192, 10)
+    size, products = matmul_size()
     # With this scale, the entries of every product are about 1.
     key = jax.random.key(0)
     a, b = (jax.random.normal(key, (size, size)) * scale for scale in (1, size**-0.5))
@@ -126,7 +137,11 @@ def hardware() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     fields = dict(line.split(':', 1) for line in lines if ':' in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
-    sets = [s for s in ('avx2', 'avx512f', 'avx512_bf16') if s in fields.get('flags', '').split()]
+    sets = [
+        s
+        for s in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16')
+        if s in fields.get('flags', '').split()
+    ]
     name = fields.get('model name', platform.processor())
     return f'{num_cores()} cores of {name} ({", ".join(sets)})'
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from measure import Contender
+from measure import Contender, matmul_size
 
 from mae_jax.runtime.cores import num_cores
 from mae_jax.tasks.classify import Classify
@@ -44,6 +44,25 @@ def device() -> str:
 
     on_gpu = jax.default_backend() == 'gpu' and torch.cuda.is_available()
     return 'cuda' if on_gpu else 'cpu'
+
+
+def matmul(dtype: str) -> Callable[[], None]:
+    """Makes the function of `measure.matmul` in PyTorch."""
+    import torch
+
+    torch.set_num_threads(num_cores())
+    size, products = matmul_size()
+    a, b = (torch.randn(size, size) * scale for scale in (1, size**-0.5))
+    a, b = (x.to(device(), getattr(torch, dtype)) for x in (a, b))
+
+    def run() -> None:
+        product = a
+        for _ in range(products):
+            product = product @ b
+        if device() == 'cuda':
+            torch.cuda.synchronize()
+
+    return run
 
 
 def peer(

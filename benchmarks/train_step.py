@@ -3,18 +3,22 @@
     python benchmarks/train_step.py --variant=vit_base --batch_size=8 --dtypes float32 bfloat16
     python benchmarks/train_step.py --task=finetune --variant=vit_base --batch_size=8
 
-Prints a Markdown table. The peers (torch_peers.py) are measured if they are installed: same model,
-same batch, same device or number of threads, alternately in the same process. A step includes
-forward and backward pass and AdamW; that of mae_jax also transfers the uint8 batch to the device,
-normalises it, and for fine-tuning erases and mixes it, which is not timed for the peers.
+Prints a Markdown table, and for each dtype the rates of a large product in each library and the
+ratio of mae_jax to the fastest peer. The peers (torch_peers.py) are measured if they are installed:
+same model, same batch, same device or number of threads, on a CPU all with pages of 2 MiB,
+alternately in the same process. A step includes forward and backward pass and AdamW; that of
+mae_jax also transfers the uint8 batch to the device, normalises it, and for fine-tuning erases and
+mixes it, which is not timed for the peers.
 
 MFU is relative to the rate at which the same device multiplies matrices of the same dtype. Memory
 is the peak of a device beyond its use before: as counted by the backend, or else by the compiler
 (always on a CPU). Compilation is timed without a cache on disk: leave JAX_COMPILATION_CACHE_DIR
-unset.
+unset. On a CPU that other processes use too, compare the processor's time, best of one core
+(`taskset -c 0 python ...`): threads that wait for each other spin, which counts as work.
 """
 
 import argparse
+import importlib.util
 import os
 import time
 from collections.abc import Sequence
@@ -26,11 +30,13 @@ import optax
 import torch_peers
 from measure import (
     Contender,
+    both_clocks,
     circumstances,
     held_bytes,
     interleaved,
     markdown,
     matmul,
+    matmul_size,
     others_cpu_share,
     rates,
 )
@@ -42,6 +48,7 @@ from mae_jax.models.mae import MAE
 from mae_jax.models.vit import VARIANTS, architecture
 from mae_jax.pretext.masking import MaskingRule
 from mae_jax.pretext.targets import make_target
+from mae_jax.runtime.large_pages import start_with_large_pages
 from mae_jax.runtime.xla_flags import set_xla_flags
 from mae_jax.tasks.classify import Classify
 from mae_jax.tasks.pretrain import Pretrain
@@ -192,35 +199,62 @@ def report(
       Notes, head and rows of the table.
     """
     dtypes = list(dict.fromkeys(contender.dtype for contender in contenders))
-    products = [matmul(dtype) for dtype in dtypes]
-    runs = [contender.run for contender in contenders] + [product for product, _ in products]
+    products = {('mae_jax', dtype): matmul(dtype)[0] for dtype in dtypes}
+    if importlib.util.find_spec('torch'):
+        products |= {('PyTorch', dtype): torch_peers.matmul(dtype) for dtype in dtypes}
+    runs = [contender.run for contender in contenders] + list(products.values())
     others = others_cpu_share()
-    seconds = interleaved(runs, repeats, unmeasured=1)
+    seconds = interleaved(runs, repeats, unmeasured=1, clock=both_clocks)
     notes = circumstances(repeats, others())
-    peaks, first = {}, {}
-    for dtype, (_, count), times in zip(dtypes, products, seconds[len(contenders) :], strict=True):
-        peak, lowest, highest = (count / f(times) / 1e9 for f in (np.median, np.max, np.min))
-        notes.append(f'matmul rate, {dtype}: {peak:.0f} GFLOP/s ({lowest:.0f} - {highest:.0f})')
-        peaks[dtype] = peak * 1e9
-    rows = []
-    for contender, times in zip(contenders, seconds, strict=False):
-        ours = first.setdefault(contender.dtype, np.median(times))
-        achieved = batch_size * steps / np.median(times) * flops
-        rows.append(
-            [
-                contender.name,
-                contender.dtype,
-                *rates(batch_size * steps, times),
-                f'{np.median(times) / ours:.2f}',
-                f'{flops / 1e9:.1f}',
-                f'{achieved / peaks[contender.dtype]:.0%}',
-                '' if contender.memory_gib is None else f'{contender.memory_gib:.2f}',
-                '' if contender.compile_s is None else f'{contender.compile_s:.0f}',
-            ]
+    size, count = matmul_size()
+    peaks = {}
+    for product, times in zip(products, seconds[len(contenders) :, :, 0], strict=True):
+        rate = 2e-9 * size**3 * count / times
+        peaks[product] = np.median(rate) * 1e9
+        notes.append(
+            f'matmul rate, {", ".join(product)}: {np.median(rate):.0f} GFLOP/s '
+            f'({rate.min():.0f} - {rate.max():.0f})'
         )
+    medians = np.median(seconds[: len(contenders)], axis=1)
+    notes += _against_best(contenders, medians)
+    first, rows = {}, []
+    for contender, times, median in zip(contenders, seconds, medians, strict=False):
+        ours = median / first.setdefault(contender.dtype, median)
+        achieved = batch_size * steps / median[0] * flops
+        row = [
+            contender.name,
+            contender.dtype,
+            *rates(batch_size * steps, times[:, 0]),
+            f'{ours[0]:.2f}',
+            f'{flops / 1e9:.1f}',
+            f'{achieved / peaks["mae_jax", contender.dtype]:.0%}',
+            '' if contender.memory_gib is None else f'{contender.memory_gib:.2f}',
+            '' if contender.compile_s is None else f'{contender.compile_s:.0f}',
+        ]
+        on_cpu = [f'{median[1] / steps:.2f}', f'{ours[1]:.2f}']
+        rows.append(row + on_cpu if jax.default_backend() == 'cpu' else row)
     head = ['step', 'dtype', 'images/s per device', 'slowest - fastest', 'mae_jax over this']
     head += ['GFLOP/image', 'MFU', 'peak memory, GiB', 'compile, s']
+    if jax.default_backend() == 'cpu':
+        head += ['processor s/step', 'mae_jax over this by it']
     return notes, head, rows
+
+
+def _against_best(contenders: Sequence[Contender], medians: np.ndarray) -> list[str]:
+    """Returns a note for each dtype: mae_jax's speed over that of the fastest peer, by each clock.
+
+    `medians` are seconds on the wall and of the processor, [len(contenders), 2].
+    """
+    notes, clocks = [], ['', " by the processor's time"]
+    for dtype in dict.fromkeys(contender.dtype for contender in contenders):
+        mine = [c.dtype == dtype and c.name.startswith('mae_jax') for c in contenders]
+        theirs = [c.dtype == dtype and not c.name.startswith('mae_jax') for c in contenders]
+        if any(mine) and any(theirs):
+            ratio = medians[theirs].min(axis=0) / medians[mine].min(axis=0)
+            clocks = clocks[: 2 if jax.default_backend() == 'cpu' else 1]
+            values = ', '.join(f'{r:.2f}{by}' for r, by in zip(ratio, clocks, strict=False))
+            notes.append(f'{dtype}: mae_jax over the fastest peer {values}')
+    return notes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -278,4 +312,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+    start_with_large_pages()
     main()

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, Float32
 def split(qkv: Float[Array, 'B N E'], heads: int) -> list[Float[Array, 'B N h d']]:
     """Returns q, k and v, head by head."""
     batch, length, width = qkv.shape
-    qkv = qkv.reshape(batch, length, 3, heads, width // 3 // heads)
-    return [qkv[:, :, part] for part in range(3)]
+    # The gradient of `lax.split` joins q's, k's and v's; that of slices adds them up, each padded.
+    thirds = jax.lax.split(qkv, [width // 3] * 3, axis=2)
+    return [third.reshape(batch, length, heads, -1) for third in thirds]
 
 
 def plain_attention(
