@@ -34,9 +34,11 @@ def linear(
     x: Float[ArrayLike, '... D'],
     kernel: Float[ArrayLike, 'D F'],
     bias: Float[ArrayLike, ' F'],
-    dtype: Any,
+    dtype: Any = None,
 ) -> Float[Array, '... F']:
     """Multiplies in the dtype of `x`, adds the bias in float32, and rounds once, to `dtype`.
+
+    Without a `dtype`, that is the one of `x`.
 
     The gradients of kernel and bias are summed in float32 and returned in the parameters' dtype: in
     float32 they are never rounded to bfloat16, nor added up in it over devices.
@@ -46,7 +48,7 @@ def linear(
     gradient came from, through all later blocks; a transposed copy of `x` has no such dependency.
     And bfloat16 products are fast on CPUs only while their sums are float32.
     """
-    return (_product(x, kernel) + bias).astype(dtype)
+    return (_product(x, kernel) + bias).astype(dtype or x.dtype)
 
 
 # The tangents are linear too, and their transposes the gradients: primitives of their own, since
@@ -62,10 +64,9 @@ _bias_p = make_primitive(
 
 
 def _gradient_of_x(gradient: Array, x: Any, kernel: Array, **_) -> Array:
-    gradient = gradient.astype(x.aval.dtype)
-    return _dot(gradient, kernel.astype(gradient.dtype), gradient.ndim - 1, 1).astype(
-        gradient.dtype
-    )
+    dtype = x.aval.dtype
+    product = _dot(gradient.astype(dtype), kernel.astype(dtype), gradient.ndim - 1, 1)
+    return product.astype(dtype)
 
 
 def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any, **_) -> Array:
@@ -87,6 +88,7 @@ ad.deflinear2(_bias_p, _gradient_of_bias)
 @partial(linear.defjvp, symbolic_zeros=True)
 def _differentiate(dtype, primals, tangents):
     x, kernel, bias = primals
+    dtype = dtype or x.dtype
     of_x, of_kernel, of_bias = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     terms = []  # the last is the first to be transposed
     if of_bias is not None:
