@@ -54,11 +54,11 @@ def distances(exact: Step, other: Step) -> tuple[float, float]:
     return distance([exact.prediction], [other.prediction]), distance(*gradients)
 
 
-def make_config(variant: str, image_size: int, fields: dict[str, Any]) -> Any:
-    """Makes the config of pretraining a variant; `fields` are of `config.model`."""
+def make_config(variant: str, image_size: int) -> Any:
+    """Makes the config of pretraining a variant in float32."""
     config = default.get_config()
     config.image_size = (image_size, image_size)
-    config.model.update(variant=variant, dtype='float32', attention='plain', scan=True, **fields)
+    config.model.update(variant=variant, dtype='float32', attention='plain', scan=True)
     return config
 
 
@@ -123,8 +123,10 @@ def _trained(gradient: Any) -> dict[str, np.ndarray]:
     return {n: np.asarray(g) for n, g in gradients.items() if not n.endswith('pos_embed')}
 
 
-def compare(config: Any, batch_size: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Returns the distances in bfloat16 of each contender from the same in float32.
+def compare(
+    config: Any, batch_size: int, seed: int, attention: Iterable[str], streams: Iterable[str]
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Yields each contender's distances in bfloat16 from itself in float32, theirs first.
 
     Raises:
       ValueError: the two libraries differ in float32.
@@ -136,17 +138,15 @@ def compare(config: Any, batch_size: int, seed: int) -> dict[str, tuple[float, f
     patches = params['encoder']['pos_embed'].shape[1] - 1
     noise = rng.random((batch_size, patches), np.float32)
     exact = run_ours(config, params, images, noise)
-    found = {}
-    for stream in STREAMS:
-        half = config.copy_and_resolve_references()
-        half.model.update(dtype='bfloat16', residual_dtype=stream)
-        found[f'ours, {stream} stream'] = distances(exact, run_ours(half, params, images, noise))
-    for attention in ATTENTION:
-        theirs, half = run_theirs(Trained(params, {}, None, config), images, noise, attention)
+    for name in attention:
+        theirs, half = run_theirs(Trained(params, {}, None, config), images, noise, name)
         if max(apart := distances(exact, theirs)) > AGREEMENT:
             raise ValueError(f'the libraries differ in float32, by {apart}')
-        found[f'Hugging Face, {attention}'] = distances(theirs, half)
-    return found
+        yield f'Hugging Face, {name}', distances(theirs, half)
+    for stream in streams:
+        half = config.copy_and_resolve_references()
+        half.model.update(dtype='bfloat16', residual_dtype=stream)
+        yield f'ours, {stream} stream', distances(exact, run_ours(half, params, images, noise))
 
 
 def main():
@@ -155,18 +155,20 @@ def main():
     parser.add_argument('--batch_size', type=int, default=2)
     parser.add_argument('--image_size', type=int, default=224)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--attention', nargs='+', default=ATTENTION, choices=ATTENTION)
+    parser.add_argument('--streams', nargs='+', default=STREAMS, choices=STREAMS)
     args = parser.parse_args()
-    rows = []
-    for variant in args.variants:
-        config = make_config(variant, args.image_size, {})
-        found = compare(config, args.batch_size, args.seed)
-        least = np.min([v for name, v in found.items() if name.startswith('Hugging')], axis=0)
-        for name, pair in found.items():
-            ratios = np.array(pair) / least
-            rows.append([variant, name, *(f'{x:.2e}' for x in pair), *(f'{r:.2f}' for r in ratios)])
-    head = ['model', 'bfloat16', 'prediction', 'gradient', 'of the least of theirs', 'the same']
     notes = [versions(), f'{args.batch_size} images of {args.image_size} pixels, seed {args.seed}']
-    print(markdown(notes, head, rows))
+    notes += ['ratios are to the smaller of the distances of Hugging Face']
+    print(markdown(notes, ['model', 'bfloat16', 'prediction', 'gradient', 'ratios'], []))
+    for variant in args.variants:
+        config, theirs = make_config(variant, args.image_size), []
+        contenders = compare(config, args.batch_size, args.seed, args.attention, args.streams)
+        for name, pair in contenders:
+            theirs += [pair] if name.startswith('Hugging') else []
+            ratios = ', '.join(f'{r:.2f}' for r in np.array(pair) / np.min(theirs, axis=0))
+            cells = [variant, name, *(f'{x:.2e}' for x in pair), ratios]
+            print(f'| {" | ".join(cells)} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -29,11 +29,16 @@ def _product(x: Array, kernel: Array) -> Float32[Array, '...']:
     return _dot(x, kernel.astype(x.dtype), x.ndim - 1, 0)
 
 
-@jax.custom_jvp
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def linear(
-    x: Float[ArrayLike, '... D'], kernel: Float[ArrayLike, 'D F'], bias: Float[ArrayLike, ' F']
+    x: Float[ArrayLike, '... D'],
+    kernel: Float[ArrayLike, 'D F'],
+    bias: Float[ArrayLike, ' F'],
+    dtype: Any = None,
 ) -> Float[Array, '... F']:
-    """Multiplies in the dtype of `x`, adds the bias in float32, and rounds once, to that dtype.
+    """Multiplies in the dtype of `x`, adds the bias in float32, and rounds once, to `dtype`.
+
+    Without a `dtype`, that is the one of `x`.
 
     The gradients of kernel and bias are summed in float32 and returned in the parameters' dtype: in
     float32 they are never rounded to bfloat16, nor added up in it over devices.
@@ -43,27 +48,31 @@ def linear(
     gradient came from, through all later blocks; a transposed copy of `x` has no such dependency.
     And bfloat16 products are fast on CPUs only while their sums are float32.
     """
-    return (_product(x, kernel) + bias).astype(x.dtype)
+    return (_product(x, kernel) + bias).astype(dtype or x.dtype)
 
 
 # The tangents are linear too, and their transposes the gradients: primitives of their own, since
 # `jax.custom_vjp` would rule out forward mode, and `jax.custom_jvp` alone leaves the transpose to
 # JAX. After differentiation in reverse nothing of them is left.
-_product_p = make_primitive('dense_tangent', lambda x, k: _product(x, k).astype(x.dtype))
+_product_p = make_primitive(
+    'dense_tangent', lambda x, kernel, *, dtype: _product(x, kernel).astype(dtype)
+)
 _bias_p = make_primitive(
     'dense_bias_tangent',
     lambda bias, *, shape, dtype: jnp.broadcast_to(bias.astype(dtype), shape),
 )
 
 
-def _gradient_of_x(gradient: Array, x: Any, kernel: Array) -> Array:
-    return _dot(gradient, kernel.astype(gradient.dtype), gradient.ndim - 1, 1).astype(x.aval.dtype)
+def _gradient_of_x(gradient: Array, x: Any, kernel: Array, **_) -> Array:
+    dtype = x.aval.dtype
+    product = _dot(gradient.astype(dtype), kernel.astype(dtype), gradient.ndim - 1, 1)
+    return product.astype(dtype)
 
 
-def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any) -> Array:
+def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any, **_) -> Array:
     # As matrices: XLA turns a sum over several axes into a transposed copy, and where `x` is a
     # GELU it computes the GELU again for that copy, column by column.
-    rows = [array.reshape(-1, array.shape[-1]) for array in (x, gradient)]
+    rows = [array.astype(x.dtype).reshape(-1, array.shape[-1]) for array in (x, gradient)]
     return _dot(*rows, 0, 0).astype(kernel.aval.dtype)
 
 
@@ -77,25 +86,31 @@ ad.deflinear2(_bias_p, _gradient_of_bias)
 
 
 @partial(linear.defjvp, symbolic_zeros=True)
-def _differentiate(primals, tangents):
+def _differentiate(dtype, primals, tangents):
     x, kernel, bias = primals
+    dtype = dtype or x.dtype
     of_x, of_kernel, of_bias = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     terms = []  # the last is the first to be transposed
     if of_bias is not None:
         shape = (*x.shape[:-1], kernel.shape[1])
-        terms.append(_bias_p.bind(of_bias, shape=shape, dtype=x.dtype))
+        terms.append(_bias_p.bind(of_bias, shape=shape, dtype=dtype))
     if of_kernel is not None:
-        terms.append(_product_p.bind(x, of_kernel))
+        terms.append(_product_p.bind(x, of_kernel, dtype=dtype))
     if of_x is not None:
-        terms.append(_product_p.bind(of_x, kernel))
-    return linear(x, kernel, bias), reduce(jnp.add, terms)
+        terms.append(_product_p.bind(of_x, kernel, dtype=dtype))
+    return linear(x, kernel, bias, dtype), reduce(jnp.add, terms)
 
 
 class Dense(nn.Module):
-    """Linear layer: Xavier-uniform kernel [D, F], zero bias, both float32; computes in `dtype`."""
+    """Linear layer: Xavier-uniform kernel [D, F], zero bias, both float32; computes in `dtype`.
+
+    Attributes:
+      out_dtype: of the result; None is `dtype`.
+    """
 
     features: int
     dtype: Any = jnp.float32
+    out_dtype: Any = None
     kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
     bias_init: Callable[..., Array] = nn.initializers.zeros
 
@@ -104,4 +119,4 @@ class Dense(nn.Module):
         x = jnp.asarray(x, self.dtype)
         kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
         bias = self.param('bias', self.bias_init, (self.features,))
-        return checkpoint_name(linear(x, kernel, bias), PRODUCT)
+        return checkpoint_name(linear(x, kernel, bias, self.out_dtype or self.dtype), PRODUCT)

@@ -68,7 +68,7 @@ class Decoder(nn.Module):
         check_width(self.width, self.heads, 'decoder_')
         if self.depth < 0:
             raise UserError(f'model.decoder_depth={self.depth} must be at least 0, a linear head.')
-        tokens = Dense(self.width, dtype=self.dtype, name='embed')(tokens)
+        tokens = Dense(self.width, self.dtype, stream_dtype(self), name='embed')(tokens)
         if order is not None:
             tokens = self._add_hidden(tokens, *order)
         tokens += self.param('pos_embed', lambda _: jnp.asarray(sincos_2d(self.width, grid)))
@@ -86,8 +86,7 @@ class Decoder(nn.Module):
         )
         norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
         tokens = norm(blocks(tokens))
-        head = Dense(prediction_size, dtype=self.dtype, name='head')
-        return head(tokens[:, 1:]).astype(jnp.float32)
+        return Dense(prediction_size, self.dtype, jnp.float32, name='head')(tokens[:, 1:])
 
     def _add_hidden(
         self,
@@ -99,10 +98,9 @@ class Decoder(nn.Module):
         mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
         visible = unshuffle(tokens[:, 1:], ids_keep, ids_restore)
         # In float32 until here, and so is the sum of its gradient over all hidden patches.
-        hidden = jnp.broadcast_to(mask_token, visible.shape).astype(stream_dtype(self))
+        hidden = jnp.broadcast_to(mask_token, visible.shape).astype(tokens.dtype)
         is_hidden = (ids_restore >= ids_keep.shape[1])[..., None]
-        patches = jnp.where(is_hidden, hidden, visible.astype(hidden.dtype))
-        return jnp.concatenate([tokens[:, :1].astype(hidden.dtype), patches], axis=1)
+        return jnp.concatenate([tokens[:, :1], jnp.where(is_hidden, hidden, visible)], axis=1)
 
 
 class FittedArrays(nn.Module):

@@ -43,6 +43,7 @@ class Attention(nn.Module):
     heads: int
     dtype: Any = jnp.float32
     implementation: str = 'plain'
+    out_dtype: Any = None
 
     @nn.compact
     def __call__(self, tokens: Float[ArrayLike, 'B T D']) -> Float[Array, 'B T D']:
@@ -52,7 +53,7 @@ class Attention(nn.Module):
         mixed, weights = attend(qkv, self.heads, self.implementation)
         if weights is not None:
             self.sow('intermediates', 'weights', weights)  # a no-op unless that is mutable
-        return Dense(width, dtype=self.dtype, name='proj')(mixed)
+        return Dense(width, self.dtype, self.out_dtype, name='proj')(mixed)
 
 
 @jax.custom_jvp
@@ -83,17 +84,19 @@ class Mlp(nn.Module):
 
     hidden_width: int
     dtype: Any = jnp.float32
+    out_dtype: Any = None
 
     @nn.compact
     def __call__(self, tokens: Float[Array, '*S D']) -> Float[Array, '*S D']:
         hidden = Dense(self.hidden_width, dtype=self.dtype, name='fc1')(tokens)
-        return Dense(tokens.shape[-1], dtype=self.dtype, name='fc2')(gelu(hidden))
+        return Dense(tokens.shape[-1], self.dtype, self.out_dtype, name='fc2')(gelu(hidden))
 
 
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then MLP, each added to its input.
 
-    The residual stream has the dtype of the input, whatever `dtype` is.
+    The residual stream has the dtype of the input, whatever `dtype` is, and the branches' last
+    products are added to it before they are rounded to any other.
     """
 
     heads: int
@@ -119,10 +122,11 @@ class Block(nn.Module):
             return branch * branch_scale[:, index, None, None].astype(tokens.dtype)
 
         hidden = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm1')(tokens)
-        attention = Attention(self.heads, self.dtype, self.attention, name='attention')
+        out = tokens.dtype
+        attention = Attention(self.heads, self.dtype, self.attention, out, name='attention')
         tokens = tokens + scaled(attention(hidden), 0)
         hidden = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm2')(tokens)
-        mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name='mlp')
+        mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, out, name='mlp')
         return tokens + scaled(mlp(hidden), 1)
 
 

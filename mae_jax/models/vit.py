@@ -135,13 +135,14 @@ class Encoder(nn.Module):
             patches = jnp.take_along_axis(patches, ids_keep[..., None], axis=1)
             positions = jnp.take(positions[0], ids_keep, axis=0)
         bias_init = _conv_bias(patches.shape[-1])
-        embed = Dense(self.width, dtype=self.dtype, bias_init=bias_init, name='patch_embed')
+        stream = stream_dtype(self)
+        embed = Dense(self.width, self.dtype, stream, bias_init=bias_init, name='patch_embed')
         cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))
         cls = jnp.broadcast_to(cls + table[:, :1], (images.shape[0], 1, self.width))
-        embedded = embed(patches).astype(stream_dtype(self))
+        embedded = embed(patches)
         if mask is not None:
             mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
-            embedded = jnp.where(mask[..., None], mask_token.astype(embedded.dtype), embedded)
+            embedded = jnp.where(mask[..., None], mask_token.astype(stream), embedded)
         tokens = jnp.concatenate([cls, embedded + positions], axis=1)
         transformer = Transformer(
             self.depth,

@@ -185,11 +185,12 @@ def test_each_branch_is_scaled_for_each_example(options):
         np.testing.assert_allclose(scaled[example], expected, atol=1e-5)
 
 
-def test_branches_are_scaled_in_the_dtype_of_the_tokens():
+@pytest.mark.parametrize('stream', [jnp.float32, jnp.bfloat16])
+def test_branches_are_scaled_in_the_dtype_of_the_stream(stream):
     params, tokens = three_blocks()
-    model = Transformer(3, 2, dtype=jnp.bfloat16, scan=True)
+    model = Transformer(3, 2, dtype=jnp.bfloat16, residual_dtype=stream, scan=True)
     out = jax.eval_shape(model.apply, {'params': params}, tokens, jnp.ones((2, 3, 2)))
-    assert out.dtype == jnp.bfloat16
+    assert out.dtype == stream
 
 
 @cache
