@@ -103,7 +103,7 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.skip_nonfinite = 0  # n: skip updates that are not finite, stop at n in a row
 
     config.mesh = mesh = ml_collections.ConfigDict()
-    mesh.fsdp = 1  # devices that share one copy of parameters and optimiser state
+    mesh.fsdp = 1  # devices that share one copy of the parameters
 
     # Of several processes: how long they wait for each other at the start, and how long one may be
     # silent (it sends a heartbeat from a thread of its own) before it counts as lost

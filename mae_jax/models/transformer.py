@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Float32
 
 from mae_jax.errors import UserError
@@ -232,12 +233,40 @@ class Transformer(nn.Module):
 
         def step(tokens, layer):
             params, scale = layer
+            tokens, params = _split_by_rows(tokens), _gathered(params, self.dtype)
             return block.apply({'params': params}, tokens, scale), None
 
         if self.remat != 'none':
             # A scan's body needs no barrier against common subexpressions: the loop is one.
             step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         return jax.lax.scan(step, tokens, (params, branch_scale))[0]
+
+
+def _split_by_rows(tokens: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    """Constrains rows to the devices of the mesh that is set around the call, if there is one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes or tokens.shape[0] % mesh.size:
+        return tokens
+    return jax.lax.with_sharding_constraint(tokens, PartitionSpec(mesh.axis_names))
+
+
+def _gathered(params: Any, dtype: Any) -> Any:
+    """Gathers the kernels of a block on every device, in the dtype of their products.
+
+    Left to itself, XLA splits the products of a loop's body as the kernels are split, and passes
+    activations from device to device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes or mesh.size == 1:
+        return params
+
+    @jax.custom_jvp
+    def gather(kernel):
+        whole = jax.lax.with_sharding_constraint(kernel.astype(dtype), PartitionSpec())
+        return whole.astype(kernel.dtype)
+
+    gather.defjvp(lambda primals, tangents: (gather(*primals), tangents[0]))
+    return jax.tree.map(lambda p: gather(p) if p.ndim == 2 else p, params)
 
 
 def _block_number(index: int, depth: int) -> int:

@@ -48,10 +48,8 @@ def count_memory(
     slices = mesh.size * accumulate
     scan, fsdp = task.model.scan, mesh.shape['fsdp']
     residuals = count_residuals(task, batch, slices)
-    if scan:  # every device stacks its own shards
-        copies = residuals.weight_copies // fsdp
-    else:  # gathered weights are kept whole: XLA does not gather them again
-        copies = residuals.weight_copies + (residuals.weights if fsdp > 1 else 0)
+    # Gathered weights are kept whole: XLA does not gather them again.
+    copies = residuals.weight_copies + (residuals.weights if fsdp > 1 else 0)
     # One more copy for the sum over micro-batches, and one as the output of a loop over blocks.
     gradients = 1 + (accumulate > 1) + scan
     trained, _ = split_params(state.params, task.is_trained)

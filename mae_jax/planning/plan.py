@@ -221,12 +221,13 @@ def find_change(plan: Plan, chip: Chip) -> tuple[int, int, float] | None:
             if plan.mesh.size % fsdp or images % accumulate:
                 continue
             sums = 2 if accumulate > plan.accumulate == 1 else 1
-            state = memory.parameters + memory.optimizer_state + memory.gradients * sums
+            state = memory.parameters + memory.gradients * sums
             copies = memory.weight_copies
             if fsdp > 1 and not copies:
                 copies = memory.parameters  # gathered
             activations = memory.activations * plan.accumulate / accumulate
-            needed = state * current / fsdp + copies + memory.batch + activations
+            needed = state * current / fsdp + memory.optimizer_state  # split over all devices
+            needed += copies + memory.batch + activations
             if needed <= usable_bytes(chip):
                 return fsdp, accumulate, needed
     return None

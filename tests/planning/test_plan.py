@@ -84,7 +84,8 @@ def test_a_small_model_is_what_one_counts_by_hand(plain):
     memory = plain.memory
     assert memory.parameters == 4 * (hand.trained + hand.fixed)
     assert memory.gradients == 4 * hand.trained
-    assert memory.optimizer_state == pytest.approx(8 * hand.trained, abs=16)  # two moments, counts
+    # Two moments, each device an eighth of all but small ones.
+    assert hand.trained < memory.optimizer_state < 1.15 * hand.trained
     assert memory.batch == pytest.approx(8 * 224 * 224 * 3 * (1 + 4), rel=0.01)
     # All is float32, and every device has the whole.
     assert memory.weight_copies < 0.01 * memory.parameters
@@ -93,8 +94,10 @@ def test_a_small_model_is_what_one_counts_by_hand(plain):
 
 def test_sharded_parameters_are_an_eighth_but_for_small_ones(plain):
     sharded = make_plan(small(**{'mesh.fsdp': 8}), 8, DATA).memory
-    for name in ('parameters', 'optimizer_state', 'gradients'):
-        whole, shard = getattr(plain.memory, name), getattr(sharded, name)
+    assert sharded.optimizer_state == pytest.approx(plain.memory.optimizer_state, rel=0.01)
+    tables = 4 * 197 * (128 + 64)  # of positions, which are never split
+    for name, kept in {'parameters': tables, 'gradients': 0}.items():
+        whole, shard = (getattr(memory, name) - kept for memory in (plain.memory, sharded))
         assert whole / 8 < shard < 1.15 * whole / 8
     assert sharded.activations == plain.memory.activations
     # What a device gathers for its products it holds whole.
@@ -153,7 +156,7 @@ def test_what_does_not_learn_has_no_gradient_and_no_moments():
     config.ema_decay = 0.99
     averaged = make_plan(config, 8, DATA)
     added = averaged.memory.optimizer_state - plan.memory.optimizer_state
-    assert added == 4 * plan.trained
+    assert added == 4 * (128 * 1000 / 8 + 1000)  # each device an eighth of the kernel
 
 
 def test_speed_is_operations_by_the_share_of_the_peak_that_is_reached(plain):
@@ -219,7 +222,7 @@ def test_vit_huge_on_a_pod_is_what_one_counts_by_hand(pod):
     close = {'rel': 0.02}
     assert sum(pod.parameters.values()) == pytest.approx(hand.trained + hand.fixed, **close)
     assert pod.memory.parameters == pytest.approx(4 * 657.1e6 / 8, **close)
-    assert pod.memory.optimizer_state == pytest.approx(2 * 4 * 656.6e6 / 8, **close)
+    assert pod.memory.optimizer_state == pytest.approx(2 * 4 * 656.6e6 / 256, rel=0.1)
     assert pod.memory.gradients == pytest.approx(4 * 656.6e6 / 8, **close)
     assert pod.memory.weight_copies == pytest.approx(2 * 656.6e6, **close)
     assert pod.product_flops == pytest.approx(4096 * hand.flops_per_image, **close)
@@ -239,7 +242,7 @@ def test_vit_huge_on_eight_gpus_is_what_one_counts_by_hand():
     close = {'rel': 0.02}
     whole = make_plan(huge(**{'model.remat': 'block', 'optimizer.accumulate': 4}), 8, DATA)
     assert whole.memory.parameters == pytest.approx(4 * 657.1e6, **close)
-    assert whole.memory.optimizer_state == pytest.approx(2 * 4 * 656.6e6, **close)
+    assert whole.memory.optimizer_state == pytest.approx(2 * 4 * 656.6e6 / 8, **close)
     assert whole.product_flops == pytest.approx(4096 * hand.flops_per_image, **close)
     speed = estimate_speed(whole, named_chip('h100'), 0.35)
     seconds = 4096 * hand.flops_per_image / (8 * 989e12 * 0.35)
