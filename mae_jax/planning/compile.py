@@ -115,16 +115,11 @@ def compile_step(run: Run) -> jax.stages.Compiled:
       run: on a mesh of `topology_devices`.
 
     Raises:
-      UserError: the program needs more memory than the chip has, or a GPU is missing.
+      UserError: the program needs more memory than the chip has.
     """
     state, options = run.state, None
     if run.mesh.devices.flat[0].platform == 'gpu':
         options = GPU_OPTIONS | gpu_options()
-        if run.config.model.attention == 'cudnn':
-            raise UserError(
-                "model.attention='cudnn' cannot be compiled without a GPU: give "
-                '--config.model.attention=plain.'
-            )
     step = jit_step(make_run_step(run.config, run.task, run.optimizer), run.mesh, state)
     lowered = step.lower(state, loaded_batch(run.config, run.task))
     try:

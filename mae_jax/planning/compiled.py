@@ -164,6 +164,15 @@ def count_kernels(program: Program) -> dict[str, int]:
     return calls
 
 
+def count_calls(program: Program) -> dict[str, int]:
+    """Counts the calls of libraries and of kernels that XLA did not write: names -> calls."""
+    calls = Counter()
+    for instruction, times, _, _ in program.executed():
+        if match := re.search(r'custom_call_target="([^"]+)"', instruction.text):
+            calls[match[1]] += times
+    return calls
+
+
 def part_of(op_name: str) -> tuple[str, str]:
     """Returns module and part that an operation belongs to, by its path of scopes."""
     scopes = re.split(r'[/()]+', op_name)

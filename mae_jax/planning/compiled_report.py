@@ -12,6 +12,7 @@ from mae_jax.planning.compiled import (
     OUTSIDE,
     PARTS,
     Collective,
+    count_calls,
     count_cycles,
     count_kernels,
     find_collectives,
@@ -48,6 +49,8 @@ def format_compiled(
     ]
     if unknown := program.count_unknown_loops():
         lines.append(f'(each of {unknown} loops, whose length XLA does not state, counts once)')
+    if chip.is_gpu:
+        lines += ['', *_call_lines(count_calls(program))]
     cycles = count_cycles(program, {name: each.cycles for name, each in kernels.items()})
     if cycles and chip.clock:
         lines += ['', *_cycle_lines(cycles), *_kernel_lines(count_kernels(program), kernels)]
@@ -83,6 +86,12 @@ def _collective_lines(collectives: list[Collective]) -> list[str]:
         size, times = sum(each.size for each in small), sum(each.times for each in small)
         lines.append(f'{size / MIB:10,.2f}  {times:>5} x  small ones')
     return ['collectives of a step, MiB of whole arrays', *(lines or ['      none'])]
+
+
+def _call_lines(calls: Mapping[str, int]) -> list[str]:
+    """Lists whose code runs beside XLA's own: cuBLAS for products, cuDNN for attention."""
+    lines = [f'{times:10,}  {name}' for name, times in sorted(calls.items())]
+    return ['calls of libraries and of kernels in a step', *(lines or ['      none'])]
 
 
 def _cycle_lines(cycles: Mapping[tuple[str, str], int]) -> list[str]:

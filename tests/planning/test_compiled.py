@@ -5,8 +5,10 @@ import pytest
 
 from mae_jax.planning.compiled import (
     Collective,
+    count_calls,
     count_cycles,
     count_donated,
+    count_kernels,
     find_collectives,
     find_dtype,
     find_host_transfers,
@@ -112,11 +114,44 @@ def test_asynchronous_collectives_count_once_with_their_results():
     }
 
 
+KERNELS = """\
+HloModule jit_step
+
+%body (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %kernel = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/jvp(MAE)/decoder/blocks/while/body/Block/attention/attention_forward/pallas_call"}
+}
+
+%condition (p: f32[8]) -> pred[] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %less = pred[] constant(true)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %y = f32[8]{0} custom-call(%x), custom_call_target="Sharding"
+  %loop = f32[8]{0} while(%y), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"12"}}
+  ROOT %update = f32[8]{0} fusion(%loop), metadata={op_name="jit(step)/optimizer/add"}, backend_config={"estimated_cycles":"40"}
+}
+"""
+
+
 def test_cycles_are_those_of_the_instructions_times_their_loops():
     assert count_cycles(parse(LOOP)) == {
         ('encoder', 'MLP'): 400,
         ('encoder', 'norms'): 60,  # 4 x 3 x 5
         ('', 'optimiser'): 40,
+    }
+
+
+def test_kernels_in_a_loop_cost_their_cycles_each_time():
+    program = parse(KERNELS)
+    assert count_kernels(program) == {'kernel': 12}
+    assert count_calls(program) == {'tpu_custom_call': 12, 'Sharding': 1}
+    assert count_cycles(program) == {('', 'optimiser'): 40}
+    assert count_cycles(program, {'kernel': 7}) == {
+        ('', 'optimiser'): 40,
+        ('decoder', 'attention: all else'): 12 * 7,
     }
 
 

@@ -99,11 +99,14 @@ def test_kernels_whose_cycles_are_missing_are_mentioned(plan):
 
 
 def test_a_program_without_cycles_has_no_speed(plan):
-    without = TEXT.replace('estimated_cycles', 'other')
+    call = '  %c = f32[8]{0} custom-call(%p), custom_call_target="__cudnn$fmhaSoftmax"\n  ROOT'
+    without = TEXT.replace('estimated_cycles', 'other').replace('  ROOT', call)
     compiled = SimpleNamespace(as_text=lambda: without, memory_analysis=lambda: MEMORY)
     text = format_compiled(plan, named_chip('h100'), '1x4', compiled)
     assert 'MFU' not in text and 'no speed: XLA states no cycles' in text
     assert '9.50  in all, of 80, of which JAX takes 75%' in text
+    assert ' 1  __cudnn$fmhaSoftmax' in text
+    assert '__cudnn' not in format_compiled(plan, named_chip('v5e'), '2x2', compiled)
 
 
 @pytest.mark.parametrize(
