@@ -245,7 +245,7 @@ def _logits(tiles: Tiling, tile: Tile, q: Array, k: Array) -> Float32[Array, 'ro
         return logits
     row = jax.lax.broadcasted_iota(jnp.int32, (tiles.rows - whole, 1), 0)
     last = jnp.where(row < tiles.tokens - whole, logits[whole:], -jnp.inf)
-    return jnp.concatenate([logits[:whole], last])
+    return jnp.concatenate([logits[:whole], last]) if whole else last
 
 
 def _scale(tiles: Tiling) -> float:
