@@ -96,7 +96,7 @@ def _call(
 ) -> Sequence[Array]:
     """Calls a kernel for some images at a time."""
     batch = inputs[0].shape[0]
-    images = math.gcd(batch, max(1, 1 << (ROWS // tiles.tokens).bit_length() - 1))
+    images = math.gcd(batch, 1 << max(1, ROWS // tiles.tokens).bit_length() - 1)
 
     def block(array):
         rest = array.shape[1:] if array.ndim == 4 else (tiles.rows, array.shape[2])
