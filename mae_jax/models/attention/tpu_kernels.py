@@ -96,7 +96,7 @@ def _call(
 ) -> Sequence[Array]:
     """Calls a kernel for some images at a time."""
     batch = inputs[0].shape[0]
-    images = math.gcd(batch, max(1, 1 << (ROWS // tiles.tokens).bit_length() - 1))
+    images = math.gcd(batch, 1 << max(1, ROWS // tiles.tokens).bit_length() - 1)
 
     def block(array):
         rest = array.shape[1:] if array.ndim == 4 else (tiles.rows, array.shape[2])
@@ -245,7 +245,7 @@ def _logits(tiles: Tiling, tile: Tile, q: Array, k: Array) -> Float32[Array, 'ro
         return logits
     row = jax.lax.broadcasted_iota(jnp.int32, (tiles.rows - whole, 1), 0)
     last = jnp.where(row < tiles.tokens - whole, logits[whole:], -jnp.inf)
-    return jnp.concatenate([logits[:whole], last])
+    return jnp.concatenate([logits[:whole], last]) if whole else last
 
 
 def _scale(tiles: Tiling) -> float:

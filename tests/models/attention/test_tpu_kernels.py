@@ -13,13 +13,14 @@ CASES = [
     (1, 12, 3),
     (7, 128, 2),  # two heads of a register
     (50, 160, 2),  # heads of 80 columns, none of which begins where a register does
+    (260, 64, 2),  # three tiles of queries a head, columns of half a register
     (65, 128, 4),
     *((length, 128, 4) for length in (1, 2, 50, 127, 128, 129, 197, 260)),
     *((50, *sizes) for sizes in PAPER.values()),
     (197, 512, 16),
     (197, 768, 12),
 ]
-BATCH = {50: 6}  # three grid steps of two images, or one of six; else one image
+BATCH = {50: 6}  # three grid steps of two images; else one image
 
 
 def attention_by_hand(qkv: np.ndarray, gradient: np.ndarray, heads: int) -> list[np.ndarray]:
