@@ -37,9 +37,11 @@ def get_config() -> ml_collections.ConfigDict:
     model.decoder_depth = 8
     model.decoder_heads = 16
     model.encoder_mask_tokens = False  # hidden patches go through the encoder too (Table 1c)
-    # Of activations; parameters, statistics, softmax and loss are float32. bfloat16 | float32 |
-    # auto: bfloat16, except on a CPU without instructions for it
+    # Of products and activations; parameters, statistics, softmax and loss are float32. bfloat16 |
+    # float32 | auto: bfloat16, except on a CPU without instructions for it
     model.dtype = 'auto'
+    # Of the residual stream, unless dtype is wider: float32 | bfloat16: less memory | auto: float32
+    model.residual_dtype = 'auto'
     model.remat = 'none'  # none | block | dots: what the backward pass recomputes
     # auto: the fastest on this platform | plain | xla | cudnn: a GPU's, bfloat16 | pallas: a TPU's
     model.attention = 'auto'

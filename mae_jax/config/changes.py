@@ -49,6 +49,7 @@ ADDED = {
     'optimizer.skip_nonfinite': 0,
     'model.attention': 'plain',
     'model.norm_eps': None,
+    'model.residual_dtype': 'bfloat16',
     'new_channels': None,
     'dataset.repeats': 1,
     'dataset.resize': 'host',

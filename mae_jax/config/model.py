@@ -15,6 +15,8 @@ from mae_jax.pretext.masking import make_masking
 from mae_jax.pretext.targets import make_target
 from mae_jax.runtime.chips import choose_dtype
 
+RESIDUAL_DTYPES = ('auto', 'float32', 'bfloat16')
+
 
 def image_size(config: ConfigDict) -> tuple[int, int]:
     """Returns (height, width) in pixels; one number in the config stands for a square."""
@@ -89,7 +91,23 @@ def _encoder(config: ConfigDict) -> dict[str, Any]:
         raise UserError(f"model.dtype='{dtype}': choose 'auto', 'float32' or 'bfloat16'.")
     options = dict(dtype=jnp.dtype(dtype), remat=model.remat, scan=model.scan)
     options['attention'] = model.get('attention', 'plain')  # not in the configs of earlier versions
+    options['residual_dtype'] = jnp.dtype(residual_dtype(model))
     return make_architecture(model) | options | {'norm_eps': norm_eps(model)}
+
+
+def residual_dtype(model: ConfigDict) -> str:
+    """Returns the dtype of the residual stream; that of earlier versions was bfloat16."""
+    name = model.get('residual_dtype', 'bfloat16')
+    if name not in RESIDUAL_DTYPES:
+        raise UserError(f"model.residual_dtype='{name}': choose 'auto', 'float32' or 'bfloat16'.")
+    return 'float32' if name == 'auto' else name
+
+
+def describe_dtype(model: ConfigDict) -> str:
+    """Returns the dtype of activations, and of the residual stream where it differs."""
+    if model.dtype == 'float32' or residual_dtype(model) == model.dtype:
+        return model.dtype
+    return f'{model.dtype}, residual stream {residual_dtype(model)}'
 
 
 def norm_eps(model: ConfigDict) -> float:

@@ -187,12 +187,13 @@ def _name(field: str) -> str:
 
 
 def keep(config: ConfigDict, begun: ConfigDict) -> None:
-    """Sets what is unset, and a dtype of 'auto', to the values of a run that has begun."""
+    """Sets what is unset, and dtypes of 'auto', to the values of a run that has begun."""
     for field in _unset(config):
         if (old := group_of(begun, field)) is not None:
             group_of(config, field)[_name(field)] = old[_name(field)]
-    if config.model.get('dtype') == 'auto':
-        config.model.dtype = begun.model.get('dtype', 'auto')
+    for field, earlier in {'dtype': 'auto', 'residual_dtype': 'bfloat16'}.items():
+        if config.model.get(field) == 'auto':
+            config.model[field] = begun.model.get(field, earlier)
 
 
 def explain(chosen: list[str], config: ConfigDict, steps: int, examples: int, classes: int) -> str:

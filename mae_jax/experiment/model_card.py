@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from mae_jax.checkpoints.find import read_meta
-from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.model import describe_dtype, image_size, make_architecture
 from mae_jax.errors import counted
 from mae_jax.evaluation.probe import accuracy_title
 from mae_jax.experiment.card_header import card_header
@@ -189,7 +189,7 @@ def _training(config: ConfigDict, step: int, examples: tuple[int, int], warmup_s
         f'{warmup_steps:,} steps of warm-up, then cosine to {optimizer.min_lr:g}',
         'layer decay': None if layer_decay is None else f'{layer_decay:g}',
         'parameters kept': averaged and f'running average, decay {averaged:g}',
-        'activations': config.model.dtype,
+        'activations': describe_dtype(config.model),
         'seed': f'{config.seed}',
     }
 

@@ -13,7 +13,7 @@ from etils import epath
 from flax import traverse_util
 
 from mae_jax.checkpoints.manager import Checkpoints
-from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.model import describe_dtype, image_size, make_architecture
 from mae_jax.errors import counted
 from mae_jax.evaluation.exact import count_examples
 from mae_jax.evaluation.probe import accuracy_title
@@ -91,7 +91,7 @@ def model_summary(setup: Setup, state: TrainState) -> str:
         f'patches of {sizes["patch_size"]}, {height} x {width} pixels\n'
         f'parameters: {", ".join(parts)}\n'
         f'{count_parameters(state.params):,} parameters, {trained:,} of them trained '
-        f'(parameters.txt); {config.model.dtype}'
+        f'(parameters.txt); {describe_dtype(config.model)}'
     )
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.data import make_sources
 from mae_jax.config.length import Length, make_learning_rate, make_length
-from mae_jax.config.model import make_architecture
+from mae_jax.config.model import make_architecture, residual_dtype
 from mae_jax.config.recipe import choose, explain, unset_fields
 from mae_jax.config.workers import with_workers
 from mae_jax.errors import UserError
@@ -117,6 +117,8 @@ def complete(config: ConfigDict, examples: int, devices: int) -> ConfigDict:
     config = choose(config, examples=examples, width=width, devices=devices)
     if config.model.dtype == 'auto':
         config.model.dtype = choose_dtype(jax.default_backend())
+    if config.model.get('residual_dtype') == 'auto':
+        config.model.residual_dtype = residual_dtype(config.model)
     return config
 
 

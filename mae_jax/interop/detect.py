@@ -127,6 +127,7 @@ def _sizes(foreign: Foreign) -> dict[str, Any]:
         'width': width,
         'depth': _depth(foreign, 'encoder'),
         'dtype': 'float32',
+        'residual_dtype': 'float32',
         'remat': 'none',
         'scan': False,
     }

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Float32
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
-from mae_jax.models.transformer import NORM_EPS, LayerNorm
+from mae_jax.models.norm import NORM_EPS, LayerNorm
 from mae_jax.models.vit import Encoder
 
 POOLS = ('mean', 'cls')
@@ -77,8 +77,8 @@ class Classifier(nn.Module):
         collection 'batch_stats'.
       head_std: standard deviation of the head's initial kernel.
       drop_path: stochastic depth's rate of the last block.
-      remat, scan, frozen_blocks, attention, norm_eps: as of `Transformer`; norm_eps is also that of
-        `fc_norm`.
+      remat, scan, frozen_blocks, attention, norm_eps, residual_dtype: as of `Transformer`; norm_eps
+        is also that of `fc_norm`.
     """
 
     patch_size: int
@@ -96,6 +96,7 @@ class Classifier(nn.Module):
     scan: bool = False
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    residual_dtype: Any = jnp.float32
 
     def setup(self):
         if self.pool not in POOLS:
@@ -104,7 +105,7 @@ class Classifier(nn.Module):
             raise UserError(f'model.drop_path={self.drop_path} must be at least 0 and below 1.')
         options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
         options |= dict(frozen_blocks=self.frozen_blocks, attention=self.attention)
-        options |= dict(norm_eps=self.norm_eps)
+        options |= dict(norm_eps=self.norm_eps, residual_dtype=self.residual_dtype)
         self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
         if self.pool == 'mean':
             self.fc_norm = LayerNorm(epsilon=self.norm_eps)

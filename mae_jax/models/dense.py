@@ -1,6 +1,8 @@
 """The dense layer: how a product with a weight is computed, forward and backward."""
 
+from collections.abc import Callable
 from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 from jax.interpreters import ad
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Float32
 
 from mae_jax.models.primitives import make_primitive
 
@@ -17,62 +19,102 @@ PRODUCT = 'dense_product'
 """Name of a dense layer's product, by which rematerialisation policies select it."""
 
 
-def _dot(a: ArrayLike, b: ArrayLike, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> Array:
-    """Sums over these axes in float32, whatever the operands, and rounds once to their dtype."""
-    product = lax.dot_general(
-        a, b, ((a_axes, b_axes), ((), ())), preferred_element_type=jnp.float32
-    )
-    return product.astype(a.dtype)
+def _dot(a: Array, b: Array, a_axis: int, b_axis: int) -> Float32[Array, '...']:
+    """Sums over these axes in float32, whatever the operands."""
+    axes = ((a_axis,), (b_axis,)), ((), ())
+    return lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
-def _product(x: ArrayLike, kernel: ArrayLike) -> Array:
-    return _dot(x, kernel, (x.ndim - 1,), (0,))
+def _product(x: Array, kernel: Array) -> Float32[Array, '...']:
+    return _dot(x, kernel.astype(x.dtype), x.ndim - 1, 0)
 
 
-@jax.custom_jvp
-def matmul(x: Float[ArrayLike, '... D'], kernel: Float[ArrayLike, 'D F']) -> Float[Array, '... F']:
-    """Multiplies operands of one dtype.
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def linear(
+    x: Float[ArrayLike, '... D'],
+    kernel: Float[ArrayLike, 'D F'],
+    bias: Float[ArrayLike, ' F'],
+    dtype: Any,
+) -> Float[Array, '... F']:
+    """Multiplies in the dtype of `x`, adds the bias in float32, and rounds once, to `dtype`.
+
+    The gradients of kernel and bias are summed in float32 and returned in the parameters' dtype: in
+    float32 they are never rounded to bfloat16, nor added up in it over devices.
 
     The gradients are written out for the sake of CPUs. JAX's own rule computes the kernel's from a
     transposed copy of the incoming gradient, and XLA computes that copy anew from everything the
     gradient came from, through all later blocks; a transposed copy of `x` has no such dependency.
     And bfloat16 products are fast on CPUs only while their sums are float32.
     """
-    return _product(x, kernel)
+    return (_product(x, kernel) + bias).astype(dtype)
 
 
-# The tangent is a product too, and its transpose the gradient: a primitive of its own, since
+# The tangents are linear too, and their transposes the gradients: primitives of their own, since
 # `jax.custom_vjp` would rule out forward mode, and `jax.custom_jvp` alone leaves the transpose to
-# JAX. After differentiation in reverse nothing of it is left.
-_tangent_p = make_primitive('dense_tangent', _product)
+# JAX. After differentiation in reverse nothing of them is left.
+_product_p = make_primitive(
+    'dense_tangent', lambda x, kernel, *, dtype: _product(x, kernel).astype(dtype)
+)
+_bias_p = make_primitive(
+    'dense_bias_tangent',
+    lambda bias, *, shape, dtype: jnp.broadcast_to(bias.astype(dtype), shape),
+)
 
 
-def _gradient_of_x(gradient: ArrayLike, x: object, kernel: ArrayLike) -> Array:
-    return _dot(gradient, kernel, (gradient.ndim - 1,), (1,))
+def _gradient_of_x(gradient: Array, x: Any, kernel: Array, **_) -> Array:
+    gradient = gradient.astype(x.aval.dtype)
+    return _dot(gradient, kernel.astype(gradient.dtype), gradient.ndim - 1, 1).astype(
+        gradient.dtype
+    )
 
 
-def _gradient_of_kernel(gradient: ArrayLike, x: ArrayLike, kernel: object) -> Array:
+def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any, **_) -> Array:
     # As matrices: XLA turns a sum over several axes into a transposed copy, and where `x` is a
     # GELU it computes the GELU again for that copy, column by column.
-    rows = [array.reshape(-1, array.shape[-1]) for array in (x, gradient)]
-    return _dot(*rows, (0,), (0,))
+    rows = [array.astype(x.dtype).reshape(-1, array.shape[-1]) for array in (x, gradient)]
+    return _dot(*rows, 0, 0).astype(kernel.aval.dtype)
 
 
-ad.defbilinear(_tangent_p, _gradient_of_x, _gradient_of_kernel)
+def _gradient_of_bias(gradient: Array, bias: Any, **_) -> tuple[Array]:
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    return (rows.sum(0, dtype=jnp.float32).astype(bias.aval.dtype),)
 
 
-@partial(matmul.defjvp, symbolic_zeros=True)
-def _differentiate(primals, tangents):
-    x, kernel = primals
-    pairs = (x, tangents[1]), (tangents[0], kernel)  # the last is the first to be transposed
-    terms = [_tangent_p.bind(*p) for p in pairs if not any(isinstance(a, SymbolicZero) for a in p)]
-    return matmul(x, kernel), reduce(jnp.add, terms)
+ad.defbilinear(_product_p, _gradient_of_x, _gradient_of_kernel)
+ad.deflinear2(_bias_p, _gradient_of_bias)
 
 
-def _dot_general(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
-    """Replaces `lax.dot_general` in `nn.Dense`, which always contracts the last axis of `x`."""
-    return checkpoint_name(matmul(x, kernel), PRODUCT)
+@partial(linear.defjvp, symbolic_zeros=True)
+def _differentiate(dtype, primals, tangents):
+    x, kernel, bias = primals
+    of_x, of_kernel, of_bias = (None if isinstance(t, SymbolicZero) else t for t in tangents)
+    terms = []  # the last is the first to be transposed
+    if of_bias is not None:
+        shape = (*x.shape[:-1], kernel.shape[1])
+        terms.append(_bias_p.bind(of_bias, shape=shape, dtype=dtype))
+    if of_kernel is not None:
+        terms.append(_product_p.bind(x, of_kernel, dtype=dtype))
+    if of_x is not None:
+        terms.append(_product_p.bind(of_x, kernel, dtype=dtype))
+    return linear(x, kernel, bias, dtype), reduce(jnp.add, terms)
 
 
-Dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dot_general=_dot_general)
-"""Linear layer: Xavier-uniform kernel [D, F] in float32, zero bias; computes in its `dtype`."""
+class Dense(nn.Module):
+    """Linear layer: Xavier-uniform kernel [D, F], zero bias, both float32; computes in `dtype`.
+
+    Attributes:
+      out_dtype: of the result; None is `dtype`.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+    out_dtype: Any = None
+    kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
+    bias_init: Callable[..., Array] = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[ArrayLike, '... D']) -> Float[Array, '... {self.features}']:
+        x = jnp.asarray(x, self.dtype)
+        kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param('bias', self.bias_init, (self.features,))
+        return checkpoint_name(linear(x, kernel, bias, self.out_dtype or self.dtype), PRODUCT)

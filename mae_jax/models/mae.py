@@ -9,9 +9,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int, Shaped
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
+from mae_jax.models.norm import NORM_EPS, LayerNorm
 from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
-from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer
+from mae_jax.models.transformer import Transformer, stream_dtype
 from mae_jax.models.unshuffle import unshuffle
 from mae_jax.models.vit import Encoder, check_width
 
@@ -42,6 +43,7 @@ class Decoder(nn.Module):
     scan: bool = False
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    residual_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -66,7 +68,7 @@ class Decoder(nn.Module):
         check_width(self.width, self.heads, 'decoder_')
         if self.depth < 0:
             raise UserError(f'model.decoder_depth={self.depth} must be at least 0, a linear head.')
-        tokens = Dense(self.width, dtype=self.dtype, name='embed')(tokens)
+        tokens = Dense(self.width, self.dtype, stream_dtype(self), name='embed')(tokens)
         if order is not None:
             tokens = self._add_hidden(tokens, *order)
         tokens += self.param('pos_embed', lambda _: jnp.asarray(sincos_2d(self.width, grid)))
@@ -79,12 +81,12 @@ class Decoder(nn.Module):
             self.scan,
             attention=self.attention,
             norm_eps=self.norm_eps,
+            residual_dtype=self.residual_dtype,
             name='blocks',
         )
         norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
         tokens = norm(blocks(tokens))
-        head = Dense(prediction_size, dtype=self.dtype, name='head')
-        return head(tokens[:, 1:]).astype(jnp.float32)
+        return Dense(prediction_size, self.dtype, jnp.float32, name='head')(tokens[:, 1:])
 
     def _add_hidden(
         self,
@@ -141,10 +143,12 @@ class MAE(nn.Module):
     scan: bool = False
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    residual_dtype: Any = jnp.float32
 
     def setup(self):
         options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
         options |= dict(attention=self.attention, norm_eps=self.norm_eps)
+        options |= dict(residual_dtype=self.residual_dtype)
         self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
         self.decoder = Decoder(
             self.decoder_width, self.decoder_depth, self.decoder_heads, **options

@@ -2,11 +2,12 @@
 
 Pre-norm blocks with fused qkv and exact GELU, initialised as the original MAE, whose LayerNorm adds
 1e-6 to the variance; models of other libraries may have another `norm_eps`. Parameters are float32;
-`dtype` is that of activations, while LayerNorm statistics, the softmax and its logits are float32.
+`dtype` is that of the branches: products and the activations between them. The residual stream that
+the branches are added to has `residual_dtype`, float32 as under PyTorch's autocast, and so has what
+LayerNorm reads; its statistics, the softmax and its logits are always float32.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Float32
 from mae_jax.errors import UserError
 from mae_jax.models.attention.dispatch import attend
 from mae_jax.models.dense import PRODUCT, Dense
+from mae_jax.models.norm import NORM_EPS, LayerNorm
 
 REMAT_POLICIES = {
     'none': None,
@@ -25,11 +27,10 @@ REMAT_POLICIES = {
 }
 """What the backward pass computes again: nothing, whole blocks, or all but the dense products."""
 
-NORM_EPS = 1e-6
-"""What LayerNorm adds to the variance in the original."""
 
-# The one-pass variance, E[x^2] - E[x]^2, cancels where the mean is large.
-LayerNorm = partial(nn.LayerNorm, epsilon=NORM_EPS, use_fast_variance=False)
+def stream_dtype(module: Any) -> jnp.dtype:
+    """Returns the dtype of a module's residual stream: `residual_dtype`, or `dtype` if wider."""
+    return jnp.promote_types(module.residual_dtype, module.dtype)
 
 
 class Attention(nn.Module):
@@ -42,6 +43,7 @@ class Attention(nn.Module):
     heads: int
     dtype: Any = jnp.float32
     implementation: str = 'plain'
+    out_dtype: Any = None
 
     @nn.compact
     def __call__(self, tokens: Float[ArrayLike, 'B T D']) -> Float[Array, 'B T D']:
@@ -51,12 +53,30 @@ class Attention(nn.Module):
         mixed, weights = attend(qkv, self.heads, self.implementation)
         if weights is not None:
             self.sow('intermediates', 'weights', weights)  # a no-op unless that is mutable
-        return Dense(width, dtype=self.dtype, name='proj')(mixed)
+        return Dense(width, self.dtype, self.out_dtype, name='proj')(mixed)
 
 
+@jax.custom_jvp
 def gelu(x: Float[Array, '*S']) -> Float[Array, '*S']:
-    """Multiplies x by the normal distribution function of x; erf is faster than erfc on a CPU."""
-    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+    """Multiplies x by the normal distribution function of x, in float32; rounds once, to its dtype.
+
+    By erf, which is faster than erfc on a CPU.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * _distribution(wide)).astype(x.dtype)
+
+
+def _distribution(x: Float32[Array, '*S']) -> Float32[Array, '*S']:
+    return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
+
+
+@gelu.defjvp
+def _differentiate_gelu(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide * wide) * (2 * jnp.pi) ** -0.5
+    slope = _distribution(wide) + wide * density
+    return gelu(x), (tangent.astype(jnp.float32) * slope).astype(x.dtype)
 
 
 class Mlp(nn.Module):
@@ -64,15 +84,20 @@ class Mlp(nn.Module):
 
     hidden_width: int
     dtype: Any = jnp.float32
+    out_dtype: Any = None
 
     @nn.compact
     def __call__(self, tokens: Float[Array, '*S D']) -> Float[Array, '*S D']:
         hidden = Dense(self.hidden_width, dtype=self.dtype, name='fc1')(tokens)
-        return Dense(tokens.shape[-1], dtype=self.dtype, name='fc2')(gelu(hidden))
+        return Dense(tokens.shape[-1], self.dtype, self.out_dtype, name='fc2')(gelu(hidden))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention, then MLP, each added to its input."""
+    """Pre-norm transformer block: attention, then MLP, each added to its input.
+
+    The residual stream has the dtype of the input, whatever `dtype` is, and the branches' last
+    products are added to it before they are rounded to any other.
+    """
 
     heads: int
     mlp_ratio: float = 4.0
@@ -94,13 +119,14 @@ class Block(nn.Module):
         def scaled(branch, index):
             if branch_scale is None:
                 return branch
-            return branch * branch_scale[:, index, None, None].astype(branch.dtype)
+            return branch * branch_scale[:, index, None, None].astype(tokens.dtype)
 
         hidden = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm1')(tokens)
-        attention = Attention(self.heads, self.dtype, self.attention, name='attention')
+        out = tokens.dtype
+        attention = Attention(self.heads, self.dtype, self.attention, out, name='attention')
         tokens = tokens + scaled(attention(hidden), 0)
         hidden = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm2')(tokens)
-        mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name='mlp')
+        mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, out, name='mlp')
         return tokens + scaled(mlp(hidden), 1)
 
 
@@ -117,6 +143,7 @@ class Transformer(nn.Module):
         before the others is zero.
       attention: one of `attention.dispatch.ATTENTION`.
       norm_eps: what LayerNorm adds to the variance.
+      residual_dtype: of the residual stream, see `stream_dtype`.
     """
 
     depth: int
@@ -128,6 +155,7 @@ class Transformer(nn.Module):
     frozen_blocks: int = 0
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    residual_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -139,7 +167,7 @@ class Transformer(nn.Module):
         """Applies the blocks.
 
         Args:
-          tokens: of any float dtype; the result has `dtype`.
+          tokens: of any float dtype; the result has that of the residual stream.
           branch_scale: what each block's two branches are multiplied by; None multiplies nothing.
           after: numbers of blocks, -1 being the last.
 
@@ -158,7 +186,8 @@ class Transformer(nn.Module):
                 f'choose a number from 0 to {self.depth}.'
             )
         run = self._loop if self.is_initializing() or not self.scan else self._scan
-        tokens, start, outputs = tokens.astype(self.dtype), 0, {}
+        tokens = tokens.astype(stream_dtype(self))
+        start, outputs = 0, {}
         last = self.depth - 1
         returned = [last] if after is None else [_block_number(i, self.depth) for i in after]
         for stop in sorted({self.frozen_blocks, self.depth, *(i + 1 for i in returned)}):

@@ -10,9 +10,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int
 
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
+from mae_jax.models.norm import NORM_EPS, LayerNorm
 from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
-from mae_jax.models.transformer import NORM_EPS, LayerNorm, Transformer
+from mae_jax.models.transformer import Transformer, stream_dtype
 
 VARIANTS = {
     'vit_tiny': dict(width=192, depth=12, heads=3, patch_size=16),
@@ -76,7 +77,7 @@ class Encoder(nn.Module):
 
     Attributes:
       has_norm: whether there is a final norm; fine-tuning with mean pooling removes it.
-      remat, scan, frozen_blocks, attention, norm_eps: as of `Transformer`.
+      remat, scan, frozen_blocks, attention, norm_eps, residual_dtype: as of `Transformer`.
     """
 
     patch_size: int
@@ -91,6 +92,7 @@ class Encoder(nn.Module):
     has_norm: bool = True
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    residual_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -107,8 +109,8 @@ class Encoder(nn.Module):
         Args:
           images: normalised.
           ids_keep: the patches to encode; None encodes all N.
-          final_norm: False returns the tokens before the final norm, for mean pooling, which has
-            its own.
+          final_norm: False returns the tokens before the final norm, in the dtype of the residual
+            stream, for mean pooling, which has its own.
           branch_scale: what each block's attention and MLP branch is multiplied by before it is
             added; None multiplies nothing.
           blocks: return the tokens after each of these, -1 being the last, instead of after all;
@@ -133,13 +135,14 @@ class Encoder(nn.Module):
             patches = jnp.take_along_axis(patches, ids_keep[..., None], axis=1)
             positions = jnp.take(positions[0], ids_keep, axis=0)
         bias_init = _conv_bias(patches.shape[-1])
-        embed = Dense(self.width, dtype=self.dtype, bias_init=bias_init, name='patch_embed')
+        stream = stream_dtype(self)
+        embed = Dense(self.width, self.dtype, stream, bias_init=bias_init, name='patch_embed')
         cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))
         cls = jnp.broadcast_to(cls + table[:, :1], (images.shape[0], 1, self.width))
         embedded = embed(patches)
         if mask is not None:
             mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
-            embedded = jnp.where(mask[..., None], mask_token.astype(self.dtype), embedded)
+            embedded = jnp.where(mask[..., None], mask_token.astype(stream), embedded)
         tokens = jnp.concatenate([cls, embedded + positions], axis=1)
         transformer = Transformer(
             self.depth,
@@ -151,13 +154,16 @@ class Encoder(nn.Module):
             self.frozen_blocks,
             self.attention,
             self.norm_eps,
+            self.residual_dtype,
             name='blocks',
         )
         tokens = transformer(tokens, branch_scale, blocks)
-        if final_norm and self.has_norm:
-            norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
-            tokens = jax.tree.map(norm, tokens)
-        return tokens
+        if not final_norm:
+            return tokens
+        if not self.has_norm:
+            return jax.tree.map(lambda x: x.astype(self.dtype), tokens)
+        norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
+        return jax.tree.map(norm, tokens)
 
     def features(
         self,

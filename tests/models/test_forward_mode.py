@@ -9,7 +9,9 @@ from helpers.photographs import SHAPE
 from helpers.slow import slow_after
 from jax.flatten_util import ravel_pytree
 
-from mae_jax.models.dense import matmul
+from mae_jax.models.dense import linear
+from mae_jax.models.norm import layer_norm
+from mae_jax.models.transformer import gelu
 
 
 @pytest.fixture(scope='module')
@@ -82,20 +84,40 @@ def test_a_product_of_the_autoencoders_hessian_agrees_with_its_gradients(options
     [jax.jacfwd, jax.jacrev, lambda f, n: jax.jacfwd(jax.jacrev(f, n), n)],
     ids=['forward', 'reverse', 'forward over reverse'],
 )
-def test_a_product_has_the_derivatives_of_the_plain_product(differentiate):
+@pytest.mark.parametrize('name', ['linear', 'layer_norm', 'gelu'])
+def test_a_layer_has_the_derivatives_of_the_plain_formula(name, differentiate):
+    ours, plain, shapes = LAYERS[name]
     rng = np.random.default_rng(0)
-    operands = [rng.normal(size=size).astype(np.float32) for size in ((2, 2, 3), (3, 2))]
-    products = lambda x, kernel: jnp.sin(matmul(x, kernel)), lambda x, kernel: jnp.sin(x @ kernel)
-    derivatives = [differentiate(product, number) for number in (0, 1) for product in products]
+    operands = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    functions = [lambda *args, f=f: jnp.sin(f(*args)) for f in (ours, plain)]
+    derivatives = [differentiate(f, number) for number in range(len(shapes)) for f in functions]
     results = jax.jit(lambda *operands: [d(*operands) for d in derivatives])(*operands)
-    for actual, expected in (results[:2], results[2:]):
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(results[::2], results[1::2], strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-5)
+
+
+def plain_norm(x, scale, bias):
+    deviation = jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return (x - x.mean(-1, keepdims=True)) / deviation * scale + bias
+
+
+LAYERS = {
+    'linear': (linear, lambda x, kernel, bias: x @ kernel + bias, [(2, 2, 3), (3, 2), (2,)]),
+    'layer_norm': (
+        lambda *operands: layer_norm(*operands, 1e-6, jnp.float32),
+        plain_norm,
+        [(2, 2, 5), (5,), (5,)],
+    ),
+    'gelu': (gelu, lambda x: x * jax.scipy.stats.norm.cdf(x), [(3, 4)]),
+}
 
 
 def test_gradients_of_each_example_are_those_of_one_after_the_other():
     rng = np.random.default_rng(0)
-    x, kernel = (rng.normal(size=size).astype(np.float32) for size in ((6, 3, 4), (4, 5)))
-    gradient = jax.jit(jax.grad(lambda kernel, x: jnp.sin(matmul(x, kernel)).sum()))
-    expected = np.stack([gradient(kernel, each) for each in x])
-    actual = jax.jit(jax.vmap(gradient, (None, 0)))(kernel, x)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    shapes = (6, 3, 4), (4, 5), (5,)
+    x, *params = (rng.normal(size=size).astype(np.float32) for size in shapes)
+    gradient = jax.jit(jax.grad(lambda params, x: jnp.sin(linear(x, *params)).sum()))
+    expected = jax.tree.map(lambda *each: np.stack(each), *[gradient(params, row) for row in x])
+    actual = jax.jit(jax.vmap(gradient, (None, 0)))(params, x)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
