@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from mae_jax.errors import UserError, brief
+from mae_jax.models.attention.gpu import HEAD_WIDTH, cudnn_attention
 from mae_jax.models.attention.plain import plain_attention, split
 from mae_jax.models.attention.tpu import MAX_TOKENS, tpu_attention
 
@@ -18,7 +19,8 @@ def attend(
 ) -> tuple[Float[Array, 'B N D'], Float32[Array, 'B h N N'] | None]:
     """Computes multi-head self-attention, without its projections.
 
-    The platform is that of the mesh which is set around the call, else JAX's default.
+    The platform is that of the mesh which is set around the call, else JAX's default. Forward mode
+    (`jax.jvp`) works for 'plain' and 'xla', and so does 'auto' on a CPU; the kernels have none.
 
     Args:
       qkv: q, k and v side by side in the last axis, each head by head.
@@ -42,6 +44,8 @@ def attend(
     if chosen == 'plain':
         return plain_attention(qkv, heads)
     try:
+        if chosen == 'cudnn':
+            return cudnn_attention(qkv, heads), None
         mixed = jax.nn.dot_product_attention(*split(qkv, heads), implementation=chosen)
     except (NotImplementedError, RuntimeError) as error:  # of this GPU, or for these heads
         if implementation == 'auto':
@@ -59,11 +63,18 @@ def _choose(qkv: Array, heads: int, implementation: str) -> str:
     platform, (batch, tokens, width) = _platform(), qkv.shape
     if platform == 'tpu' and implementation in ('auto', 'pallas'):
         return 'pallas' if tokens <= MAX_TOKENS and _is_split_evenly(batch) else 'plain'
-    if platform == 'gpu' and implementation in ('auto', 'cudnn') and qkv.dtype == jnp.bfloat16:
-        # cuDNN has a backward pass for these alone.
-        trains = tokens % 2 == 0 and width // 3 // heads % 8 == 0
-        return 'cudnn' if implementation == 'cudnn' or trains else 'plain'
+    if platform == 'gpu' and qkv.dtype == jnp.bfloat16 and implementation == 'cudnn':
+        return 'cudnn'
+    if platform == 'gpu' and qkv.dtype == jnp.bfloat16 and implementation == 'auto':
+        head_width = width // 3 // heads
+        # Only a GPU in this machine can build cuDNN's kernels.
+        works = head_width % 8 == 0 and head_width <= HEAD_WIDTH and _gpu_is_here()
+        return 'cudnn' if works else 'plain'
     return 'plain'
+
+
+def _gpu_is_here() -> bool:
+    return jax.default_backend() == 'gpu'
 
 
 def _platform() -> str:

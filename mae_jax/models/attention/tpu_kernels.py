@@ -1,25 +1,28 @@
-"""Pallas kernels for attention on a TPU: all heads of an image in VMEM, forward and backward.
+"""Pallas kernels for attention on a TPU: whole images in VMEM, forward and backward.
 
 Logits are kept transposed, [keys, queries]. The softmax thereby reduces over sublanes, by
-additions of whole registers, and a sum over keys scales columns; sums over lanes, which are slow,
-do not occur. Of the three products whose result is needed as [tokens, width], two have it so; the
-third, and the output of the forward pass, are transposed after the product, when they are small.
+operations on whole registers; sums over lanes, which are slow, do not occur. Results that come out
+transposed are small, and are transposed once for a window of heads. `tpu_tiles.py` has the tiles.
 
-The weights N x N exist only in VMEM, in float32, and the backward pass computes them again.
+The weights exist only in VMEM. As in FlashAttention-2 (Dao, 2023, arXiv:2307.08691), the forward
+pass stores one float32 a query, the logarithm of the sum that its weights are divided by, and the
+backward pass computes the weights from it.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
-LANES = 128
-"""Columns of a register; arrays are cut at multiples of it."""
+from mae_jax.models.attention import tpu_tiles
+from mae_jax.models.attention.tpu_pipeline import each_window, run_stages
+from mae_jax.models.attention.tpu_tiles import LANES, SUBLANES, Tile, Tiling
+
 ROWS = 256
 """Tokens of a grid step, at least, where the batch has them: a step costs some 500 cycles."""
 VMEM = 100 * 2**20
@@ -27,66 +30,90 @@ VMEM = 100 * 2**20
 
 _ROWS_BY_ROWS = ((1,), (1,)), ((), ())  # a @ b.T
 _PLAIN = ((1,), (0,)), ((), ())  # a @ b
-_LOG2E = math.log2(math.e)
 
 
-def forward(qkv: Float[Array, 'B N E'], heads: int, interpret: bool) -> Float[Array, 'B N D']:
+def forward(
+    qkv: Float[Array, 'B N E'], heads: int, interpret: bool
+) -> tuple[Float[Array, 'B N D'], Float32[Array, 'B w t 128']]:
     """Computes attention; q, k and v stand side by side in the last axis, each head by head.
 
     Args:
       interpret: whether Pallas' interpreter runs it, on any platform.
+
+    Returns:
+      What attention mixes, and the logarithm (to base 2) of each query's sum of weights, for each
+      tile of each window.
     """
-    return _call(_forward, 'attention_forward', heads, interpret, 1, qkv)
+    batch, tokens, columns = qkv.shape
+    tiles = tpu_tiles.tiling(tokens, columns // 3, heads, qkv.dtype)
+    mixed, sums = _call(
+        _forward,
+        'attention_forward',
+        tiles,
+        interpret,
+        [_pad(qkv, 3, tiles.width)],
+        [_rows(tiles, batch, 1), _sums(tiles, batch)],
+    )
+    return _cut(mixed, 1, columns // 3), sums
 
 
 def backward(
-    qkv: Float[Array, 'B N E'], gradient: Float[Array, 'B N D'], heads: int, interpret: bool
+    qkv: Float[Array, 'B N E'],
+    sums: Float32[Array, 'B w t 128'],
+    gradient: Float[Array, 'B N D'],
+    heads: int,
+    interpret: bool,
 ) -> Float[Array, 'B N E']:
-    """Computes the gradient of `qkv` from that of what `forward` returns."""
-    return _call(_backward, 'attention_backward', heads, interpret, 3, qkv, gradient)
+    """Computes the gradient of `qkv` from that of what attention mixes, and `forward`'s sums."""
+    batch, tokens, columns = qkv.shape
+    tiles = tpu_tiles.tiling(tokens, columns // 3, heads, qkv.dtype)
+    (of_qkv,) = _call(
+        _backward,
+        'attention_backward',
+        tiles,
+        interpret,
+        [_pad(qkv, 3, tiles.width), sums, _pad(gradient, 1, tiles.width)],
+        [_rows(tiles, batch, 3)],
+    )
+    return _cut(of_qkv, 3, columns // 3)
+
+
+def _rows(tiles: Tiling, batch: int, parts: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((batch, tiles.tokens, parts * tiles.width), tiles.dtype)
+
+
+def _sums(tiles: Tiling, batch: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((batch, tiles.windows, len(tiles.tiles), LANES), jnp.float32)
 
 
 def _call(
     kernel: Callable[..., None],
     name: str,
-    heads: int,
+    tiles: Tiling,
     interpret: bool,
-    parts: int,
-    qkv: Array,
-    *others: Array,
-) -> Array:
-    """Calls a kernel whose result has `parts` arrays [B, N, D] side by side."""
-    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    padded = pl.cdiv(width, LANES) * LANES
-    arrays = [_pad(qkv, 3, padded), *(_pad(array, 1, padded) for array in others)]
-    images = math.gcd(batch, max(1, 1 << (ROWS // tokens).bit_length() - 1))
-    head_width = width // heads
-    cycle = math.lcm(head_width, LANES)  # after which heads and registers begin together
-    window = cycle if width % cycle == 0 else padded
-    body = functools.partial(
-        kernel,
-        head_width=head_width,
-        heads=min(window, width) // head_width,
-        width=padded,
-        window=window,
-    )
+    inputs: list[Array],
+    outputs: list[jax.ShapeDtypeStruct],
+) -> Sequence[Array]:
+    """Calls a kernel for some images at a time."""
+    batch = inputs[0].shape[0]
+    images = math.gcd(batch, max(1, 1 << (ROWS // tiles.tokens).bit_length() - 1))
 
-    def block(columns):
-        return pl.BlockSpec((images, tokens, columns), lambda i: (i, 0, 0))
+    def block(array):
+        rest = array.shape[1:] if array.ndim == 4 else (tiles.rows, array.shape[2])
+        return pl.BlockSpec((images, *rest), lambda i: (i, *(0 for _ in rest)))
 
-    result = pl.pallas_call(
-        functools.partial(_each_window, body, images, padded // window),
+    return pl.pallas_call(
+        functools.partial(kernel, tiles, images),
         grid=(batch // images,),
-        in_specs=[block(array.shape[-1]) for array in arrays],
-        out_specs=block(parts * padded),
-        out_shape=jax.ShapeDtypeStruct((batch, tokens, parts * padded), qkv.dtype),
+        in_specs=[block(array) for array in inputs],
+        out_specs=[block(array) for array in outputs],
+        out_shape=outputs,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=('parallel',), vmem_limit_bytes=VMEM
         ),
         interpret=interpret,
         name=name,
-    )(*arrays)
-    return _cut(result, parts, width)
+    )(*inputs)
 
 
 def _pad(array: Array, parts: int, width: int) -> Array:
@@ -108,71 +135,125 @@ def _cut(array: Array, parts: int, width: int) -> Array:
     return apart.reshape(batch, tokens, parts * width)
 
 
-def _each_window(body: Callable[..., None], images: int, windows: int, *refs) -> None:
-    """Runs `body` for each image and each window of columns that holds whole heads."""
+def _forward(tiles: Tiling, images: int, qkv, out, sums) -> None:
+    def load(place):
+        q, k, v = (_read(tiles, qkv, place, part) for part in range(3))
+        return q, _values(tiles, k), _values(tiles, v).T
 
-    def step(index, carry):
-        # Python's `//` of signed numbers would ask for the kind of device that traces it.
-        body(jax.lax.div(index, windows), jax.lax.rem(index, windows), *refs)
-        return carry
+    def multiply(arrays, tile, _):
+        q, k, _ = arrays
+        return _logits(tiles, tile, tpu_tiles.rows_of(tiles, tile, q), k)
 
-    jax.lax.fori_loop(0, images * windows, step, None)
+    def softmax(arrays, tile, logits):
+        largest, scale = logits.max(0, keepdims=True), _scale(tiles)
+        weights = jnp.exp2((logits - largest) * scale)
+        total = weights.sum(0, keepdims=True)
+        return weights.astype(tiles.dtype), 1 / total, largest * scale + jnp.log2(total)
+
+    def mix(arrays, tile, previous):
+        weights, factor, total = previous
+        v = arrays[2][tpu_tiles.columns_of(tiles, tile)]
+        return _dot(v, weights, _PLAIN) * factor, total
+
+    def store(place, results):
+        mixed, totals = zip(*results, strict=True)
+        _write(tiles, out, place, 0, tpu_tiles.join(tiles, list(mixed)))
+        sums[place] = jnp.concatenate(totals)
+
+    stages = [multiply, softmax, mix]
+    each_window(tiles, images, lambda places: run_stages(tiles, places, load, stages, store))
 
 
-def _forward(image, index, qkv, out, *, head_width, heads, width, window):
-    q, k, v = (qkv[image, :, _columns(part * width, index, window)] for part in range(3))
-    v = v.T
-    mixed = []
-    for head in range(heads):
-        columns = slice(head * head_width, (head + 1) * head_width)
-        weights, total = _weights(q[:, columns], k[:, columns])
-        mixed.append(_dot(v[columns], weights.astype(v.dtype), _PLAIN) * (1 / total))
-    out[image, :, _columns(0, index, window)] = _join(mixed, window).T.astype(out.dtype)
+def _backward(tiles: Tiling, images: int, qkv, sums, gradient, out) -> None:
+    whole = tiles.stacked == 1  # a tile's columns are those of one head
 
+    def load(place):
+        q, k, v = (_read(tiles, qkv, place, part) for part in range(3))
+        of_out, (k, v) = _read(tiles, gradient, place, 0), (_values(tiles, x) for x in (k, v))
+        transposed = [k.T]
+        if whole:
+            transposed += [_queries(tiles, x).T for x in (q, of_out)]
+        return q, k, v, of_out, transposed, sums[place]
 
-def _backward(image, index, qkv, gradient, out, *, head_width, heads, width, window):
-    q, k, v = (qkv[image, :, _columns(part * width, index, window)] for part in range(3))
-    of_out = gradient[image, :, _columns(0, index, window)]
-    k_transposed, scale = k.T, head_width**-0.5
-    of_q, of_k, of_v = [], [], []
-    for head in range(heads):
-        columns = slice(head * head_width, (head + 1) * head_width)
-        weights, total = _weights(q[:, columns], k[:, columns])
-        weights *= 1 / total
-        of_weights = _dot(v[:, columns], of_out[:, columns], _ROWS_BY_ROWS)
+    def multiply(arrays, tile, _):
+        q, k, v, of_out, _, _ = arrays
+        q, of_out = (tpu_tiles.rows_of(tiles, tile, x) for x in (q, of_out))
+        of_weights = _dot(v[:, tpu_tiles.registers_of(tiles, tile)], of_out, _ROWS_BY_ROWS)
+        return q, of_out, _logits(tiles, tile, q, k), of_weights
+
+    def softmax(arrays, tile, previous):
+        q, of_out, logits, of_weights = previous
+        weights = jnp.exp2(logits * _scale(tiles) - arrays[5][tile.index : tile.index + 1])
         product = weights * of_weights
         of_logits = product - weights * product.sum(0, keepdims=True)
-        of_logits = (of_logits * scale).astype(q.dtype)
-        of_v.append(_dot(weights.astype(q.dtype), of_out[:, columns], _PLAIN))
-        of_k.append(_dot(of_logits, q[:, columns], _PLAIN))
-        of_q.append(_dot(k_transposed[columns], of_logits, _PLAIN))
-    parts = _join(of_q, window).T, _join(of_k, window, axis=1), _join(of_v, window, axis=1)
-    for part, value in enumerate(parts):
-        out[image, :, _columns(part * width, index, window)] = value.astype(out.dtype)
+        return q, of_out, weights.astype(tiles.dtype), of_logits.astype(tiles.dtype)
+
+    def multiply_back(arrays, tile, previous):
+        q, of_out, weights, of_logits = previous
+        columns, transposed = tpu_tiles.columns_of(tiles, tile), arrays[4]
+        of_q = _dot(transposed[0][columns], of_logits, _PLAIN)
+        if whole:
+            lanes = slice(tile.start, tile.start + LANES)
+            q, of_out = (x[columns, lanes] for x in transposed[1:])
+            of_k, of_v = _dot(q, of_logits, _ROWS_BY_ROWS), _dot(of_out, weights, _ROWS_BY_ROWS)
+        else:
+            of_k, of_v = _dot(of_logits, q, _PLAIN), _dot(weights, of_out, _PLAIN)
+        return of_q * tiles.head_width**-0.5, of_k * tiles.head_width**-0.5, of_v
+
+    def store(place, results):
+        of_q, *others = map(list, zip(*results, strict=True))
+        _write(tiles, out, place, 0, tpu_tiles.join(tiles, of_q))
+        add = tpu_tiles.add_by_head if whole else tpu_tiles.add_by_columns
+        for part, values in enumerate(others, start=1):
+            _write(tiles, out, place, part, add(tiles, values))
+
+    stages = [multiply, softmax, multiply_back]
+    each_window(tiles, images, lambda places: run_stages(tiles, places, load, stages, store))
 
 
-def _columns(start: int, index: Array, window: int):
-    return pl.ds(pl.multiple_of(start + index * window, LANES), window)
+def _at(tiles: Tiling, place: tuple, part: int) -> tuple:
+    image, window = place
+    start = part * tiles.width + window * tiles.window
+    start = start if isinstance(start, int) else pl.multiple_of(start, LANES)
+    return image, slice(None), pl.ds(start, tiles.window)
 
 
-def _join(arrays: list[Array], length: int, axis: int = 0) -> Array:
-    """Joins the heads of a window; zeros follow where its last columns belong to none."""
-    missing = length - sum(array.shape[axis] for array in arrays)
-    if missing:
-        shape = (missing, arrays[0].shape[1]) if axis == 0 else (arrays[0].shape[0], missing)
-        arrays = [*arrays, jnp.zeros(shape, arrays[0].dtype)]
-    return jnp.concatenate(arrays, axis=axis)
+def _read(tiles: Tiling, ref, place: tuple, part: int) -> Array:
+    """Returns the bits of a window; rows of padding, which may hold anything, become zero."""
+    return tpu_tiles.words(ref[_at(tiles, place, part)]) & tpu_tiles.is_token(tiles)
 
 
-def _weights(q: Array, k: Array) -> tuple[Array, Array]:
-    """Returns weights [keys, queries] before their division by totals [1, queries], float32."""
-    logits = _dot(k, q, _ROWS_BY_ROWS)
-    scale = q.shape[-1] ** -0.5 * _LOG2E
-    weights = jnp.exp2((logits - logits.max(0, keepdims=True)) * scale)
-    return weights, weights.sum(0, keepdims=True)
+def _write(tiles: Tiling, ref, place: tuple, part: int, values: Array) -> None:
+    ref[_at(tiles, place, part)] = values.astype(tiles.dtype)
 
 
-def _dot(a: Array, b: Array, dimensions: tuple) -> Float[Array, '...']:
+def _values(tiles: Tiling, bits: Array) -> Array:
+    return pltpu.bitcast(bits, tiles.dtype)
+
+
+def _queries(tiles: Tiling, bits: Array) -> Array:
+    """Returns values with rows of zeros after them that fill tiles."""
+    rows = pl.cdiv(tiles.tokens, LANES) * LANES
+    return _values(tiles, tpu_tiles.fill(bits, rows // tiles.packed))
+
+
+def _logits(tiles: Tiling, tile: Tile, q: Array, k: Array) -> Float32[Array, 'rows 128']:
+    """Returns the logits of a tile, -inf in rows of padding."""
+    logits = _dot(k[:, tpu_tiles.registers_of(tiles, tile)], q, _ROWS_BY_ROWS)
+    whole = tiles.tokens // SUBLANES * SUBLANES
+    if whole == tiles.rows:
+        return logits
+    row = jax.lax.broadcasted_iota(jnp.int32, (tiles.rows - whole, 1), 0)
+    last = jnp.where(row < tiles.tokens - whole, logits[whole:], -jnp.inf)
+    return jnp.concatenate([logits[:whole], last])
+
+
+def _scale(tiles: Tiling) -> float:
+    """Returns what logits are multiplied by: weights are powers of two."""
+    return tiles.head_width**-0.5 * math.log2(math.e)
+
+
+def _dot(a: Array, b: Array, dimensions: tuple) -> Float32[Array, '...']:
     """Multiplies with sums in float32; float32 operands at full precision."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jax.lax.dot_general(

@@ -51,8 +51,8 @@ def test_values_and_gradients_are_those_of_attention_by_hand(
     length, width, heads, dtype, tolerance
 ):
     qkv, gradient = draw(length, width, dtype)
-    mixed = tpu_kernels.forward(qkv, heads, interpret=True)
-    of_qkv = tpu_kernels.backward(qkv, gradient, heads, interpret=True)
+    mixed, sums = tpu_kernels.forward(qkv, heads, interpret=True)
+    of_qkv = tpu_kernels.backward(qkv, sums, gradient, heads, interpret=True)
     expected = attention_by_hand(*(np.asarray(x, np.float32) for x in (qkv, gradient)), heads)
     for actual, wanted in zip((mixed, of_qkv), expected, strict=True):
         assert actual.dtype == dtype and actual.shape == wanted.shape
@@ -62,7 +62,7 @@ def test_values_and_gradients_are_those_of_attention_by_hand(
 
 def test_large_logits_neither_overflow_nor_lose_the_largest():
     qkv = 100 * draw(7, 128, jnp.float32)[0]
-    mixed = np.asarray(tpu_kernels.forward(qkv, 2, interpret=True))
+    mixed = np.asarray(tpu_kernels.forward(qkv, 2, interpret=True)[0])
     q, k, v = np.asarray(qkv, np.float64).reshape(7, 3, 2, 64).transpose(1, 2, 0, 3)
     largest = (q @ k.swapaxes(1, 2)).argmax(-1)  # far above all others
     expected = np.stack([v[head, largest[head]] for head in range(2)], axis=1)
