@@ -1,5 +1,6 @@
 """The dense layer: how a product with a weight is computed, forward and backward."""
 
+import math
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
@@ -13,6 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.interpreters import ad
 from jaxtyping import Array, ArrayLike, Float, Float32
 
+from mae_jax.models.platform import platform
 from mae_jax.models.primitives import make_primitive
 
 PRODUCT = 'dense_product'
@@ -73,7 +75,22 @@ def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any, **_) -> Array:
     # As matrices: XLA turns a sum over several axes into a transposed copy, and where `x` is a
     # GELU it computes the GELU again for that copy, column by column.
     rows = [array.astype(x.dtype).reshape(-1, array.shape[-1]) for array in (x, gradient)]
+    if x.dtype == jnp.bfloat16 and platform() == 'cpu':
+        return _dot(_transposed(rows[0]), rows[1], 1, 0).astype(kernel.aval.dtype)
     return _dot(*rows, 0, 0).astype(kernel.aval.dtype)
+
+
+def _transposed(x: Array) -> Array:
+    """Transposes [R, D] by a copy that XLA keeps.
+
+    On a CPU, XLA's fast product of bfloat16 takes rows of its first operand. It merges a plain
+    transposition into the product, which then converts both operands to float32: a third of the
+    speed. In groups of columns that fill a line of the cache it stays a copy, and each line is read
+    into the cache once.
+    """
+    rows, width = x.shape
+    line = math.gcd(width, 32)
+    return x.reshape(rows, width // line, line).transpose(1, 2, 0).reshape(width, rows)
 
 
 def _gradient_of_bias(gradient: Array, bias: Any, **_) -> tuple[Array]:

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from mae_jax.errors import UserError, brief
+from mae_jax.models.attention.cpu import cpu_attention
 from mae_jax.models.attention.gpu import HEAD_WIDTH, cudnn_attention
 from mae_jax.models.attention.plain import plain_attention, split
 from mae_jax.models.attention.tpu import MAX_TOKENS, tpu_attention
+from mae_jax.models.platform import platform as _platform
 
 ATTENTION = ('auto', 'plain', 'xla', 'cudnn', 'pallas')
 """How attention is computed: by the fastest of the others that works; by plain products; by
@@ -41,6 +43,8 @@ def attend(
     chosen = _choose(qkv, heads, implementation)
     if chosen == 'pallas':
         return tpu_attention(qkv, heads), None
+    if chosen == 'cpu':
+        return cpu_attention(qkv, heads)
     if chosen == 'plain':
         return plain_attention(qkv, heads)
     try:
@@ -57,7 +61,7 @@ def attend(
 
 
 def _choose(qkv: Array, heads: int, implementation: str) -> str:
-    """Returns 'plain', 'xla', 'cudnn' or 'pallas'."""
+    """Returns 'plain', 'cpu', 'xla', 'cudnn' or 'pallas'."""
     if implementation in ('plain', 'xla'):
         return implementation
     platform, (batch, tokens, width) = _platform(), qkv.shape
@@ -70,17 +74,11 @@ def _choose(qkv: Array, heads: int, implementation: str) -> str:
         # Only a GPU in this machine can build cuDNN's kernels.
         works = head_width % 8 == 0 and head_width <= HEAD_WIDTH and _gpu_is_here()
         return 'cudnn' if works else 'plain'
-    return 'plain'
+    return 'cpu' if platform == 'cpu' and implementation == 'auto' else 'plain'
 
 
 def _gpu_is_here() -> bool:
     return jax.default_backend() == 'gpu'
-
-
-def _platform() -> str:
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = jax.default_backend() if device is None else device.platform
-    return 'gpu' if platform in ('cuda', 'rocm') else platform
 
 
 def _is_split_evenly(batch: int) -> bool:
