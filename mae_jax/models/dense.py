@@ -29,14 +29,21 @@ def _product(x: Array, kernel: Array) -> Float32[Array, '...']:
     return _dot(x, kernel.astype(x.dtype), x.ndim - 1, 0)
 
 
-@jax.custom_jvp
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
 def linear(
-    x: Float[ArrayLike, '... D'], kernel: Float[ArrayLike, 'D F'], bias: Float[ArrayLike, ' F']
+    x: Float[ArrayLike, '... D'],
+    kernel: Float[ArrayLike, 'D F'],
+    bias: Float[ArrayLike, ' F'],
+    sum_by_product: bool = False,
 ) -> Float[Array, '... F']:
     """Multiplies in the dtype of `x`, adds the bias in float32, and rounds once, to that dtype.
 
     The gradients of kernel and bias are summed in float32 and returned in the parameters' dtype: in
     float32 they are never rounded to bfloat16, nor added up in it over devices.
+
+    Args:
+      sum_by_product: whether a TPU sums the bias's gradient by a product with ones. That is faster
+        where XLA cannot add it up while it computes what it is the sum of, a kernel's result.
 
     The gradients are written out for the sake of CPUs. JAX's own rule computes the kernel's from a
     transposed copy of the incoming gradient, and XLA computes that copy anew from everything the
@@ -52,7 +59,7 @@ def linear(
 _product_p = make_primitive('dense_tangent', lambda x, k: _product(x, k).astype(x.dtype))
 _bias_p = make_primitive(
     'dense_bias_tangent',
-    lambda bias, *, shape, dtype: jnp.broadcast_to(bias.astype(dtype), shape),
+    lambda bias, *, shape, dtype, sum_by_product: jnp.broadcast_to(bias.astype(dtype), shape),
 )
 
 
@@ -67,9 +74,20 @@ def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any) -> Array:
     return _dot(*rows, 0, 0).astype(kernel.aval.dtype)
 
 
-def _gradient_of_bias(gradient: Array, bias: Any, **_) -> tuple[Array]:
+def _gradient_of_bias(
+    gradient: Array, bias: Any, *, sum_by_product: bool, **_: Any
+) -> tuple[Array]:
     rows = gradient.reshape(-1, gradient.shape[-1])
-    return (rows.sum(0, dtype=jnp.float32).astype(bias.aval.dtype),)
+    total = partial(jnp.sum, axis=0, dtype=jnp.float32)
+    if sum_by_product:
+        total = partial(lax.platform_dependent, tpu=_sum_by_product, default=total)
+    return (total(rows).astype(bias.aval.dtype),)
+
+
+def _sum_by_product(rows: Array) -> Float32[Array, ' F']:
+    ones = jnp.ones((8, len(rows)), rows.dtype)
+    highest = lax.Precision.HIGHEST  # of float32; products of bfloat16 are exact in any case
+    return jnp.matmul(ones, rows, precision=highest, preferred_element_type=jnp.float32)[0]
 
 
 ad.defbilinear(_product_p, _gradient_of_x, _gradient_of_kernel)
@@ -77,31 +95,37 @@ ad.deflinear2(_bias_p, _gradient_of_bias)
 
 
 @partial(linear.defjvp, symbolic_zeros=True)
-def _differentiate(primals, tangents):
+def _differentiate(sum_by_product, primals, tangents):
     x, kernel, bias = primals
     of_x, of_kernel, of_bias = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     terms = []  # the last is the first to be transposed
     if of_bias is not None:
+        options = dict(dtype=x.dtype, sum_by_product=sum_by_product)
         shape = (*x.shape[:-1], kernel.shape[1])
-        terms.append(_bias_p.bind(of_bias, shape=shape, dtype=x.dtype))
+        terms.append(_bias_p.bind(of_bias, shape=shape, **options))
     if of_kernel is not None:
         terms.append(_product_p.bind(x, of_kernel))
     if of_x is not None:
         terms.append(_product_p.bind(of_x, kernel))
-    return linear(x, kernel, bias), reduce(jnp.add, terms)
+    return linear(x, kernel, bias, sum_by_product), reduce(jnp.add, terms)
 
 
 class Dense(nn.Module):
-    """Linear layer: Xavier-uniform kernel [D, F], zero bias, both float32; computes in `dtype`."""
+    """Linear layer: Xavier-uniform kernel [D, F], zero bias, both float32; computes in `dtype`.
+
+    Attributes:
+      sum_by_product: as of `linear`.
+    """
 
     features: int
     dtype: Any = jnp.float32
     kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
     bias_init: Callable[..., Array] = nn.initializers.zeros
+    sum_by_product: bool = False
 
     @nn.compact
     def __call__(self, x: Float[ArrayLike, '... D']) -> Float[Array, '... {self.features}']:
         x = jnp.asarray(x, self.dtype)
         kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
         bias = self.param('bias', self.bias_init, (self.features,))
-        return checkpoint_name(linear(x, kernel, bias), PRODUCT)
+        return checkpoint_name(linear(x, kernel, bias, self.sum_by_product), PRODUCT)
