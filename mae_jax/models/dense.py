@@ -31,12 +31,13 @@ def _product(x: Array, kernel: Array) -> Float32[Array, '...']:
     return _dot(x, kernel.astype(x.dtype), x.ndim - 1, 0)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def linear(
     x: Float[ArrayLike, '... D'],
     kernel: Float[ArrayLike, 'D F'],
     bias: Float[ArrayLike, ' F'],
     dtype: Any = None,
+    sum_by_product: bool = False,
 ) -> Float[Array, '... F']:
     """Multiplies in the dtype of `x`, adds the bias in float32, and rounds once, to `dtype`.
 
@@ -44,6 +45,10 @@ def linear(
 
     The gradients of kernel and bias are summed in float32 and returned in the parameters' dtype: in
     float32 they are never rounded to bfloat16, nor added up in it over devices.
+
+    Args:
+      sum_by_product: whether a TPU sums the bias's gradient by a product with ones. That is faster
+        where XLA cannot add it up while it computes what it is the sum of, a kernel's result.
 
     The gradients are written out for the sake of CPUs. JAX's own rule computes the kernel's from a
     transposed copy of the incoming gradient, and XLA computes that copy anew from everything the
@@ -61,7 +66,7 @@ _product_p = make_primitive(
 )
 _bias_p = make_primitive(
     'dense_bias_tangent',
-    lambda bias, *, shape, dtype: jnp.broadcast_to(bias.astype(dtype), shape),
+    lambda bias, *, shape, dtype, sum_by_product: jnp.broadcast_to(bias.astype(dtype), shape),
 )
 
 
@@ -93,9 +98,20 @@ def _transposed(x: Array) -> Array:
     return x.reshape(rows, width // line, line).transpose(1, 2, 0).reshape(width, rows)
 
 
-def _gradient_of_bias(gradient: Array, bias: Any, **_) -> tuple[Array]:
+def _gradient_of_bias(
+    gradient: Array, bias: Any, *, sum_by_product: bool, **_: Any
+) -> tuple[Array]:
     rows = gradient.reshape(-1, gradient.shape[-1])
-    return (rows.sum(0, dtype=jnp.float32).astype(bias.aval.dtype),)
+    total = partial(jnp.sum, axis=0, dtype=jnp.float32)
+    if sum_by_product:
+        total = partial(lax.platform_dependent, tpu=_sum_by_product, default=total)
+    return (total(rows).astype(bias.aval.dtype),)
+
+
+def _sum_by_product(rows: Array) -> Float32[Array, ' F']:
+    ones = jnp.ones((8, len(rows)), rows.dtype)
+    highest = lax.Precision.HIGHEST  # of float32; products of bfloat16 are exact in any case
+    return jnp.matmul(ones, rows, precision=highest, preferred_element_type=jnp.float32)[0]
 
 
 ad.defbilinear(_product_p, _gradient_of_x, _gradient_of_kernel)
@@ -103,19 +119,20 @@ ad.deflinear2(_bias_p, _gradient_of_bias)
 
 
 @partial(linear.defjvp, symbolic_zeros=True)
-def _differentiate(dtype, primals, tangents):
+def _differentiate(dtype, sum_by_product, primals, tangents):
     x, kernel, bias = primals
     dtype = dtype or x.dtype
     of_x, of_kernel, of_bias = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     terms = []  # the last is the first to be transposed
     if of_bias is not None:
+        options = dict(dtype=dtype, sum_by_product=sum_by_product)
         shape = (*x.shape[:-1], kernel.shape[1])
-        terms.append(_bias_p.bind(of_bias, shape=shape, dtype=dtype))
+        terms.append(_bias_p.bind(of_bias, shape=shape, **options))
     if of_kernel is not None:
         terms.append(_product_p.bind(x, of_kernel, dtype=dtype))
     if of_x is not None:
         terms.append(_product_p.bind(of_x, kernel, dtype=dtype))
-    return linear(x, kernel, bias, dtype), reduce(jnp.add, terms)
+    return linear(x, kernel, bias, dtype, sum_by_product), reduce(jnp.add, terms)
 
 
 class Dense(nn.Module):
@@ -123,6 +140,7 @@ class Dense(nn.Module):
 
     Attributes:
       out_dtype: of the result; None is `dtype`.
+      sum_by_product: as of `linear`.
     """
 
     features: int
@@ -130,10 +148,12 @@ class Dense(nn.Module):
     out_dtype: Any = None
     kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
     bias_init: Callable[..., Array] = nn.initializers.zeros
+    sum_by_product: bool = False
 
     @nn.compact
     def __call__(self, x: Float[ArrayLike, '... D']) -> Float[Array, '... {self.features}']:
         x = jnp.asarray(x, self.dtype)
         kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
         bias = self.param('bias', self.bias_init, (self.features,))
-        return checkpoint_name(linear(x, kernel, bias, self.out_dtype or self.dtype), PRODUCT)
+        product = linear(x, kernel, bias, self.out_dtype or self.dtype, self.sum_by_product)
+        return checkpoint_name(product, PRODUCT)
