@@ -19,13 +19,13 @@ PRODUCT = 'dense_product'
 """Name of a dense layer's product, by which rematerialisation policies select it."""
 
 
-def _dot(a: Array, b: Array, a_axis: int, b_axis: int) -> Float32[Array, '...']:
+def _dot(a: ArrayLike, b: ArrayLike, a_axis: int, b_axis: int) -> Float32[Array, '...']:
     """Sums over these axes in float32, whatever the operands."""
     axes = ((a_axis,), (b_axis,)), ((), ())
     return lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
-def _product(x: Array, kernel: Array) -> Float32[Array, '...']:
+def _product(x: ArrayLike, kernel: ArrayLike) -> Float32[Array, '...']:
     return _dot(x, kernel.astype(x.dtype), x.ndim - 1, 0)
 
 
@@ -63,11 +63,11 @@ _bias_p = make_primitive(
 )
 
 
-def _gradient_of_x(gradient: Array, x: Any, kernel: Array) -> Array:
+def _gradient_of_x(gradient: ArrayLike, x: Any, kernel: ArrayLike) -> Array:
     return _dot(gradient, kernel.astype(gradient.dtype), gradient.ndim - 1, 1).astype(x.aval.dtype)
 
 
-def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any) -> Array:
+def _gradient_of_kernel(gradient: ArrayLike, x: ArrayLike, kernel: Any) -> Array:
     # As matrices: XLA turns a sum over several axes into a transposed copy, and where `x` is a
     # GELU it computes the GELU again for that copy, column by column.
     rows = [array.reshape(-1, array.shape[-1]) for array in (x, gradient)]
@@ -75,7 +75,7 @@ def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any) -> Array:
 
 
 def _gradient_of_bias(
-    gradient: Array, bias: Any, *, sum_by_product: bool, **_: Any
+    gradient: ArrayLike, bias: Any, *, sum_by_product: bool, **_: Any
 ) -> tuple[Array]:
     rows = gradient.reshape(-1, gradient.shape[-1])
     total = partial(jnp.sum, axis=0, dtype=jnp.float32)
@@ -84,7 +84,7 @@ def _gradient_of_bias(
     return (total(rows).astype(bias.aval.dtype),)
 
 
-def _sum_by_product(rows: Array) -> Float32[Array, ' F']:
+def _sum_by_product(rows: ArrayLike) -> Float32[Array, ' F']:
     ones = jnp.ones((8, len(rows)), rows.dtype)
     highest = lax.Precision.HIGHEST  # of float32; products of bfloat16 are exact in any case
     return jnp.matmul(ones, rows, precision=highest, preferred_element_type=jnp.float32)[0]
