@@ -19,22 +19,23 @@ PRODUCT = 'dense_product'
 """Name of a dense layer's product, by which rematerialisation policies select it."""
 
 
-def _dot(a: Array, b: Array, a_axis: int, b_axis: int) -> Float32[Array, '...']:
+def _dot(a: ArrayLike, b: ArrayLike, a_axis: int, b_axis: int) -> Float32[Array, '...']:
     """Sums over these axes in float32, whatever the operands."""
     axes = ((a_axis,), (b_axis,)), ((), ())
     return lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
-def _product(x: Array, kernel: Array) -> Float32[Array, '...']:
+def _product(x: ArrayLike, kernel: ArrayLike) -> Float32[Array, '...']:
     return _dot(x, kernel.astype(x.dtype), x.ndim - 1, 0)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def linear(
     x: Float[ArrayLike, '... D'],
     kernel: Float[ArrayLike, 'D F'],
     bias: Float[ArrayLike, ' F'],
     dtype: Any = None,
+    sum_by_product: bool = False,
 ) -> Float[Array, '... F']:
     """Multiplies in the dtype of `x`, adds the bias in float32, and rounds once, to `dtype`.
 
@@ -42,6 +43,10 @@ def linear(
 
     The gradients of kernel and bias are summed in float32 and returned in the parameters' dtype: in
     float32 they are never rounded to bfloat16, nor added up in it over devices.
+
+    Args:
+      sum_by_product: whether a TPU sums the bias's gradient by a product with ones. That is faster
+        where XLA cannot add it up while it computes what it is the sum of, a kernel's result.
 
     The gradients are written out for the sake of CPUs. JAX's own rule computes the kernel's from a
     transposed copy of the incoming gradient, and XLA computes that copy anew from everything the
@@ -59,26 +64,37 @@ _product_p = make_primitive(
 )
 _bias_p = make_primitive(
     'dense_bias_tangent',
-    lambda bias, *, shape, dtype: jnp.broadcast_to(bias.astype(dtype), shape),
+    lambda bias, *, shape, dtype, sum_by_product: jnp.broadcast_to(bias.astype(dtype), shape),
 )
 
 
-def _gradient_of_x(gradient: Array, x: Any, kernel: Array, **_) -> Array:
+def _gradient_of_x(gradient: ArrayLike, x: Any, kernel: ArrayLike, **_) -> Array:
     dtype = x.aval.dtype
     product = _dot(gradient.astype(dtype), kernel.astype(dtype), gradient.ndim - 1, 1)
     return product.astype(dtype)
 
 
-def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any, **_) -> Array:
+def _gradient_of_kernel(gradient: ArrayLike, x: ArrayLike, kernel: Any, **_) -> Array:
     # As matrices: XLA turns a sum over several axes into a transposed copy, and where `x` is a
     # GELU it computes the GELU again for that copy, column by column.
     rows = [array.astype(x.dtype).reshape(-1, array.shape[-1]) for array in (x, gradient)]
     return _dot(*rows, 0, 0).astype(kernel.aval.dtype)
 
 
-def _gradient_of_bias(gradient: Array, bias: Any, **_) -> tuple[Array]:
+def _gradient_of_bias(
+    gradient: ArrayLike, bias: Any, *, sum_by_product: bool, **_: Any
+) -> tuple[Array]:
     rows = gradient.reshape(-1, gradient.shape[-1])
-    return (rows.sum(0, dtype=jnp.float32).astype(bias.aval.dtype),)
+    total = partial(jnp.sum, axis=0, dtype=jnp.float32)
+    if sum_by_product:
+        total = partial(lax.platform_dependent, tpu=_sum_by_product, default=total)
+    return (total(rows).astype(bias.aval.dtype),)
+
+
+def _sum_by_product(rows: ArrayLike) -> Float32[Array, ' F']:
+    ones = jnp.ones((8, len(rows)), rows.dtype)
+    highest = lax.Precision.HIGHEST  # of float32; products of bfloat16 are exact in any case
+    return jnp.matmul(ones, rows, precision=highest, preferred_element_type=jnp.float32)[0]
 
 
 ad.defbilinear(_product_p, _gradient_of_x, _gradient_of_kernel)
@@ -86,19 +102,20 @@ ad.deflinear2(_bias_p, _gradient_of_bias)
 
 
 @partial(linear.defjvp, symbolic_zeros=True)
-def _differentiate(dtype, primals, tangents):
+def _differentiate(dtype, sum_by_product, primals, tangents):
     x, kernel, bias = primals
     dtype = dtype or x.dtype
     of_x, of_kernel, of_bias = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     terms = []  # the last is the first to be transposed
     if of_bias is not None:
+        options = dict(dtype=dtype, sum_by_product=sum_by_product)
         shape = (*x.shape[:-1], kernel.shape[1])
-        terms.append(_bias_p.bind(of_bias, shape=shape, dtype=dtype))
+        terms.append(_bias_p.bind(of_bias, shape=shape, **options))
     if of_kernel is not None:
         terms.append(_product_p.bind(x, of_kernel, dtype=dtype))
     if of_x is not None:
         terms.append(_product_p.bind(of_x, kernel, dtype=dtype))
-    return linear(x, kernel, bias, dtype), reduce(jnp.add, terms)
+    return linear(x, kernel, bias, dtype, sum_by_product), reduce(jnp.add, terms)
 
 
 class Dense(nn.Module):
@@ -106,6 +123,7 @@ class Dense(nn.Module):
 
     Attributes:
       out_dtype: of the result; None is `dtype`.
+      sum_by_product: as of `linear`.
     """
 
     features: int
@@ -113,10 +131,13 @@ class Dense(nn.Module):
     out_dtype: Any = None
     kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
     bias_init: Callable[..., Array] = nn.initializers.zeros
+    sum_by_product: bool = False
 
     @nn.compact
     def __call__(self, x: Float[ArrayLike, '... D']) -> Float[Array, '... {self.features}']:
         x = jnp.asarray(x, self.dtype)
         kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
         bias = self.param('bias', self.bias_init, (self.features,))
-        return checkpoint_name(linear(x, kernel, bias, self.out_dtype or self.dtype), PRODUCT)
+        out_dtype = self.out_dtype or self.dtype
+        out = linear(x, kernel, bias, out_dtype, self.sum_by_product)
+        return checkpoint_name(out, PRODUCT)

@@ -17,8 +17,29 @@ def _normalised(x: ArrayLike, epsilon: float) -> tuple[Float32[Array, '...'], Ar
     x = jnp.asarray(x, jnp.float32)
     # The one-pass variance, E[x^2] - E[x]^2, cancels where the mean is large.
     centred = x - x.mean(-1, keepdims=True)
-    factor = lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+    factor = lax.rsqrt(_mean_of_squares(centred) + epsilon)
     return centred * factor, factor
+
+
+def _mean_of_squares(x: Float32[Array, '... D']) -> Float32[Array, '... 1']:
+    return lax.platform_dependent(
+        jnp.square(x),
+        tpu=_mean_by_product,
+        default=lambda squares: squares.mean(-1, keepdims=True),
+    )
+
+
+def _mean_by_product(x: Float32[Array, '... D']) -> Float32[Array, '... 1']:
+    """Averages by products with ones: sums over lanes are slow on a TPU, which multiplies bfloat16.
+
+    x is the sum of two such numbers, but for 2^-17 of it. XLA would take a conversion there and
+    back for superfluous, and `low` for zero.
+    """
+    ones = jnp.ones((x.shape[-1], 8), jnp.bfloat16)
+    high = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    parts = high.astype(jnp.bfloat16), (x - high).astype(jnp.bfloat16)
+    total = sum(jnp.matmul(part, ones, preferred_element_type=jnp.float32) for part in parts)
+    return total[..., :1] / x.shape[-1]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))

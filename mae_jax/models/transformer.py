@@ -49,7 +49,8 @@ class Attention(nn.Module):
     def __call__(self, tokens: Float[ArrayLike, 'B T D']) -> Float[Array, 'B T D']:
         width = tokens.shape[-1]
         # Fused, because Xavier's bound depends on the shape: [D, 3D], not three times [D, D].
-        qkv = Dense(3 * width, dtype=self.dtype, name='qkv')(tokens)
+        # On a TPU its result's gradient is that of a kernel.
+        qkv = Dense(3 * width, dtype=self.dtype, sum_by_product=True, name='qkv')(tokens)
         mixed, weights = attend(qkv, self.heads, self.implementation)
         if weights is not None:
             self.sow('intermediates', 'weights', weights)  # a no-op unless that is mutable
