@@ -21,13 +21,13 @@ PRODUCT = 'dense_product'
 """Name of a dense layer's product, by which rematerialisation policies select it."""
 
 
-def _dot(a: Array, b: Array, a_axis: int, b_axis: int) -> Float32[Array, '...']:
+def _dot(a: ArrayLike, b: ArrayLike, a_axis: int, b_axis: int) -> Float32[Array, '...']:
     """Sums over these axes in float32, whatever the operands."""
     axes = ((a_axis,), (b_axis,)), ((), ())
     return lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
-def _product(x: Array, kernel: Array) -> Float32[Array, '...']:
+def _product(x: ArrayLike, kernel: ArrayLike) -> Float32[Array, '...']:
     return _dot(x, kernel.astype(x.dtype), x.ndim - 1, 0)
 
 
@@ -70,13 +70,13 @@ _bias_p = make_primitive(
 )
 
 
-def _gradient_of_x(gradient: Array, x: Any, kernel: Array, **_) -> Array:
+def _gradient_of_x(gradient: ArrayLike, x: Any, kernel: ArrayLike, **_) -> Array:
     dtype = x.aval.dtype
     product = _dot(gradient.astype(dtype), kernel.astype(dtype), gradient.ndim - 1, 1)
     return product.astype(dtype)
 
 
-def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any, **_) -> Array:
+def _gradient_of_kernel(gradient: ArrayLike, x: ArrayLike, kernel: Any, **_) -> Array:
     # As matrices: XLA turns a sum over several axes into a transposed copy, and where `x` is a
     # GELU it computes the GELU again for that copy, column by column.
     rows = [array.astype(x.dtype).reshape(-1, array.shape[-1]) for array in (x, gradient)]
@@ -85,7 +85,7 @@ def _gradient_of_kernel(gradient: Array, x: Array, kernel: Any, **_) -> Array:
     return _dot(*rows, 0, 0).astype(kernel.aval.dtype)
 
 
-def _transposed(x: Array) -> Array:
+def _transposed(x: ArrayLike) -> Array:
     """Transposes [R, D] by a copy that XLA keeps.
 
     On a CPU, XLA's fast product of bfloat16 takes rows of its first operand. It merges a plain
@@ -99,7 +99,7 @@ def _transposed(x: Array) -> Array:
 
 
 def _gradient_of_bias(
-    gradient: Array, bias: Any, *, sum_by_product: bool, **_: Any
+    gradient: ArrayLike, bias: Any, *, sum_by_product: bool, **_: Any
 ) -> tuple[Array]:
     rows = gradient.reshape(-1, gradient.shape[-1])
     total = partial(jnp.sum, axis=0, dtype=jnp.float32)
@@ -108,7 +108,7 @@ def _gradient_of_bias(
     return (total(rows).astype(bias.aval.dtype),)
 
 
-def _sum_by_product(rows: Array) -> Float32[Array, ' F']:
+def _sum_by_product(rows: ArrayLike) -> Float32[Array, ' F']:
     ones = jnp.ones((8, len(rows)), rows.dtype)
     highest = lax.Precision.HIGHEST  # of float32; products of bfloat16 are exact in any case
     return jnp.matmul(ones, rows, precision=highest, preferred_element_type=jnp.float32)[0]
