@@ -17,8 +17,6 @@ from mae_jax.files.buckets import service_problem
 from mae_jax.runtime.agreement import gather
 
 PyTree = Any
-BROADCAST_BYTES = 256 << 20
-"""Bytes of arrays that a device receives at once, in addition to the arrays it keeps."""
 
 
 def restore_arrays(path: epath.Path, target: PyTree) -> PyTree:
@@ -104,20 +102,16 @@ def _processes(mesh: Mesh) -> set[int]:
 
 def _broadcast(values: list[Any], targets: list[Any], axes: list[tuple[str, ...]]) -> list[Any]:
     """Sends arrays of a first replica to all; they are placeholders where none of it is."""
-    received, under_way = [], 0
+    received = []
     for number, target in enumerate(targets):
         value, values[number] = values[number], None  # frees its memory
-        if not axes[number]:
-            received.append(value)
-            continue
-        join = _make_join(target.sharding)
-        received.append(join(_stack(value, target, axes[number])))
-        del value
-        under_way += math.prod(target.sharding.shard_shape(target.shape)) * target.dtype.itemsize
-        if under_way > BROADCAST_BYTES:
-            jax.block_until_ready(received)
-            under_way = 0
-    return jax.block_until_ready(received)
+        if axes[number]:
+            # One after the other: groups of devices that wait for each other's would never end.
+            value = jax.block_until_ready(
+                _make_join(target.sharding)(_stack(value, target, axes[number]))
+            )
+        received.append(value)
+    return received
 
 
 def _stack(value: Any, target: Any, axes: tuple[str, ...]) -> jax.Array:
