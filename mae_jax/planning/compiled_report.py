@@ -119,7 +119,7 @@ def _kernel_lines(calls: Mapping[str, int], kernels: Mapping[str, Cycles]) -> li
         number = sum(calls[name] for name in kernels)
         lines += [
             f'{cycles / 1e6:20.2f}{"":10}of these in {number} calls of kernels, each estimated',
-            f'{"":30}by the bundles of its schedule, loops included',
+            f'{"":30}by the bundles of its schedule, or by its traffic',
         ]
     if missing := sum(times for name, times in calls.items() if name not in kernels):
         lines.append(f'(without {missing} calls of kernels, whose cycles are not known)')

@@ -2,7 +2,8 @@
 
 Each distinct kernel is compiled once more, alone, in a process whose libtpu writes down the final
 schedule (`bundles.py` counts it): the option must be set before libtpu is loaded, and the schedule
-of a whole step would take gigabytes.
+of a whole step would take gigabytes. A call costs that, or what moving its arrays takes at the
+memory's bandwidth, whichever is more: a kernel's pipeline does both at once.
 """
 
 import json
@@ -30,6 +31,10 @@ DTYPES = {'f32': 'float32', 'bf16': 'bfloat16', 's32': 'int32', 'u32': 'uint32',
           'u8': 'uint8', 'pred': 'bool', 'f16': 'float16', 's16': 'int16'}  # fmt: skip
 """XLA's names of dtypes -> NumPy's."""
 
+BANDWIDTH = {'v4': 1228e9, 'v5e': 819e9, 'v5p': 2765e9, 'v6e': 1640e9}
+"""Bytes a second of a chip's memory, of the vendor's data sheet."""
+
+_ON_CHIP = re.compile(r'(\w+\[[\d,]*\])\{[^}]*S\(1\)\}')
 _CALL = re.compile(r'bundle: %\S+ = custom-call\(')
 
 
@@ -68,7 +73,27 @@ def count_kernel_cycles(program: Program, chip: Chip, topology: str) -> dict[str
         return {}
     distinct = list(dict.fromkeys(kernels.values()))
     counted = dict(zip(distinct, _compile_apart(distinct, chip, topology), strict=True))
-    return {name: counted[kernel] for name, kernel in kernels.items() if counted[kernel]}
+    seconds = {name: size / BANDWIDTH[chip.name] for name, size in find_traffic(program).items()}
+    return {
+        name: cost._replace(cycles=max(cost.cycles, round(seconds[name] * chip.clock)))
+        for name, kernel in kernels.items()
+        if (cost := counted[kernel])
+    }
+
+
+def find_traffic(program: Program) -> dict[str, int]:
+    """Returns the bytes that a call of each kernel moves: names of instructions -> bytes.
+
+    Arrays that XLA keeps in vector memory (space 1 of a layout) are not moved.
+    """
+    sizes = {}
+    for instruction, _, _, computation in program.executed():
+        if instruction.is_kernel:
+            scope = {each.name: each.kind for each in program.computations[computation]}
+            kinds = [scope[name] for name in instruction.operands] + [instruction.kind]
+            moved = parse_arrays(_ON_CHIP.sub('', ' '.join(kinds)))
+            sizes[instruction.name] = sum(array.size for array in moved)
+    return sizes
 
 
 def _compile_apart(kernels: list[Kernel], chip: Chip, topology: str) -> list[Cycles | None]:

@@ -45,11 +45,20 @@ def test_without_a_schedule_the_cycles_are_missing(monkeypatch):
 def test_each_distinct_kernel_is_compiled_once(monkeypatch):
     def compile_apart(kernels, chip, topology):
         assert len(kernels) == 1 and (chip, topology) == (V5E, '2x2')
-        return [Cycles(5300, 0)]
+        return [Cycles(53_000, 0)]
 
     monkeypatch.setattr(lib, '_compile_apart', compile_apart)
     cycles = lib.count_kernel_cycles(parse(CALL), V5E, '2x2')
-    assert cycles == {'first': Cycles(5300, 0), 'second': Cycles(5300, 0)}
+    assert cycles == {'first': Cycles(53_000, 0), 'second': Cycles(53_000, 0)}
+
+
+def test_a_call_costs_at_least_what_moving_its_arrays_takes(monkeypatch):
+    """The operands of the first are in memory, its result, which the second takes, is not."""
+    size = 8 * 197 * 512 * 2
+    assert lib.find_traffic(parse(CALL)) == {'first': 2 * size, 'second': 2 * size}
+    monkeypatch.setattr(lib, '_compile_apart', lambda *_: [Cycles(5, 0)])
+    cycles = lib.count_kernel_cycles(parse(CALL), V5E, '2x2')['first'].cycles
+    assert cycles == round(2 * size / 819e9 * 1.5e9)
 
 
 def test_a_gpu_has_no_kernels_of_a_tpu():
