@@ -18,7 +18,6 @@ unset. On a CPU that other processes use too, compare the processor's time, best
 """
 
 import argparse
-import importlib.util
 import os
 import time
 from collections.abc import Sequence
@@ -28,18 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch_peers
-from measure import (
-    Contender,
-    both_clocks,
-    circumstances,
-    held_bytes,
-    interleaved,
-    markdown,
-    matmul,
-    matmul_size,
-    others_cpu_share,
-    rates,
-)
+from measure import Contender, held_bytes, markdown
+from step_report import report
 
 from mae_jax.errors import brief
 from mae_jax.models.attention.dispatch import ATTENTION
@@ -183,80 +172,6 @@ def xla_flops(task: Pretrain | Classify, recipe: dict) -> float:
     return count(2) - count(1)
 
 
-def report(
-    contenders: Sequence[Contender], batch_size: int, repeats: int, flops: float, steps: int = 1
-) -> tuple[list[str], list[str], list[list[str]]]:
-    """Times the contenders.
-
-    Args:
-      contenders: each run takes `steps` steps of `batch_size` images per device.
-      batch_size: images per device.
-      repeats: number of timed runs of each.
-      flops: operations of matrix products per image.
-      steps: steps of a run.
-
-    Returns:
-      Notes, head and rows of the table.
-    """
-    dtypes = list(dict.fromkeys(contender.dtype for contender in contenders))
-    products = {('mae_jax', dtype): matmul(dtype)[0] for dtype in dtypes}
-    if importlib.util.find_spec('torch'):
-        products |= {('PyTorch', dtype): torch_peers.matmul(dtype) for dtype in dtypes}
-    runs = [contender.run for contender in contenders] + list(products.values())
-    others = others_cpu_share()
-    seconds = interleaved(runs, repeats, unmeasured=1, clock=both_clocks)
-    notes = circumstances(repeats, others())
-    size, count = matmul_size()
-    peaks = {}
-    for product, times in zip(products, seconds[len(contenders) :, :, 0], strict=True):
-        rate = 2e-9 * size**3 * count / times
-        peaks[product] = np.median(rate) * 1e9
-        notes.append(
-            f'matmul rate, {", ".join(product)}: {np.median(rate):.0f} GFLOP/s '
-            f'({rate.min():.0f} - {rate.max():.0f})'
-        )
-    medians = np.median(seconds[: len(contenders)], axis=1)
-    notes += _against_best(contenders, medians)
-    first, rows = {}, []
-    for contender, times, median in zip(contenders, seconds, medians, strict=False):
-        ours = median / first.setdefault(contender.dtype, median)
-        achieved = batch_size * steps / median[0] * flops
-        row = [
-            contender.name,
-            contender.dtype,
-            *rates(batch_size * steps, times[:, 0]),
-            f'{ours[0]:.2f}',
-            f'{flops / 1e9:.1f}',
-            f'{achieved / peaks["mae_jax", contender.dtype]:.0%}',
-            '' if contender.memory_gib is None else f'{contender.memory_gib:.2f}',
-            '' if contender.compile_s is None else f'{contender.compile_s:.0f}',
-        ]
-        on_cpu = [f'{median[1] / steps:.2f}', f'{ours[1]:.2f}']
-        rows.append(row + on_cpu if jax.default_backend() == 'cpu' else row)
-    head = ['step', 'dtype', 'images/s per device', 'slowest - fastest', 'mae_jax over this']
-    head += ['GFLOP/image', 'MFU', 'peak memory, GiB', 'compile, s']
-    if jax.default_backend() == 'cpu':
-        head += ['processor s/step', 'mae_jax over this by it']
-    return notes, head, rows
-
-
-def _against_best(contenders: Sequence[Contender], medians: np.ndarray) -> list[str]:
-    """Returns a note for each dtype: mae_jax's speed over that of the fastest peer, by each clock.
-
-    `medians` are seconds on the wall and of the processor, [len(contenders), 2].
-    """
-    notes, clocks = [], ['', " by the processor's time"]
-    for dtype in dict.fromkeys(contender.dtype for contender in contenders):
-        mine = [c.dtype == dtype and c.name.startswith('mae_jax') for c in contenders]
-        theirs = [c.dtype == dtype and not c.name.startswith('mae_jax') for c in contenders]
-        if any(mine) and any(theirs):
-            ratio = medians[theirs].min(axis=0) / medians[mine].min(axis=0)
-            clocks = clocks[: 2 if jax.default_backend() == 'cpu' else 1]
-            values = ', '.join(f'{r:.2f}{by}' for r, by in zip(ratio, clocks, strict=False))
-            notes.append(f'{dtype}: mae_jax over the fastest peer {values}')
-    return notes
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--task', default='pretrain', choices=['pretrain', 'finetune'])
@@ -271,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--remat', default='none', choices=['none', 'block', 'dots'])
     parser.add_argument(
-        '--attention', nargs='+', default=['plain'], choices=ATTENTION, help='of mae_jax'
+        '--attention', nargs='+', default=['auto'], choices=ATTENTION, help='of mae_jax'
     )
     parser.add_argument('--depth', type=int, help="of encoder and decoder; unset: the variant's")
     args = parser.parse_args(argv)

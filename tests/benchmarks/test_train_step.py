@@ -2,11 +2,13 @@
 
 import time
 
+import jax
 import numpy as np
 import pytest
+import step_report
 import torch_peers
 import train_step
-from measure import Contender, interleaved, markdown
+from measure import Contender, both_clocks, interleaved, markdown
 
 from configs import finetune_base, finetune_huge, finetune_large
 from mae_jax.tasks import make_task
@@ -89,12 +91,29 @@ def test_runs_are_timed_alternately_after_an_unmeasured_one():
     assert seconds.shape == (2, 3) and seconds[1].min() >= 0.01
 
 
+def test_a_sleeping_run_takes_time_on_the_wall_alone():
+    wall, processor = interleaved([lambda: time.sleep(0.05)], repeats=1, clock=both_clocks)[0, 0]
+    assert wall >= 0.05 > processor
+
+
+def test_the_ratio_is_to_the_fastest_peer_of_the_same_dtype():
+    names = [('mae_jax', 'float32'), ('slow', 'float32'), ('fast', 'float32')]
+    names += [('mae_jax', 'bfloat16'), ('fast', 'bfloat16'), ('mae_jax', 'float16')]
+    contenders = [Contender(name, dtype, lambda: 0.0) for name, dtype in names]
+    medians = np.array([[2, 2], [4, 8], [3, 5], [4, 4], [1, 2], [9, 9]], float)
+    notes = step_report.against_fastest(contenders, medians)
+    wall = [note.split()[6].rstrip(',') for note in notes]
+    assert wall == ['1.50', '0.25'] and notes[0].startswith('float32: ')
+    if jax.default_backend() == 'cpu':
+        assert notes[0].endswith("2.50 by the processor's time")
+
+
 @pytest.mark.slow
 def test_report_has_rates_and_ratios_of_the_times():
     fast = Contender('fast', 'float32', lambda: time.sleep(0.02), 1.0, 0.5)
     slow = Contender('slow', 'float32', lambda: time.sleep(0.06))
     other = Contender('other', 'bfloat16', lambda: time.sleep(0.02))
-    notes, head, rows = train_step.report([fast, slow, other], BATCH, 3, flops=1e9)
+    notes, head, rows = step_report.report([fast, slow, other], BATCH, 3, flops=1e9)
     fast, slow, other = (dict(zip(head, row, strict=True)) for row in rows)
     assert [row['step'] for row in (fast, slow, other)] == ['fast', 'slow', 'other']
     assert float(fast['images/s per device']) == pytest.approx(BATCH / 0.02, rel=0.5)
@@ -102,7 +121,7 @@ def test_report_has_rates_and_ratios_of_the_times():
     assert float(slow['mae_jax over this']) == pytest.approx(ratio, rel=0.05)
     assert other['mae_jax over this'] == '1.00'  # of its own dtype
     assert fast['peak memory, GiB'] == '0.50' and slow['peak memory, GiB'] == ''
-    rates = [float(note.split()[3]) for note in notes if note.startswith('matmul rate')]
+    rates = [float(n.split(': ')[1].split()[0]) for n in notes if n.startswith('matmul rate')]
     share = float(fast['images/s per device']) / rates[0]  # of an image of 1 GFLOP
     assert float(fast['MFU'].rstrip('%')) / 100 == pytest.approx(share, rel=0.05)
     assert markdown(notes, head, rows).count('\n| ') == 4
