@@ -148,6 +148,7 @@ def rows(estimates: Sequence[Estimate | None], chip: Chip, images: int) -> list[
     table = [
         row(': '.join(filter(None, key)), lambda each, key=key: millions(each.cycles.get(key, 0)))
         for key in KEYS
+        if any(each and each.cycles.get(key) for each in estimates)
     ]
     table.append(row('**in all, M cycles**', lambda each: f'**{millions(each.total)}**'))
     table.append(row('of these in kernels', lambda each: millions(each.kernels)))
