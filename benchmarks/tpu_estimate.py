@@ -98,8 +98,10 @@ def compile_contender(
             check=False,
         )
         if done.returncode != 0:
-            last = (done.stderr.strip() or 'no message').splitlines()[-1]
-            print(f'{contender.name}, {model}: {last[:300]}', file=sys.stderr, flush=True)
+            lines = done.stderr.strip().splitlines() or ['no message']
+            errors = [line for line in lines if re.match(r'[\w.]+(Error|Exception)\b', line)]
+            reason = (errors or lines)[-1][:300]  # libtpu writes much that means nothing
+            print(f'{contender.name}, {model}: {reason}', file=sys.stderr, flush=True)
             return None
         return estimate(json.loads(out.read_text()), chip, topology)
 
@@ -146,6 +148,7 @@ def rows(estimates: Sequence[Estimate | None], chip: Chip, images: int) -> list[
     table = [
         row(': '.join(filter(None, key)), lambda each, key=key: millions(each.cycles.get(key, 0)))
         for key in KEYS
+        if any(each and each.cycles.get(key) for each in estimates)
     ]
     table.append(row('**in all, M cycles**', lambda each: f'**{millions(each.total)}**'))
     table.append(row('of these in kernels', lambda each: millions(each.kernels)))

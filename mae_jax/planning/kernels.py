@@ -136,7 +136,7 @@ def _compile_alone(task: Mapping[str, Any]) -> Iterable[Cycles | None]:
             _compile(config, _abstract(operands, device), _abstract(results, None))
             new = [text for path, text in _schedules(task['dump']).items() if path not in schedules]
             yield count_bundles(new[0]) if len(new) == 1 else None
-        except (ValueError, jax.errors.JaxRuntimeError):
+        except (KeyError, ValueError, jax.errors.JaxRuntimeError):
             yield None
 
 

@@ -74,7 +74,9 @@ def test_contenders_are_the_version_before_this_one_and_peers(tmp_path):
 
 
 def test_a_contender_that_fails_is_reported_and_left_out(monkeypatch, capsys):
-    failed = SimpleNamespace(returncode=1, stderr='Traceback\nNotImplementedError: no such model')
+    failed = SimpleNamespace(
+        returncode=1, stderr='Traceback\nNotImplementedError: no such model\nE0000 x'
+    )
     monkeypatch.setattr(lib.subprocess, 'run', lambda *_, **__: failed)
     contender = lib.Contender('peer', peer='peer.py:step')
     assert lib.compile_contender(contender, 'finetune_base', 32, V5E, '2x2') is None
