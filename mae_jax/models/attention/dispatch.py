@@ -9,7 +9,7 @@ from mae_jax.models.attention.cpu import cpu_attention
 from mae_jax.models.attention.gpu import HEAD_WIDTH, cudnn_attention
 from mae_jax.models.attention.plain import plain_attention, split
 from mae_jax.models.attention.tpu import MAX_TOKENS, tpu_attention
-from mae_jax.models.platform import platform as _platform
+from mae_jax.models.platform import platform
 
 ATTENTION = ('auto', 'plain', 'xla', 'cudnn', 'pallas')
 """How attention is computed: by the fastest of the others that works; by plain products; by
@@ -64,21 +64,15 @@ def _choose(qkv: Array, heads: int, implementation: str) -> str:
     """Returns 'plain', 'cpu', 'xla', 'cudnn' or 'pallas'."""
     if implementation in ('plain', 'xla'):
         return implementation
-    platform, (batch, tokens, width) = _platform(), qkv.shape
-    if platform == 'tpu' and implementation in ('auto', 'pallas'):
+    device, (batch, tokens, width) = platform(), qkv.shape
+    if device == 'tpu' and implementation in ('auto', 'pallas'):
         return 'pallas' if tokens <= MAX_TOKENS and _is_split_evenly(batch) else 'plain'
-    if platform == 'gpu' and qkv.dtype == jnp.bfloat16 and implementation == 'cudnn':
+    if device == 'gpu' and qkv.dtype == jnp.bfloat16 and implementation == 'cudnn':
         return 'cudnn'
-    if platform == 'gpu' and qkv.dtype == jnp.bfloat16 and implementation == 'auto':
+    if device == 'gpu' and qkv.dtype == jnp.bfloat16 and implementation == 'auto':
         head_width = width // 3 // heads
-        # Only a GPU in this machine can build cuDNN's kernels.
-        works = head_width % 8 == 0 and head_width <= HEAD_WIDTH and _gpu_is_here()
-        return 'cudnn' if works else 'plain'
-    return 'cpu' if platform == 'cpu' and implementation == 'auto' else 'plain'
-
-
-def _gpu_is_here() -> bool:
-    return jax.default_backend() == 'gpu'
+        return 'cudnn' if head_width % 8 == 0 and head_width <= HEAD_WIDTH else 'plain'
+    return 'cpu' if device == 'cpu' and implementation == 'auto' else 'plain'
 
 
 def _is_split_evenly(batch: int) -> bool:
