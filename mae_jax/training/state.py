@@ -71,7 +71,7 @@ def replace_params(state: TrainState, params: Any) -> TrainState:
     """
     if state.ema is None:
         return state.replace(params=params)
-    average = jax.jit(_average_from, out_shardings=jax.tree.map(lambda x: x.sharding, state.ema))
+    average = jax.jit(_average_from, out_shardings=_shardings(state.ema))
     return state.replace(params=params, ema=average(_averaged(state, params)))
 
 
@@ -82,9 +82,14 @@ def evaluation_params(state: TrainState) -> Any:
     """
     if state.ema is None:
         return state.params
-    shardings = jax.tree.map(lambda x: x.sharding, _averaged(state, state.params))
-    gathered = jax.jit(lambda ema: ema, out_shardings=shardings)(state.ema)
-    return merge_params(state.params, gathered)
+    wanted, ema = _shardings(_averaged(state, state.params)), state.ema
+    if _shardings(ema) != wanted:
+        ema = jax.jit(lambda ema: ema, out_shardings=wanted)(ema)
+    return merge_params(state.params, ema)
+
+
+def _shardings(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, tree)
 
 
 def _averaged(state: TrainState, params: Any) -> Any:
