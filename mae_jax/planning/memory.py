@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Literal
 from jax.sharding import AbstractMesh, Mesh
 
@@ -48,8 +49,9 @@ def count_memory(
     slices = mesh.size * accumulate
     scan, fsdp = task.model.scan, mesh.shape['fsdp']
     residuals = count_residuals(task, batch, slices)
-    # Gathered weights are kept whole: XLA does not gather them again.
-    copies = residuals.weight_copies + (residuals.weights if fsdp > 1 else 0)
+    # Gathered weights are kept whole, in the dtype of products: XLA does not gather them again.
+    gathered = residuals.weights * jnp.dtype(task.model.dtype).itemsize // 4 if fsdp > 1 else 0
+    copies = residuals.weight_copies + gathered
     # One more copy for the sum over micro-batches, and one as the output of a loop over blocks.
     gradients = 1 + (accumulate > 1) + scan
     trained, _ = split_params(state.params, task.is_trained)

@@ -61,7 +61,8 @@ def test_fine_tuning_equals_that_of_the_configs(variant, config):
     class Source:
         num_classes = train_step.CLASSES
 
-    task = train_step.make_finetuning(variant, 224, config.model.dtype)
+    attention = config.model.attention
+    task = train_step.make_finetuning(variant, 224, config.model.dtype, attention=attention)
     assert task == make_task(config, Source())
     recipe = train_step.make_recipe(task, variant)
     fields = {name: config.optimizer[name] for name in recipe if name != 'peak'}

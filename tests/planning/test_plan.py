@@ -137,12 +137,11 @@ def test_a_loop_over_blocks_costs_the_same_operations(plain):
 
 
 @pytest.mark.slow
-def test_bfloat16_keeps_half_and_a_copy_of_the_weights(plain):
+def test_bfloat16_keeps_fewer_activations_and_no_copy_of_the_weights(plain):
     half = make_plan(small(**{'model.dtype': 'bfloat16'}), 8, DATA).memory
     assert half.parameters == plain.memory.parameters
-    assert half.activations < 0.8 * plain.memory.activations
-    # All but the kernel of the patches, through which no gradient passes, and tables.
-    assert half.weight_copies == pytest.approx(plain.memory.parameters / 2, rel=0.25)
+    assert half.activations < 0.9 * plain.memory.activations
+    assert half.weight_copies == plain.memory.weight_copies  # casts are computed again
 
 
 @pytest.mark.slow
@@ -222,7 +221,9 @@ def test_vit_huge_on_a_pod_is_what_one_counts_by_hand(pod):
     close = {'rel': 0.02}
     assert sum(pod.parameters.values()) == pytest.approx(hand.trained + hand.fixed, **close)
     assert pod.memory.parameters == pytest.approx(4 * 657.1e6 / 8, **close)
-    assert pod.memory.optimizer_state == pytest.approx(2 * 4 * 656.6e6 / 256, rel=0.1)
+    # Biases and norms, of 32 and of 8 blocks, are not split.
+    whole = 32 * 9 * 1280 + 8 * 13 * 512
+    assert pod.memory.optimizer_state == pytest.approx(8 * (656.6e6 / 256 + whole), **close)
     assert pod.memory.gradients == pytest.approx(4 * 656.6e6 / 8, **close)
     assert pod.memory.weight_copies == pytest.approx(2 * 656.6e6, **close)
     assert pod.product_flops == pytest.approx(4096 * hand.flops_per_image, **close)
