@@ -149,8 +149,8 @@ def assert_reduces_each_gradient_once(step: Step, accumulate: int) -> None:
     )
     if accumulate > 1:
         assert in_loop['reduce-scatter'] == accumulate * split
-        # The loss and the mask token, which has 128; of scanned blocks all that is small, the bias of
-        # qkv in the eight equal rows of a product.
+        # The loss and the mask token, which has 128; of scanned blocks all that is small, the bias
+        # of qkv in the eight equal rows of a product.
         often = 2 * small if step.run.config.model.scan else 200
         assert in_loop['all-reduce'] <= accumulate * often
         updated = split // mesh['fsdp'] if mesh['fsdp'] > 1 else updated
