@@ -67,11 +67,10 @@ def _choose(qkv: Array, heads: int, implementation: str) -> str:
     device, (batch, tokens, width) = platform(), qkv.shape
     if device == 'tpu' and implementation in ('auto', 'pallas'):
         return 'pallas' if tokens <= MAX_TOKENS and _is_split_evenly(batch) else 'plain'
-    if device == 'gpu' and qkv.dtype == jnp.bfloat16 and implementation == 'cudnn':
-        return 'cudnn'
-    if device == 'gpu' and qkv.dtype == jnp.bfloat16 and implementation == 'auto':
+    if device == 'gpu' and qkv.dtype == jnp.bfloat16 and implementation in ('auto', 'cudnn'):
         head_width = width // 3 // heads
-        return 'cudnn' if head_width % 8 == 0 and head_width <= HEAD_WIDTH else 'plain'
+        works = head_width % 8 == 0 and head_width <= HEAD_WIDTH
+        return 'cudnn' if works or implementation == 'cudnn' else 'plain'
     return 'cpu' if device == 'cpu' and implementation == 'auto' else 'plain'
 
 
