@@ -120,5 +120,7 @@ def start_two(workdir):
 def test_the_second_start_of_several_processes_compiles_nothing(tmp_path):
     printed = start_two(tmp_path)
     assert f'compiled programs are kept in {tmp_path}/compiled\n' in printed[0]
-    assert [text.splitlines()[-1] for text in printed] == ['10.0 1 0'] * 2  # compiled in each
+    first, second = (text.splitlines()[-1] for text in printed)
+    assert first == '10.0 1 0'
+    assert second in ('10.0 1 0', '10.0 1 1')  # process 0 may already have written the program
     assert [text.splitlines()[-1] for text in start_two(tmp_path)] == ['10.0 1 1'] * 2
