@@ -5,8 +5,8 @@
         --before=path/to/a/checkout/of/main \\
         --peer=KAIST=benchmarks/peers/kaist.py:pretrain@path/to/MaskedAutoencoder-Jax/src
 
-Each contender's step is compiled by libtpu (pip install libtpu) with the same number of images a
-chip, one after the other, and prints a Markdown table by part as soon as it has a model's. Cycles
+Each contender's step is compiled by libtpu (pip install "jax[tpu]") with the same number of images
+a chip, one after the other, and prints a Markdown table by part as soon as it has a model's. Cycles
 are XLA's own estimates, for Pallas kernels the bundles of their schedules times the iterations of
 their loops. Nothing is cached: a step takes a few minutes on two cores.
 

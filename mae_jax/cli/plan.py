@@ -10,9 +10,9 @@ are an estimate: the arrays that autodiff keeps, before XLA fuses operations.
     mae-jax plan vit_large --compile --chip v5e --topology 2x2 --config.batch_size=256
 
 compiles the step for these chips in a few minutes, also where there are none, with the compiler of
-TPUs (pip install libtpu) or H100s (pip install 'jax[cuda13]', --topology 1x8: hosts x GPUs), and
-reports from the compiled program: memory, collectives, and on TPUs the speed that XLA's cost model
-expects.
+TPUs (pip install 'jax[tpu]') or H100s (pip install 'jax[cuda13]', --topology 1x8: hosts x GPUs),
+and reports from the compiled program: memory, collectives, and on TPUs the speed that XLA's cost
+model expects.
 """
 
 import argparse

@@ -19,6 +19,8 @@ from mae_jax.runtime.library_noise import discarded_stderr
 from mae_jax.runtime.xla_flags import gpu_options
 from mae_jax.training.state import jit_step
 
+_INSTALL_LIBTPU = f"pip install 'jax[tpu]=={jax.__version__}'"
+
 
 class Slices(NamedTuple):
     """Describes the topologies of a chip: from the smallest with a whole host to a pod."""
@@ -74,7 +76,7 @@ def _tpus(chip: Chip, topology: str) -> list[jax.Device]:
         raise refused
     if find_spec('libtpu') is None and not os.environ.get('TPU_LIBRARY_PATH'):
         raise UserError(
-            f'--compile for {chip.name} needs its compiler, and no TPU: pip install libtpu.'
+            f'--compile for {chip.name} needs its compiler, and no TPU: {_INSTALL_LIBTPU}.'
         )
     # It uses no TPU, and need not wait for a process that does, nor keep one from it.
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
@@ -115,7 +117,8 @@ def compile_step(run: Run) -> jax.stages.Compiled:
       run: on a mesh of `topology_devices`.
 
     Raises:
-      UserError: the program needs more memory than the chip has.
+      UserError: the program needs more memory than the chip has, or JAX cannot read it because the
+        compiler is of another version.
     """
     state, options = run.state, None
     if run.mesh.devices.flat[0].platform == 'gpu':
@@ -126,6 +129,11 @@ def compile_step(run: Run) -> jax.stages.Compiled:
         with discarded_stderr():
             return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
+        if 'RET_CHECK' in str(error):
+            raise UserError(
+                f'JAX {jax.__version__} cannot read what this compiler wrote ({brief(error)}): '
+                f'install the one of its own version, for TPUs {_INSTALL_LIBTPU}.'
+            ) from error
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
         sizes = re.search(r'Used ([\d.]+)G of ([\d.]+)G hbm', str(error))

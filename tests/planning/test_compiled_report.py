@@ -134,7 +134,7 @@ def test_a_topology_that_the_compiler_refuses_is_one_sentence():
 def test_without_the_compiler_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(compile_lib, 'find_spec', lambda name: None)
     monkeypatch.delenv('TPU_LIBRARY_PATH', raising=False)
-    with pytest.raises(UserError, match='pip install libtpu'):
+    with pytest.raises(UserError, match=r"pip install 'jax\[tpu\]=="):
         compile_lib.topology_devices(named_chip('v5e'), '2x2')
 
 
@@ -147,6 +147,16 @@ def test_without_cuda_the_message_says_what_to_install(monkeypatch):
         compile_lib.topology_devices(named_chip('h100'), '1x8')
 
 
+def refusing(monkeypatch, message):
+    """Lets the compiler fail with this message."""
+
+    def refuse(**_):
+        raise jax.errors.JaxRuntimeError(message)
+
+    step = SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=refuse))
+    monkeypatch.setattr(compile_lib, 'jit_step', lambda *_: step)
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -155,13 +165,16 @@ def test_without_cuda_the_message_says_what_to_install(monkeypatch):
     ],
 )
 def test_a_step_that_does_not_fit_is_one_sentence(monkeypatch, text, message):
-    def refuse(**_):
-        raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {text}')
-
-    lowered = SimpleNamespace(compile=refuse)
-    step = SimpleNamespace(lower=lambda *_: lowered)
-    monkeypatch.setattr(compile_lib, 'jit_step', lambda *_: step)
+    refusing(monkeypatch, f'RESOURCE_EXHAUSTED: {text}')
     run = make_run(small(), make_mesh(1, jax.devices()[:4]), Data(1000, 0))
     with pytest.raises(UserError, match=f'does not fit: .*{message}.*mesh.fsdp') as error:
+        compile_lib.compile_step(run)
+    assert '\n' not in str(error.value)
+
+
+def test_a_program_of_a_newer_libtpu_is_one_sentence(monkeypatch):
+    refusing(monkeypatch, 'INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)\nat 0x1')
+    run = make_run(small(), make_mesh(1, jax.devices()[:4]), Data(1000, 0))
+    with pytest.raises(UserError, match=r"this compiler wrote.*pip install 'jax\[tpu\]==") as error:
         compile_lib.compile_step(run)
     assert '\n' not in str(error.value)
