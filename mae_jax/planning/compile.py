@@ -129,7 +129,7 @@ def compile_step(run: Run) -> jax.stages.Compiled:
         with discarded_stderr():
             return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        if 'RET_CHECK' in str(error):
+        if re.search(r'RET_CHECK failure \(\S*xla/hlo/ir/', str(error)):
             raise UserError(
                 f'JAX {jax.__version__} cannot read what this compiler wrote ({brief(error)}): '
                 f'install the one of its own version, for TPUs {_INSTALL_LIBTPU}.'

@@ -173,8 +173,19 @@ def test_a_step_that_does_not_fit_is_one_sentence(monkeypatch, text, message):
 
 
 def test_a_program_of_a_newer_libtpu_is_one_sentence(monkeypatch):
-    refusing(monkeypatch, 'INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)\nat 0x1')
+    refusing(
+        monkeypatch,
+        'INTERNAL: RET_CHECK failure (external/xla/xla/hlo/ir/hlo_instruction.cc:390) '
+        'async-update instruction should have 1 operands but sees 3\nat 0x1',
+    )
     run = make_run(small(), make_mesh(1, jax.devices()[:4]), Data(1000, 0))
     with pytest.raises(UserError, match=r"this compiler wrote.*pip install 'jax\[tpu\]==") as error:
         compile_lib.compile_step(run)
     assert '\n' not in str(error.value)
+
+
+def test_a_failure_within_the_compiler_is_not_blamed_on_its_version(monkeypatch):
+    refusing(monkeypatch, 'INTERNAL: RET_CHECK failure (platforms/xla/service/lowering.cc:12)')
+    run = make_run(small(), make_mesh(1, jax.devices()[:4]), Data(1000, 0))
+    with pytest.raises(jax.errors.JaxRuntimeError, match='lowering'):
+        compile_lib.compile_step(run)
