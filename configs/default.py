@@ -93,6 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.name = 'adamw'
     optimizer.base_lr = 1.5e-4  # learning rate = base_lr * batch_size / 256
     optimizer.min_lr = 0.0
+    optimizer.schedule = 'cosine'  # cosine | linear: how the learning rate falls to min_lr
     optimizer.warmup_epochs = 40.0
     optimizer.b1 = 0.9
     optimizer.b2 = 0.95

@@ -48,6 +48,14 @@ def get_config() -> ConfigDict:
     model.drop_path = placeholder(float)  # of the last block; rises linearly from 0
     model.batch_norm = False  # before the head, without affine
     model.head_std = 2e-5
+    # Unset, the next seven are those of init_from, or else as in the original MAE.
+    model.relative_positions = placeholder(str)  # none | beit: bias for offsets | vitdet: no cls
+    model.layer_scale = placeholder(float)  # first factor of what a block adds, for each channel
+    model.key_bias = placeholder(bool)  # unset: True; False: as in BEiT
+    model.absolute_positions = placeholder(bool)  # unset: True
+    model.cls_token = placeholder(bool)  # unset: True
+    model.window = placeholder(int)  # side of attention's windows in patches; unset: 0, none
+    model.global_blocks = placeholder(tuple)  # (2, 5, 8, 11): blocks without windows
 
     config.mix = mix = ConfigDict()  # one draw for every 32 rows; 0 and 0: no mixing
     mix.mixup = placeholder(float)

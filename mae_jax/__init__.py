@@ -1,8 +1,8 @@
 """Masked Autoencoders in JAX.
 
 Public: `run` a config (start from those in `configs`), on images of one's own as an `ArraySource`,
-`FileSource` or `HuggingFaceSource` (or any `Source`); `embed` images; `load` a trained `MAE` or
-classifier, `load_encoder` an `Encoder` for a model of one's own, and `load_images` (or
+`FileSource` or `HuggingFaceSource` (or any `Source`); `embed` or `segment` images; `load` a trained
+`MAE` or classifier, `load_encoder` an `Encoder` for a model of one's own, and `load_images` (or
 `load_normalize`) what it takes. The packages below are read best from `experiment/run.py`.
 """
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mae_jax.experiment.run import run as run
     from mae_jax.inference.embed import embed as embed
     from mae_jax.inference.images import load_images as load_images
+    from mae_jax.inference.segment import segment as segment
     from mae_jax.interop.load import load as load
     from mae_jax.interop.load import load_encoder as load_encoder
     from mae_jax.interop.load import load_normalize as load_normalize
@@ -38,6 +39,7 @@ _PUBLIC = {
     'load_images': 'mae_jax.inference.images',
     'load_normalize': 'mae_jax.interop.load',
     'run': 'mae_jax.experiment.run',
+    'segment': 'mae_jax.inference.segment',
 }
 """Name -> its module, or the module itself."""
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     'load_images',
     'load_normalize',
     'run',
+    'segment',
 ]
 
 

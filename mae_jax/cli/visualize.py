@@ -4,9 +4,11 @@
     mae-jax visualize runs/folder *.jpg --mask_ratio .5 .75 .9 --out=ratios.png
     mae-jax visualize runs/folder *.jpg --show=attention --out=attention.png
     mae-jax visualize runs/folder *.jpg --show=pca --out=pca.png
+    mae-jax visualize runs/segment *.jpg --show=segmentation --out=classes.png
 
 Reconstructions need a checkpoint with decoder; attention of the cls token and the principal
-components of patch features need only an encoder.
+components of patch features need only an encoder. Segmentations need a run of configs/segment.py;
+beside an image in images/ whose mask is in annotations/ the truth is drawn.
 """
 
 import argparse
@@ -23,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument('images', metavar='IMAGE', nargs='+', help='image files')
     parser.add_argument(
         '--show',
-        choices=('reconstruction', 'attention', 'pca'),
+        choices=('reconstruction', 'attention', 'pca', 'segmentation'),
         default='reconstruction',
         help='unset: reconstruction',
     )
@@ -57,7 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
     names = ('mask_ratio', 'strategy', 'seed', 'raw')
     mask_options = {name: getattr(arguments, name) for name in names}
     feature_options = {'block': arguments.block}
-    unused = feature_options if arguments.show == 'reconstruction' else mask_options
+    unused = mask_options if arguments.show != 'reconstruction' else {}
+    unused |= {} if arguments.show in ('attention', 'pca') else feature_options
     for name, value in unused.items():
         if value is not None:
             raise UserError(f'--{name} has no effect with --show={arguments.show}: leave it out.')

@@ -1,6 +1,7 @@
 """Reads `config.dataset`: sources, training batches, evaluation batches."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,16 +11,20 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.changes import ADDED
 from mae_jax.config.model import image_size
+from mae_jax.config.pairs import has_masks, make_plan, mask_options, shared_fields, train_fields
 from mae_jax.config.workers import IMAGES
 from mae_jax.data.loader import memory
 from mae_jax.data.loader.assembly import ON_HOST, Destination
-from mae_jax.data.loader.batches import Loader, eval_batches, make_loader
+from mae_jax.data.loader.batches import Loader, eval_batches, loader_of, make_loader
+from mae_jax.data.loader.pairs import Streams, eval_pairs
 from mae_jax.data.loader.stream import Stream
 from mae_jax.data.sources.arrays import FeatureSource
 from mae_jax.data.sources.make import PYTHON, check_source, make_source
 from mae_jax.data.sources.subset import hold_out
 from mae_jax.data.transforms.color_jitter import parse_color_jitter
-from mae_jax.data.transforms.randaugment import parse_randaugment
+from mae_jax.data.transforms.pairs import eval_pair, train_pairs
+from mae_jax.data.transforms.photometric import PhotometricDistortion
+from mae_jax.data.transforms.randaugment import RandAugment, parse_randaugment
 from mae_jax.data.transforms.views import Augment
 from mae_jax.errors import UserError
 from mae_jax.training.sharding import Devices, local_rows
@@ -38,6 +43,7 @@ def make_source_of(config: ConfigDict, split: str) -> Any:
         synthetic_examples=dataset.synthetic_examples,
         seed=config.seed,
         held_out_share=held_out_share(config),
+        masks=mask_options(config),
     )
 
 
@@ -106,10 +112,12 @@ def make_augment(config: ConfigDict) -> Augment | None:
             return parse_randaugment(dataset.augment, dataset.mean, dataset.scale)
         case 'jitter':
             return parse_color_jitter(dataset.augment)
+        case 'photometric':
+            return PhotometricDistortion()
     raise UserError(
         f"dataset.augment={dataset.augment!r} must start with 'rand' (RandAugment, e.g. "
         "'rand-m9-mstd0.5-inc1') or 'jitter' (colours, e.g. 'jitter-b0.4-c0.4-s0.4-h0.1'), or be "
-        "'' for none."
+        "'photometric', or '' for none."
     )
 
 
@@ -128,23 +136,37 @@ def make_train_loader(
             source, batch_size=config.batch_size, rows=rows, seed=config.seed
         )
     dataset = config.dataset
-    return make_loader(
-        source,
+    batches = dict(
         batch_size=config.batch_size,
         rows=rows,
         seed=config.seed,
+        repeats=dataset.repeats,
+        workers=dataset.workers or 0,
+        **_reading(dataset),
+    )
+    views = dict(
         image_size=image_size(config),
+        flip=dataset.flip,
+        augment=make_augment(config),
+        **decoding(dataset),
+    )
+    if has_masks(config):
+        if isinstance(views['augment'], RandAugment):
+            raise UserError(
+                f'dataset.augment={dataset.augment!r} moves pixels, and not those of the mask: '
+                "choose 'photometric', or 'jitter' with strengths."
+            )
+        fields = dict(repeats=dataset.repeats, **train_fields(config, source))
+        return loader_of(source, functools.partial(train_pairs, **views, **fields), **batches)
+    return make_loader(
+        source,
         crop_scale=tuple(dataset.crop_scale),
         crop_ratio=tuple(dataset.crop_ratio),
         crop=dataset.crop,
-        flip=dataset.flip,
-        augment=make_augment(config),
-        repeats=dataset.repeats,
         resize=dataset.resize,
         canvas=dataset.canvas,
-        workers=dataset.workers or 0,
-        **decoding(dataset),
-        **_reading(dataset),
+        **batches,
+        **views,
     )
 
 
@@ -187,26 +209,50 @@ def make_eval_batches(
     rows: np.ndarray,
     limit: int | None = None,
     put: Destination = ON_HOST,
-) -> Stream | Iterator:
+) -> Stream | Streams | Iterator:
     """Loads each example once, without augmentation; at most `limit`, evenly spread.
 
     Args:
       put: where the batches go.
     """
+    return _eval_starter(config, source, batch_size=batch_size, rows=rows, limit=limit, put=put)()
+
+
+def _eval_starter(
+    config: ConfigDict,
+    source: Any,
+    *,
+    batch_size: int,
+    rows: np.ndarray,
+    limit: int | None,
+    put: Destination,
+) -> Callable[[], Stream | Streams | Iterator]:
+    """Returns a function that starts a pass; what all passes share is made before."""
+    batches = dict(batch_size=batch_size, rows=rows, put=put)
     if isinstance(source, FeatureSource):
-        return memory.eval_batches(source, batch_size=batch_size, rows=rows, limit=limit, put=put)
+        return functools.partial(memory.eval_batches, source, limit=limit, **batches)
+    workers = config.dataset.workers or 0
+    options = dict(**batches, **_reading(config.dataset))
+    if has_masks(config):
+        fields = decoding(config.dataset) | shared_fields(config, source)
+        return functools.partial(
+            eval_pairs,
+            source,
+            make_plan(config, source, batch_size, limit),
+            functools.partial(eval_pair, **fields),
+            workers=lambda images: min(workers, images // IMAGES),
+            **options,
+        )
     images = min(limit or len(source), len(source)) * len(rows) // batch_size
-    return eval_batches(
+    return functools.partial(
+        eval_batches,
         source,
-        batch_size=batch_size,
-        rows=rows,
         limit=limit,
-        put=put,
-        workers=min(config.dataset.workers or 0, images // IMAGES),
+        workers=min(workers, images // IMAGES),
         crop_share=config.dataset.eval_crop_share,
         image_size=image_size(config),
         **decoding(config.dataset),
-        **_reading(config.dataset),
+        **options,
     )
 
 
@@ -226,11 +272,12 @@ def eval_passes(
       limit: as of `make_eval_batches`.
       alive: called at every batch, for the watchdog.
     """
-    options = dict(batch_size=batch_size, rows=local_rows(mesh, batch_size), limit=limit)
+    rows = local_rows(mesh, batch_size)
+    options = dict(batch_size=batch_size, rows=rows, limit=limit, put=Devices(mesh, check))
+    start_pass = _eval_starter(config, source, **options)
 
     def start() -> Iterator:
-        batches = make_eval_batches(config, source, put=Devices(mesh, check), **options)
-        with contextlib.closing(batches):
+        with contextlib.closing(start_pass()) as batches:
             for batch in batches:
                 alive()
                 yield batch

@@ -50,6 +50,7 @@ def make_learning_rate(config: ConfigDict, length: Length) -> optax.Schedule:
         total_steps=length.num_steps,
         warmup_steps=length.warmup_steps,
         minimum=fields.min_lr,
+        shape=fields.get('schedule', 'cosine'),
     )
 
 

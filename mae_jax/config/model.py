@@ -1,5 +1,6 @@
 """Reads `config.model` and what belongs to it: architecture, modules, image size, statistics."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +10,10 @@ from ml_collections import ConfigDict
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
+from mae_jax.models.options import EncoderOptions
+from mae_jax.models.segmentation.linear import LinearHead
+from mae_jax.models.segmentation.segmenter import HEADS, Segmenter, default_taps
+from mae_jax.models.segmentation.upernet import LEVELS, FCNHead, UperHead
 from mae_jax.models.transformer import NORM_EPS
 from mae_jax.models.vit import Encoder, architecture
 from mae_jax.pretext.masking import make_masking
@@ -16,6 +21,8 @@ from mae_jax.pretext.targets import make_target
 from mae_jax.runtime.chips import choose_dtype
 
 RESIDUAL_DTYPES = ('auto', 'float32', 'bfloat16')
+OPTIONS = tuple(field.name for field in dataclasses.fields(EncoderOptions))
+"""Fields of `config.model` that are `EncoderOptions`; pretraining has none of them."""
 
 
 def image_size(config: ConfigDict) -> tuple[int, int]:
@@ -66,7 +73,7 @@ def make_mae(config: ConfigDict, predicted: int | None = None) -> MAE:
 
 def make_encoder(config: ConfigDict) -> Encoder:
     """Makes the encoder."""
-    return Encoder(**_encoder(config))
+    return Encoder(**_encoder(config), options=encoder_options(config.model))
 
 
 def make_classifier(config: ConfigDict, classes: int, frozen_blocks: int = 0) -> Classifier:
@@ -79,12 +86,59 @@ def make_classifier(config: ConfigDict, classes: int, frozen_blocks: int = 0) ->
         head_std=model.head_std,
         drop_path=model.drop_path,
         frozen_blocks=frozen_blocks,
+        options=encoder_options(model),
         **_encoder(config),
     )
 
 
+def make_segmenter(config: ConfigDict, classes: int, frozen_blocks: int = 0) -> Segmenter:
+    """Makes the segmenter.
+
+    Raises:
+      UserError: a field does not work, such as a tapped block that the encoder does not have.
+    """
+    model, depth = config.model, make_architecture(config.model)['depth']
+    if model.head not in HEADS:
+        raise UserError(f'model.head={model.head!r} is unknown: use {" | ".join(HEADS)}.')
+    taps = default_taps(depth, model.head) if model.taps is None else _taps(model.taps, depth)
+    encoder = make_encoder(config).clone(frozen_blocks=frozen_blocks)
+    linear = model.head == 'linear'
+    if linear:
+        head, auxiliary = LinearHead(classes, encoder.dtype), None
+    else:
+        if len(taps) != LEVELS:
+            raise UserError(f'model.taps={taps} must be {LEVELS} blocks for model.head=upernet.')
+        if not 0 <= model.auxiliary_tap < LEVELS:
+            tap = model.auxiliary_tap
+            raise UserError(f'model.auxiliary_tap={tap} must be from 0 to {LEVELS - 1}.')
+        options = dict(dropout=model.head_dropout, dtype=encoder.dtype)
+        head = UperHead(classes, model.head_width or encoder.width, **options)
+        auxiliary = FCNHead(classes, model.auxiliary_width, model.auxiliary_tap, **options)
+    return Segmenter(
+        encoder,
+        head,
+        auxiliary if model.auxiliary_weight else None,
+        taps,
+        # As in the paper UperNet has none; a probe sees what the encoder returns otherwise.
+        final_norm=linear,
+        drop_path=model.drop_path,
+    )
+
+
+def _taps(taps: Any, depth: int) -> tuple[int, ...]:
+    """Reads `model.taps`, where -1 is the last block."""
+    taps = (taps,) if isinstance(taps, int) else tuple(taps)
+    for tap in taps:
+        if type(tap) is not int or not -depth <= tap < depth:
+            raise UserError(
+                f'model.taps={taps}: the encoder has no block {tap}, it has blocks 0 to '
+                f'{depth - 1}; leave model.taps unset to take them by its depth.'
+            )
+    return tuple(tap % depth for tap in taps)
+
+
 def _encoder(config: ConfigDict) -> dict[str, Any]:
-    """Returns the fields of `Encoder`, which the modules of all tasks have."""
+    """Returns those fields of `Encoder` that the modules of all tasks have."""
     model = config.model
     dtype = choose_dtype(jax.default_backend()) if model.dtype == 'auto' else model.dtype
     if dtype not in ('float32', 'bfloat16'):
@@ -93,6 +147,18 @@ def _encoder(config: ConfigDict) -> dict[str, Any]:
     options['attention'] = model.get('attention', 'plain')  # not in the configs of earlier versions
     options['residual_dtype'] = jnp.dtype(residual_dtype(model))
     return make_architecture(model) | options | {'norm_eps': norm_eps(model)}
+
+
+def encoder_options(model: ConfigDict) -> EncoderOptions:
+    """Returns what the encoder has beside the original's; what is unset is as in that.
+
+    Raises:
+      UserError: a value is unknown, or contradicts another.
+    """
+    given = {name: model.get(name) for name in OPTIONS}
+    options = EncoderOptions(**{name: x for name, x in given.items() if x is not None})
+    options.check(make_architecture(model)['depth'])
+    return options
 
 
 def residual_dtype(model: ConfigDict) -> str:

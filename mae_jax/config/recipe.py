@@ -13,6 +13,10 @@ The paper's values hold for the 1,281,167 images of ImageNet. For n images:
 | features | | | computed once (`cache_features`) |
 | augmentation | | `STRONG` from 100,000 images on, else `LIGHT` | |
 
+Segmentation has batches of 16 and, as on the 20,210 images of ADE20K, 127 epochs, or 1,000 steps,
+at most 200 epochs; a learning rate of 1e-4 sqrt(batch / 16), ten times that with a frozen encoder;
+and a twentieth of the run as warm-up.
+
 A batch size is rounded to a power of two of at least 16, not above the data set, then up to a
 multiple of what devices, `optimizer.accumulate` and `dataset.repeats` need. Learning rates scale
 with the root of the batch, as suits AdamW; the probe's features are normalised, and one rate fits
@@ -95,8 +99,11 @@ class Rule:
 
 
 def rule_of(protocol: str, examples: int) -> Rule:
-    """Returns the rule of 'pretrain', 'finetune' or 'probe' for a number of training images."""
+    """Returns the rule of a protocol, as of `protocol_of`, for a number of training images."""
     root = math.sqrt(examples / IMAGENET)
+    if protocol.startswith('segment'):
+        batch = power_of_two(16, examples)
+        return Rule(examples, batch, 127.0, 0.05, min_steps=1000, max_epochs=200.0)
     if protocol == 'probe':
         batch = power_of_two(min(examples / 8, 1024), examples)
         return Rule(examples, batch, 20.0, 0.1, min_steps=2000)
@@ -113,6 +120,8 @@ def peak_learning_rate(protocol: str, batch_size: int, optimizer: str, width: in
         return LARS_PEAK
     if protocol == 'probe':
         return 1e-2
+    if protocol.startswith('segment'):
+        return (1e-3 if protocol == 'segment_frozen' else 1e-4) * math.sqrt(batch_size / 16)
     if protocol == 'finetune':
         return 4e-3 * math.sqrt(batch_size / 1024)
     return 2.4e-3 * math.sqrt(batch_size / 4096) * math.sqrt(768 / width)
@@ -125,7 +134,12 @@ def power_of_two(number: float, examples: int) -> int:
 
 
 def protocol_of(config: ConfigDict) -> str:
-    """Returns by which rule a config trains: 'pretrain', 'finetune' or 'probe'."""
+    """Returns the rule by which a config trains.
+
+    It is 'pretrain', 'finetune', 'probe', 'segment' or 'segment_frozen'.
+    """
+    if config.task == 'segment':
+        return 'segment_frozen' if config.trained == 'head' else 'segment'
     if 'trained' not in config:
         return 'pretrain'
     return 'probe' if config.trained == 'head' else 'finetune'

@@ -17,6 +17,7 @@ from mae_jax.errors import UserError
 SECTIONS = {
     'default': 'Pretraining (configs/default.py)',
     'finetune': 'Classification (configs/finetune.py), where it adds or changes a field',
+    'segment': 'Segmentation (configs/segment.py), where it adds or changes a field',
     'knn': 'k-NN and linear fits (configs/knn.py), where they add or change a field',
 }
 """Recipe that defines fields -> title."""

@@ -34,6 +34,8 @@ class FrozenEncoder:
     def __post_init__(self):
         if self.pool not in POOLS:
             raise UserError(f"pool='{self.pool}' is unknown: choose {' or '.join(POOLS)}.")
+        if self.pool == 'cls' and not self.encoder.options.cls_token:
+            raise UserError("pool='cls' needs a cls token: choose pool=mean.")
 
     def features(self, params: Any, batch: Batch) -> Float32[Array, 'B D']:
         """Computes the mean patch token or the cls token, after the final norm.
@@ -49,7 +51,9 @@ class FrozenEncoder:
         tokens = self.encoder.apply(
             {'params': params['encoder']}, images, final_norm='norm' in params['encoder']
         ).astype(jnp.float32)
-        return tokens[:, 1:].mean(axis=1) if self.pool == 'mean' else tokens[:, 0]
+        if self.pool == 'cls':
+            return tokens[:, 0]
+        return tokens[:, int(self.encoder.options.cls_token) :].mean(axis=1)
 
 
 def make_frozen_encoder(config: ml_collections.ConfigDict, pool: str = 'mean') -> FrozenEncoder:

@@ -4,10 +4,16 @@ import json
 from collections.abc import Sequence
 
 LIBRARY = 'mae_jax'
-PIPELINES = {'classify': 'image-classification'}
+PIPELINES = {'classify': 'image-classification', 'segment': 'image-segmentation'}
 """Task -> what the Hub calls its use; that of all others is to extract features."""
 TAGS = ('masked-autoencoder', 'vision-transformer', 'jax', 'flax')
-TYPES = {'eval/top1': 'accuracy', 'eval/top5': 'top-5 accuracy', 'eval/loss': 'loss'}
+TYPES = {
+    'eval/top1': 'accuracy',
+    'eval/top5': 'top-5 accuracy',
+    'eval/miou': 'mean_iou',
+    'eval/pixel_accuracy': 'pixel accuracy',
+    'eval/loss': 'loss',
+}
 """Metrics of metrics.jsonl -> their names on the Hub."""
 
 

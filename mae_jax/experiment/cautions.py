@@ -19,7 +19,7 @@ FAR = 10
 """Factor between learning rates that is worth a warning."""
 FEW_IMAGES = 300
 """Held-out images below which the standard error of an accuracy is printed: 3 points or more."""
-OWN_RULES = ('pretrain', 'classify')
+OWN_RULES = ('pretrain', 'classify', 'segment')
 """Tasks whose learning rates `config/recipe.py` knows."""
 
 

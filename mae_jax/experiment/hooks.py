@@ -10,7 +10,7 @@ from mae_jax.config.data import eval_batch_size, eval_passes
 from mae_jax.evaluation.exact import make_evaluate
 from mae_jax.experiment.setup import Setup
 from mae_jax.training.loop import Hook
-from mae_jax.training.state import TrainState
+from mae_jax.training.state import TrainState, evaluation_params
 
 Evaluate = Callable[[TrainState], Collection]
 
@@ -37,15 +37,16 @@ def evaluation_hook(evaluate: Evaluate, *, every_steps: int, early: bool = True)
 
 
 def picture_hook(
-    draw: Callable[[Any], np.ndarray],
+    draw: Callable[[Any, Any], np.ndarray],
     show: Callable[[int, str, np.ndarray], None],
     *,
     every_steps: int,
+    name: str = 'reconstruction',
 ) -> Hook:
-    """Shows what a task draws with its current parameters, as `reconstruction`."""
+    """Shows what a task draws with its current parameters, under a name."""
 
     def run(step: int, state: TrainState) -> dict[str, float]:
-        show(step, 'reconstruction', draw(state.params))
+        show(step, name, draw(evaluation_params(state), state.model_state))
         return {}
 
     return Hook(every_steps, run, early=True)

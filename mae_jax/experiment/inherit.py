@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.changes import ADDED
 from mae_jax.config.fields import group_of
+from mae_jax.config.model import OPTIONS
 from mae_jax.config.recipe import keep
 from mae_jax.config.saved import from_json, to_json
 from mae_jax.errors import UserError
@@ -18,7 +19,7 @@ from mae_jax.runtime.agreement import from_first
 
 MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
 DATA = ('name', 'path')
-PATHS = ('init_from', 'dataset.path', 'target.tokenizer')
+PATHS = ('init_from', 'dataset.path', 'dataset.classes', 'target.tokenizer')
 READING = ('bands', 'nodata')
 STATISTICS = ('channels', 'scale', 'mean', 'std')
 
@@ -45,7 +46,7 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
         if config.model.variant is None:
             _fill(config.model, source.model, MODEL_FIELDS)
         _fill(config, source, ('image_size',))
-        _fill(config.model, source.model, ('norm_eps',))
+        _fill(config.model, source.model, ('norm_eps', *OPTIONS))
         named = config.dataset.name is not None
         if begun or (not named and _same_folder(config, source)):
             earlier = {'held_out_share': ADDED['dataset.held_out_share']}

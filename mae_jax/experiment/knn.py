@@ -23,7 +23,7 @@ from mae_jax.files.buckets import append, as_path
 from mae_jax.files.lock import claim
 from mae_jax.models.vit import Encoder
 from mae_jax.runtime.processes import on_first, say
-from mae_jax.tasks.classify import of_encoder
+from mae_jax.tasks.finetune import of_encoder
 from mae_jax.training import sharding
 
 

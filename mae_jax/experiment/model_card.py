@@ -36,6 +36,8 @@ MEASURES = {
     'eval/loss': 'held-out loss',
     'eval/top1': 'held-out top-1',
     'eval/top5': 'held-out top-5',
+    'eval/miou': 'held-out mIoU',
+    'eval/pixel_accuracy': 'held-out pixel accuracy',
     'probe/knn': 'k-NN, a share of the data',
     'probe/linear': 'linear probe, a share of the data',
 }
@@ -76,6 +78,7 @@ def write_model_card(
         score_label=setup.task.score_label,
         train_seconds=read_meta(setup.workdir / 'checkpoints' / str(step)).get('train_seconds'),
         picture=picture if (setup.workdir / picture).exists() else None,
+        picture_name=setup.task.picture_name,
         machine=f'{software}; {counted(len(devices), f"{devices[0].device_kind} device")}, '
         f'{counted(jax.process_count(), "process")}',
     )
@@ -104,6 +107,7 @@ def model_card(
     score_label: str = '',
     train_seconds: float | None = None,
     picture: str | None = None,
+    picture_name: str = 'reconstruction',
 ) -> str:
     """Returns the card as Markdown.
 
@@ -120,7 +124,8 @@ def model_card(
       accuracies, best: as of `write_model_card`.
       score_label: name of the score of `best`.
       train_seconds: of all starts together; None where it is not known.
-      picture: path of the last reconstructions, relative to that of the card.
+      picture: path of the last picture, relative to that of the card.
+      picture_name: what it shows.
     """
     name, measured = epath.Path(path).name, _last_measured(metrics)
     header_results = [(metric, MEASURES[metric], value) for metric, (_, value) in measured.items()]
@@ -141,7 +146,7 @@ def model_card(
     if results := _results(measured, accuracies, best, score_label):
         sections += ['## Results', *results]
     if picture:
-        sections += ['## Pictures', f'![Held-out images and their reconstructions]({picture})']
+        sections += ['## Pictures', f'![Held-out images and their {picture_name}s]({picture})']
     sections += ['## Use', _use(config, task, path, best)]
     return '\n\n'.join(sections) + '\n'
 
@@ -232,6 +237,8 @@ def _use(config: ConfigDict, task: Card, path: str, best: tuple[int, float] | No
     height, width = image_size(config)
     better = f'  # its last checkpoint; the best: {path}/checkpoints/{best[0]}' if best else ''
     shape = f'8, {height}, {width}, {config.dataset.channels}'
+    load = 'model, params = mae_jax.load(path)\n' if task.is_loaded else ''
+    what = 'The model' if task.is_loaded else 'The encoder'
     imports = ('import jax\n' if task.needs_key else '') + 'import numpy as np\n\nimport mae_jax'
     return f"""\
 ```python
@@ -246,11 +253,10 @@ encoder, params = mae_jax.load_encoder(path)
 features = encoder.apply({{'params': params}}, normalize(images), method='features', output='mean')
 
 # The whole model.
-model, params = mae_jax.load(path)
-{task.example}
+{load}{task.example}
 ```
 
-As one file, or with the names of Hugging Face:
+{what}, as one file or with the names of Hugging Face:
 
     mae-jax convert {shlex.quote(path)} model.safetensors
     mae-jax convert {shlex.quote(path)} model_huggingface"""

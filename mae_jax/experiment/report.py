@@ -24,12 +24,18 @@ from mae_jax.experiment.model_card import write_model_card
 from mae_jax.experiment.online_probe import encoder_accuracies
 from mae_jax.experiment.setup import Setup
 from mae_jax.experiment.workdir import explained
-from mae_jax.interop.trained import CLASS_NAMES
+from mae_jax.interop.trained import CLASS_COLOURS, CLASS_NAMES
 from mae_jax.runtime.processes import say
 from mae_jax.training.console import parameter_table
 from mae_jax.training.state import TrainState, create_state
 
-FORMATS = {'top1': '{:.4f} top-1', 'top5': '{:.4f} top-5', 'loss': 'loss {:.4f}'}
+FORMATS = {
+    'top1': '{:.4f} top-1',
+    'top5': '{:.4f} top-5',
+    'miou': '{:.4f} mIoU',
+    'pixel_accuracy': '{:.4f} pixel accuracy',
+    'loss': 'loss {:.4f}',
+}
 """How metrics of an evaluation are written, in this order; others follow by their names."""
 
 
@@ -67,16 +73,19 @@ def announce(setup: Setup, state: TrainState) -> None:
 
 
 def write_class_names(setup: Setup) -> None:
-    """Writes the names of the classes of a classifier, in the order of its logits, if it has any.
+    """Writes the names of the classes, in the order of the logits, and their colours, if any.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: a file cannot be written.
     """
-    names = list(setup.source.class_names) if 'num_classes' in setup.config else []
-    file = setup.workdir / CLASS_NAMES
-    if names and jax.process_index() == 0:
-        with explained(file):
-            file.write_text(json.dumps(names, indent=0) + '\n')
+    source = setup.source
+    names = list(source.class_names) if 'num_classes' in setup.config else []
+    colours = np.array(getattr(source, 'class_colours', ())).tolist() if names else []
+    for name, content in {CLASS_NAMES: names, CLASS_COLOURS: colours}.items():
+        file = setup.workdir / name
+        if content and jax.process_index() == 0:
+            with explained(file):
+                file.write_text(json.dumps(content, indent=0) + '\n')
 
 
 def model_summary(setup: Setup, state: TrainState) -> str:
@@ -109,16 +118,17 @@ def report_evaluation(setup: Setup, state: TrainState) -> None:
 
 
 def write_classes(path: epath.Path, names: Sequence[str], metrics: Collection) -> None:
-    """Writes the top-1 accuracy of every class that occurs as CSV, the lowest first."""
-    counts, accuracies = metrics.per_class.count, metrics.per_class.compute()
-    present = np.flatnonzero(counts)
-    lowest_first = present[np.argsort(accuracies[present], kind='stable')]
+    """Writes the accuracy, or IoU, of every class that occurs as CSV, the lowest first."""
+    per_class = metrics.per_class
+    counts, values = per_class.count, per_class.compute()
+    present = np.flatnonzero(~np.isnan(values))
+    lowest_first = present[np.argsort(values[present], kind='stable')]
     with path.open('w', encoding='utf-8') as file:
         rows = csv.writer(file)
-        rows.writerow(['class', 'images', 'top1'])
+        rows.writerow(['class', *per_class.columns])
         for c in lowest_first:
-            rows.writerow([names[c], int(counts[c]), f'{accuracies[c]:.4f}'])
-    say(f'accuracy of every class: {path}')
+            rows.writerow([names[c], int(counts[c]), f'{values[c]:.4f}'])
+    say(f'{per_class.title} of every class: {path}')
 
 
 def conclude(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> None:
@@ -131,7 +141,7 @@ def conclude(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> None:
         report_evaluation(setup, state)
     picture = setup.workdir / 'images' / 'latest.png'
     if picture.exists():
-        say(f'reconstructions: {picture}')
+        say(f'{task.picture_name}s: {picture}')
     folder = setup.workdir / 'checkpoints'
     if best := checkpoints.best():
         meta = checkpoints.read_meta(step)

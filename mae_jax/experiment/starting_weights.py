@@ -3,19 +3,22 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from mae_jax.config.model import image_size, make_architecture, norm_eps
+from mae_jax.config.model import encoder_options, image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
 from mae_jax.interop.load import NEW_CHANNELS, adapt_channels, adapt_prediction
 from mae_jax.interop.read import read_model
+from mae_jax.interop.resize import resize_encoder
 from mae_jax.interop.trained import COLLECTIONS
+from mae_jax.models.options import ADDED
 from mae_jax.models.patches import grid_size
-from mae_jax.models.positions import resize_positions
 from mae_jax.runtime.processes import say
 from mae_jax.training.sharding import put
 
+ENCODER = 'encoder/'
 POSITIONS = 'encoder/pos_embed'
 PATCH_KERNEL = 'encoder/patch_embed/kernel'
 PREDICTION = ('decoder/head/kernel', 'decoder/head/bias')
@@ -47,8 +50,9 @@ def load_weights(
 ) -> Loaded:
     """Replaces initial values by the weights of another run.
 
-    The encoder's positions are resized where the number of patches differs (bicubic, as the
-    original does). Further parameters are taken where name and shape agree.
+    The encoder's positions are resized where the number of patches differs (`resize_encoder`).
+    What its options add to the other's starts at its initial values. Further parameters are taken
+    where name and shape agree.
 
     Args:
       path: of the other model, as for `read_model`.
@@ -62,7 +66,7 @@ def load_weights(
     weights = read_model(path, say)
     source = weights.config
     available, expected = _flat(weights.params), _flat(params)
-    resized = _resize_positions(available, expected, source, config)
+    resized = _fit_encoder(available, expected, source, config)
     resized += _adapt_channels(available, expected, source, config)
     _check_architecture(path, available, expected, source, config, required)
     loaded = {n: v for n, v in available.items() if _shape(expected.get(n)) == v.shape}
@@ -105,6 +109,8 @@ def _check_architecture(
         f'{name}: {_shape(available.get(name))} there, {_shape(expected.get(name))} here'
         for name in sorted(available.keys() | expected.keys())
         if required(name) and _shape(available.get(name)) != _shape(expected.get(name))
+        if not (name not in available and name.rpartition('/')[2] in ADDED)
+        if not _left_out(name, config)
     ]
     if differing and all(line.startswith('decoder/head/') for line in differing):
         raise UserError(
@@ -126,19 +132,37 @@ def _check_architecture(
         )
 
 
-def _resize_positions(
+def _fit_encoder(
     available: Flat, expected: Flat, source: ConfigDict, config: ConfigDict
 ) -> list[str]:
-    """Resizes the positions in `available` to the grid of `expected`; returns lines about it."""
+    """Fits the encoder in `available` to the options and the grid of this run; returns lines."""
+    options = encoder_options(config.model)
+    if POSITIONS in available and not options.cls_token and encoder_options(source.model).cls_token:
+        available[POSITIONS] = available[POSITIONS][:, 1:]
+    if not options.key_bias:
+        for name in available:
+            if name.startswith(ENCODER) and name.endswith('/qkv/bias'):
+                available[name] = np.array(available[name])
+                available[name].reshape(3, -1)[1] = 0.0
     old, new = (
         grid_size(image_size(c), make_architecture(c.model)['patch_size']) for c in (source, config)
     )
-    if POSITIONS not in available or old == new:
+    encoder = {n.removeprefix(ENCODER): v for n, v in available.items() if n.startswith(ENCODER)}
+    shapes = [_shape(arrays.get('encoder/patch_embed/bias')) for arrays in (available, expected)]
+    if old == new or shapes[0] != shapes[1]:  # another width, which `_check_architecture` reports
         return []
-    if available[POSITIONS].shape[-1] != expected[POSITIONS].shape[-1]:
-        return []  # another architecture, which `_check_architecture` reports
-    available[POSITIONS] = resize_positions(available[POSITIONS], old, new)
+    resized = resize_encoder(encoder, old, new, options)
+    available |= {f'{ENCODER}{name}': array for name, array in resized.items()}
+    if not resized:
+        return []
     return [f'  positions resized from {old[0]} x {old[1]} to {new[0]} x {new[1]} patches']
+
+
+def _left_out(name: str, config: ConfigDict) -> bool:
+    """Returns whether the options of this run leave out a parameter that others have."""
+    options = encoder_options(config.model)
+    has_it = {f'{ENCODER}cls_token': options.cls_token, POSITIONS: options.absolute_positions}
+    return not has_it.get(name, True)
 
 
 def _adapt_channels(

@@ -183,7 +183,8 @@ def make_hooks(setup: Setup, writer: MetricsWriter, alive: Callable[[], None]) -
         early = not task.caches_features  # then the whole run takes seconds
         hooks.append(evaluation_hook(evaluation, every_steps=steps, early=early))
     if task.picture_every_steps and (draw := task.make_draw(picture_batch(setup), setup.mesh)):
-        hooks.append(picture_hook(draw, writer.image, every_steps=task.picture_every_steps))
+        every_steps, name = task.picture_every_steps, task.picture_name
+        hooks.append(picture_hook(draw, writer.image, every_steps=every_steps, name=name))
     if task.online_probe and task.online_probe.every_epochs:
         hooks.append(make_online_probe(setup, alive))
     return tuple(hooks)

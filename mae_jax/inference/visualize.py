@@ -13,6 +13,7 @@ from mae_jax.errors import UserError
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import replacing, writing
 from mae_jax.inference.images import read_images, reading
+from mae_jax.inference.segment import segmented
 from mae_jax.interop.load import load, load_encoder
 from mae_jax.interop.read import read_config
 from mae_jax.models.mae import MAE
@@ -50,7 +51,8 @@ def visualize(
       checkpoint: a work directory, one of its checkpoints, or a file that `mae-jax convert` wrote.
       images: image files; they are resized and cropped as for evaluation.
       out: the file to write, PNG or JPEG; PNG keeps every pixel.
-      show: 'reconstruction', 'attention' of the cls token, or 'pca' of the patch features.
+      show: 'reconstruction', 'attention' of the cls token, 'pca' of the patch features, or
+        'segmentation': the class of every pixel, of images that are not cropped.
       mask_ratios: shares to hide, with random masking each including what a smaller one hides;
         none: the ratio of the model's config.
       strategy: of masking: 'random', 'block', 'grid' or 'module:function'; None is that of the
@@ -88,8 +90,10 @@ def visualize(
         encoder, params = load_encoder(checkpoint)
         columns = {'original': to_pixels(inputs, **undo)}
         columns |= FEATURES[show](encoder, params, inputs, block)
+    elif show == 'segmentation':
+        columns = segmented(checkpoint, images)
     else:
-        shows = ' | '.join(('reconstruction', *FEATURES))
+        shows = ' | '.join(('reconstruction', *FEATURES, 'segmentation'))
         raise UserError(f'show={show!r} is unknown: choose {shows}.')
     picture = grid(columns, caption, abreast)
     if max(picture.shape) > JPEG_SIDE and absolute(out).suffix.lower() != '.png':

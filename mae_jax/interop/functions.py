@@ -103,19 +103,21 @@ def _range(dtype: str, scale: float) -> str:
 def _encoder(source: str | os.PathLike, config: ConfigDict) -> tuple:
     encoder, params = load_encoder(source)
     grid, width = grid_size(image_size(config), encoder.patch_size), encoder.width
+    has_cls = encoder.options.cls_token
+    names = ('cls', 'mean', 'tokens') if has_cls else ('mean', 'tokens')
 
     def encode(images: jax.Array) -> dict[str, jax.Array]:
         tokens = encoder.apply({'params': params}, normalize(images, **statistics(config)))
-        return {name: OUTPUTS[name](tokens, grid) for name in ('cls', 'mean', 'tokens')}
+        return {name: OUTPUTS[name](tokens, grid) for name in names}
 
     norm = 'after the final norm' if encoder.has_norm else 'of an encoder without final norm'
-    tokens = (1 + grid[0] * grid[1], width)
+    tokens, first = (has_cls + grid[0] * grid[1], width), 'the cls token, then ' * has_cls
     outputs = (
         Value('cls', 'float32', (width,), f'the cls token, {norm}'),
         Value('mean', 'float32', (width,), 'the mean of the patch tokens'),
-        Value('tokens', 'float32', tokens, 'the cls token, then the patches, row by row'),
+        Value('tokens', 'float32', tokens, f'{first}the patches, row by row'),
     )
-    return encode, params, (), outputs
+    return encode, params, (), tuple(value for value in outputs if value.name in names)
 
 
 def _classifier(source: str | os.PathLike, config: ConfigDict) -> tuple:

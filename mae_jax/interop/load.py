@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mae_jax.config import model as model_config
@@ -25,11 +26,11 @@ from mae_jax.interop.modules import (
     shapes_of,
 )
 from mae_jax.interop.read import read_config, read_model
+from mae_jax.interop.resize import resize_encoder
 from mae_jax.interop.trained import Trained, flat
 from mae_jax.models.classifier import BatchNorm, Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.patches import grid_size
-from mae_jax.models.positions import resize_positions
 from mae_jax.models.vit import Encoder
 from mae_jax.tasks.preprocess import normalize
 
@@ -81,7 +82,8 @@ def load_encoder(
     Args:
       path: as for `load`.
       image_size: (height, width) in pixels, or the side of a square; None keeps that of training.
-        For another size the positions are resized (bicubic, as in the original implementation).
+        For another size the positions are resized as `resize_encoder` says (the original's
+        bicubic).
       channels: number of channels of the images; None keeps that of training.
       new_channels: how to make the patch kernel for another number of channels: 'average' gives
         each channel the mean of the old ones, 'repeat' repeats the old ones in order. Both are
@@ -108,7 +110,9 @@ def load_encoder(
         size = model_config.image_size(ConfigDict({'image_size': sides}))
         old = grid_size(model_config.image_size(config), module.patch_size)
         new = grid_size(size, module.patch_size)
-        params['pos_embed'] = resize_positions(params['pos_embed'], old, new)
+        names = traverse_util.flatten_dict(params, sep='/')
+        names |= resize_encoder(names, old, new, module.options)
+        params = traverse_util.unflatten_dict(names, sep='/')
     if channels not in (None, config.dataset.channels):
         kernel = adapt_channels(
             params['patch_embed']['kernel'], config.dataset.channels, channels, new_channels

@@ -11,6 +11,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from mae_jax.config.model import (
+    encoder_options,
     image_size,
     make_architecture,
     make_classifier,
@@ -18,7 +19,9 @@ from mae_jax.config.model import (
     make_mae,
 )
 from mae_jax.errors import UserError
+from mae_jax.models.options import EncoderOptions
 from mae_jax.models.patches import grid_size
+from mae_jax.models.relative import relative_rows
 from mae_jax.registry import is_path
 
 Shapes = dict[str, tuple[int, ...]]
@@ -69,21 +72,31 @@ def check_sizes(config: ConfigDict, tensors: Mapping[str, Any]) -> None:
     Raises:
       UserError: they differ. (An invalid config can also raise other exceptions.)
     """
-    sizes = make_architecture(config.model)
-    rows, columns = grid_size(image_size(config), sizes['patch_size'])
+    sizes, options = make_architecture(config.model), encoder_options(config.model)
+    grid = grid_size(image_size(config), sizes['patch_size'])
     claimed = {'encoder': (sizes['width'], sizes['depth'])}
     if any(name.startswith('decoder/') for name in tensors):
         claimed['decoder'] = (config.model.decoder_width, config.model.decoder_depth)
     for part, (width, depth) in claimed.items():
-        name = f'{part}/pos_embed'
-        if name not in tensors:
-            raise UserError(f'it has no {name}, and is damaged.')
-        shape, expected = tensors[name].shape, (1, 1 + rows * columns, width)
-        if shape != expected:
-            raise UserError(f'{name} has shape {shape}, and {expected} by its config.')
+        if part == 'decoder':
+            options = EncoderOptions()  # which has none
         blocks = {n.split('/')[2] for n in tensors if n.startswith(f'{part}/blocks/')}
         if len(blocks) != depth:
             raise UserError(f'its {part} has {len(blocks)} blocks, and {depth} by its config.')
+        rows = grid[0] * grid[1] + options.cls_token
+        expected = {f'{part}/pos_embed': (1, rows, width)} if options.absolute_positions else {}
+        for block in range(depth):
+            name = f'{part}/blocks/block_{block}/attention'
+            expected |= {
+                f'{name}/{leaf}': (rows,)
+                for leaf, rows in relative_rows(options, block, grid).items()
+            }
+        for name, shape in expected.items():
+            if name not in tensors:
+                raise UserError(f'it has no {name}, and is damaged.')
+            actual = tensors[name].shape
+            if actual[: len(shape)] != shape:
+                raise UserError(f'{name} has shape {actual}, and {shape} by its config.')
 
 
 def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:

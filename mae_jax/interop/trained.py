@@ -29,6 +29,8 @@ HEADER = 'mae_jax'
 VERSION = 1
 CLASS_NAMES = 'class_names.json'
 """Lies in the work directory of a classifier: a list, in the order of the logits."""
+CLASS_COLOURS = 'class_colours.json'
+"""Lies in the work directory of a segmenter: a list of [red, green, blue]."""
 COLLECTIONS = ('batch_stats',)
 """First components of tensor names that are collections of running statistics, not modules."""
 
@@ -71,7 +73,7 @@ def read_trained(path: str | os.PathLike) -> Trained:
     header = _header(path, metadata)
     try:
         params, model_state = unflat(tensors)
-        params['encoder']['cls_token']
+        params['encoder']['patch_embed']
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f'{path} is damaged: its tensors are not those of a model.') from error
     header['class_names'] = _of_head(header['class_names'], params)

@@ -6,15 +6,16 @@ linear probe (cls token and batch norm); they differ in what is trained, which t
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float, Float32
 
 from mae_jax.errors import UserError
+from mae_jax.models.batch_norm import BatchNorm
 from mae_jax.models.dense import Dense
 from mae_jax.models.norm import NORM_EPS, LayerNorm
+from mae_jax.models.options import EncoderOptions
 from mae_jax.models.vit import Encoder
 
 POOLS = ('mean', 'cls')
@@ -36,35 +37,6 @@ def drop_path_scale(
     return jnp.where(noise < rates, 0, 1 / (1 - rates)).astype(jnp.float32)
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation without scale and bias.
-
-    As PyTorch's: a tenth of the running statistics is replaced by those of each batch, and the
-    running variance is the unbiased one (divided by B - 1), which Flax's is not. Under `jit` over
-    a mesh the statistics are those of the global batch.
-    """
-
-    epsilon: float = 1e-6
-    momentum: float = 0.9
-
-    @nn.compact
-    def __call__(self, x: Float32[ArrayLike, 'B D'], train: bool) -> Float32[Array, 'B D']:
-        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, x.shape[1:])
-        running_var = self.variable('batch_stats', 'var', jnp.ones, x.shape[1:])
-        if not train:
-            mean, var = running_mean.value, running_var.value
-        else:
-            count = len(x)
-            if count < 2:
-                raise UserError('Batch norm cannot train on one example: raise batch_size.')
-            mean, var = x.mean(axis=0), x.var(axis=0)
-            if not self.is_initializing():
-                unbiased = var * (count / (count - 1))
-                for running, new in (running_mean, mean), (running_var, unbiased):
-                    running.value = self.momentum * running.value + (1 - self.momentum) * new
-        return (x - mean) * jax.lax.rsqrt(var + self.epsilon)
-
-
 class Classifier(nn.Module):
     """Encoder, pooling and head; parameters are {'encoder', 'fc_norm' (mean pooling), 'head'}.
 
@@ -79,6 +51,7 @@ class Classifier(nn.Module):
       drop_path: stochastic depth's rate of the last block.
       remat, scan, frozen_blocks, attention, norm_eps, residual_dtype: as of `Transformer`; norm_eps
         is also that of `fc_norm`.
+      options: as of `Encoder`.
     """
 
     patch_size: int
@@ -97,15 +70,19 @@ class Classifier(nn.Module):
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
     residual_dtype: Any = jnp.float32
+    options: EncoderOptions = EncoderOptions()
 
     def setup(self):
         if self.pool not in POOLS:
             raise UserError(f'model.pool={self.pool!r} is unknown: use {" | ".join(POOLS)}.')
+        if self.pool == 'cls' and not self.options.cls_token:
+            raise UserError("model.pool='cls' needs a cls token: choose model.pool=mean.")
         if not 0 <= self.drop_path < 1:
             raise UserError(f'model.drop_path={self.drop_path} must be at least 0 and below 1.')
         options = dict(dtype=self.dtype, remat=self.remat, scan=self.scan)
         options |= dict(frozen_blocks=self.frozen_blocks, attention=self.attention)
         options |= dict(norm_eps=self.norm_eps, residual_dtype=self.residual_dtype)
+        options |= dict(options=self.options)
         self.encoder = Encoder(self.patch_size, self.width, self.depth, self.heads, **options)
         if self.pool == 'mean':
             self.fc_norm = LayerNorm(epsilon=self.norm_eps)
@@ -137,7 +114,8 @@ class Classifier(nn.Module):
         tokens = self.encoder(images, final_norm=self.pool == 'cls', branch_scale=scale)
         if self.pool == 'cls':
             return tokens[:, 0].astype(jnp.float32)
-        return self.fc_norm(tokens[:, 1:].astype(jnp.float32).mean(axis=1))
+        patches = tokens[:, int(self.options.cls_token) :]
+        return self.fc_norm(patches.astype(jnp.float32).mean(axis=1))
 
     def classify(
         self, features: Float32[ArrayLike, 'B D'], train: bool

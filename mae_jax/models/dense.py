@@ -141,6 +141,7 @@ class Dense(nn.Module):
     Attributes:
       out_dtype: of the result; None is `dtype`.
       sum_by_product: as of `linear`.
+      zero_bias: from where to where the bias is zero, and not trained; None: nowhere.
     """
 
     features: int
@@ -149,11 +150,14 @@ class Dense(nn.Module):
     kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
     bias_init: Callable[..., Array] = nn.initializers.zeros
     sum_by_product: bool = False
+    zero_bias: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Float[ArrayLike, '... D']) -> Float[Array, '... {self.features}']:
         x = jnp.asarray(x, self.dtype)
         kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
         bias = self.param('bias', self.bias_init, (self.features,))
+        if self.zero_bias is not None:
+            bias = jnp.asarray(bias).at[slice(*self.zero_bias)].set(0.0)
         product = linear(x, kernel, bias, self.out_dtype or self.dtype, self.sum_by_product)
         return checkpoint_name(product, PRODUCT)

@@ -46,22 +46,24 @@ def resize_positions(
     a = -0.5, widens the kernel to shrink, and leaves out what lies beyond a border.
 
     Args:
-      table: the first row, the cls token's, stays as it is.
+      table: the first row, the cls token's, stays as it is; a table may have none.
       old_grid: rows and columns of the patches of `table`.
-      new_grid: rows and columns of the patches of the result, M = 1 + rows * columns.
+      new_grid: rows and columns of the patches of the result, M of them, or M - 1.
 
     Raises:
       UserError: the table does not have the shape of `old_grid`.
     """
     table = np.asarray(table, np.float32)
-    if table.ndim != 3 or table.shape[:2] != (1, 1 + old_grid[0] * old_grid[1]):
+    first = table.shape[1] - old_grid[0] * old_grid[1] if table.ndim == 3 else None
+    if first not in (0, 1) or len(table) != 1:
         raise UserError(
             f'A position table of shape {list(table.shape)} does not belong to {old_grid[0]} x '
             f'{old_grid[1]} patches and a cls token: give the grid it was trained with.'
         )
     if tuple(old_grid) == tuple(new_grid):
         return table
-    cls, patches = table[:, :1], table[0, 1:].reshape(*old_grid, -1).astype(np.float64)
+    cls = table[:, :first]
+    patches = table[0, first:].reshape(*old_grid, -1).astype(np.float64)
     rows, columns = (
         _bicubic_weights(old, new) for old, new in zip(old_grid, new_grid, strict=True)
     )

@@ -17,9 +17,11 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Float32
 
 from mae_jax.errors import UserError
-from mae_jax.models.attention.dispatch import attend
+from mae_jax.models.attention.layer import Attention
 from mae_jax.models.dense import PRODUCT, Dense
 from mae_jax.models.norm import NORM_EPS, LayerNorm
+from mae_jax.models.options import EncoderOptions
+from mae_jax.models.windows import from_windows, to_windows
 
 REMAT_POLICIES = {
     'none': None,
@@ -32,30 +34,6 @@ REMAT_POLICIES = {
 def stream_dtype(module: Any) -> jnp.dtype:
     """Returns the dtype of a module's residual stream: `residual_dtype`, or `dtype` if wider."""
     return jnp.promote_types(module.residual_dtype, module.dtype)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection.
-
-    `apply(..., mutable='intermediates')` returns its weights too, float32 [B, heads, T, T], if
-    `implementation` is 'plain'; see `attend` for the others.
-    """
-
-    heads: int
-    dtype: Any = jnp.float32
-    implementation: str = 'plain'
-    out_dtype: Any = None
-
-    @nn.compact
-    def __call__(self, tokens: Float[ArrayLike, 'B T D']) -> Float[Array, 'B T D']:
-        width = tokens.shape[-1]
-        # Fused, because Xavier's bound depends on the shape: [D, 3D], not three times [D, D].
-        # On a TPU its result's gradient is that of a kernel.
-        qkv = Dense(3 * width, dtype=self.dtype, sum_by_product=True, name='qkv')(tokens)
-        mixed, weights = attend(qkv, self.heads, self.implementation)
-        if weights is not None:
-            self.sow('intermediates', 'weights', weights)  # a no-op unless that is mutable
-        return Dense(width, self.dtype, self.out_dtype, name='proj')(mixed)
 
 
 @jax.custom_jvp
@@ -99,6 +77,10 @@ class Block(nn.Module):
 
     The residual stream has the dtype of the input, whatever `dtype` is, and the branches' last
     products are added to it before they are rounded to any other.
+
+    Attributes:
+      options, grid: as of `Transformer`.
+      window: side of the windows of attention, in patches; 0: it is over all tokens.
     """
 
     heads: int
@@ -106,6 +88,9 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
+    options: EncoderOptions = EncoderOptions()
+    grid: tuple[int, int] | None = None
+    window: int = 0
 
     @nn.compact
     def __call__(
@@ -118,18 +103,30 @@ class Block(nn.Module):
         `branch_scale` multiplies what attention and the MLP add to each example.
         """
 
-        def scaled(branch, index):
+        def scaled(branch, name, index):
+            if self.options.layer_scale is not None:
+                initial = nn.initializers.constant(self.options.layer_scale)
+                scale = self.param(f'{name}_scale', initial, branch.shape[-1:])
+                branch = branch * scale.astype(tokens.dtype)
             if branch_scale is None:
                 return branch
             return branch * branch_scale[:, index, None, None].astype(tokens.dtype)
 
         hidden = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm1')(tokens)
         out = tokens.dtype
-        attention = Attention(self.heads, self.dtype, self.attention, out, name='attention')
-        tokens = tokens + scaled(attention(hidden), 0)
+        tokens = tokens + scaled(self._attend(hidden, out), 'attention', 0)
         hidden = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm2')(tokens)
         mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, out, name='mlp')
-        return tokens + scaled(mlp(hidden), 1)
+        return tokens + scaled(mlp(hidden), 'mlp', 1)
+
+    def _attend(self, hidden: Float[Array, 'B T D'], out: Any) -> Float[Array, 'B T D']:
+        """Applies attention, in windows if there are any."""
+        options = (self.heads, self.dtype, self.attention, out, self.options)
+        if not self.window:
+            return Attention(*options, self.grid, name='attention')(hidden)
+        attention = Attention(*options, (self.window, self.window), name='attention')
+        windows = attention(to_windows(hidden, self.grid, self.window))
+        return from_windows(windows, self.grid, self.window)
 
 
 class Transformer(nn.Module):
@@ -146,6 +143,8 @@ class Transformer(nn.Module):
       attention: one of `attention.dispatch.ATTENTION`.
       norm_eps: what LayerNorm adds to the variance.
       residual_dtype: of the residual stream, see `stream_dtype`.
+      options: what the blocks have beside the original's.
+      grid: rows and columns of the patches among the tokens, for the options that need it.
     """
 
     depth: int
@@ -158,6 +157,8 @@ class Transformer(nn.Module):
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
     residual_dtype: Any = jnp.float32
+    options: EncoderOptions = EncoderOptions()
+    grid: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(
@@ -192,12 +193,18 @@ class Transformer(nn.Module):
         start, outputs = 0, {}
         last = self.depth - 1
         returned = [last] if after is None else [_block_number(i, self.depth) for i in after]
-        for stop in sorted({self.frozen_blocks, self.depth, *(i + 1 for i in returned)}):
+        stops = {self.frozen_blocks, self.depth, *(i + 1 for i in returned)}
+        for stop in sorted(stops | self.options.borders(self.depth)):
             tokens = run(tokens, branch_scale, range(start, stop))
             if 0 < stop <= self.frozen_blocks:
                 tokens = jax.lax.stop_gradient(tokens)
             start, outputs[stop - 1] = stop, tokens
         return tokens if after is None else [outputs[i] for i in returned]
+
+    def _fields(self, block: int) -> tuple[Any, ...]:
+        """Returns the fields of a block."""
+        fields = (self.heads, self.mlp_ratio, self.dtype, self.attention, self.norm_eps)
+        return *fields, self.options, self.grid, self.options.window_of(block)
 
     def _loop(
         self,
@@ -211,8 +218,7 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat])
         for i in ids:
             scale = None if branch_scale is None else branch_scale[:, i]
-            options = (self.heads, self.mlp_ratio, self.dtype, self.attention, self.norm_eps)
-            layer = block(*options, name=f'block_{i}')
+            layer = block(*self._fields(i), name=f'block_{i}')
             tokens = layer(tokens, scale)
         return tokens
 
@@ -222,11 +228,13 @@ class Transformer(nn.Module):
         branch_scale: Float32[ArrayLike, 'B L 2'] | None,
         ids: range,
     ) -> Float[ArrayLike, 'B T D']:
-        """Applies the blocks `ids`, compiled once, in a loop over their stacked parameters."""
+        """Applies the blocks `ids`, compiled once, in a loop over their stacked parameters.
+
+        They have windows of one size.
+        """
         if not ids:
             return tokens
-        options = (self.heads, self.mlp_ratio, self.dtype, self.attention, self.norm_eps)
-        block = Block(*options, parent=None)
+        block = Block(*self._fields(ids.start), parent=None)
         blocks = [self.variables['params'][f'block_{i}'] for i in ids]
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         if branch_scale is not None:
@@ -267,7 +275,9 @@ def _gathered(params: Any, dtype: Any) -> Any:
         return whole.astype(kernel.dtype)
 
     gather.defjvp(lambda primals, tangents: (gather(*primals), tangents[0]))
-    return jax.tree.map(lambda p: gather(p) if p.ndim == 2 else p, params)
+    return jax.tree.map_with_path(
+        lambda path, p: gather(p) if path[-1].key == 'kernel' else p, params
+    )
 
 
 def _block_number(index: int, depth: int) -> int:

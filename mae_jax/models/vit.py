@@ -11,8 +11,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int
 from mae_jax.errors import UserError
 from mae_jax.models.dense import Dense
 from mae_jax.models.norm import NORM_EPS, LayerNorm
+from mae_jax.models.options import EncoderOptions
 from mae_jax.models.patches import grid_size, patchify
 from mae_jax.models.positions import sincos_2d
+from mae_jax.models.relative import relative_rows
 from mae_jax.models.transformer import Transformer, stream_dtype
 
 VARIANTS = {
@@ -57,11 +59,6 @@ def check_width(width: int, heads: int, prefix: str = '') -> None:
         )
 
 
-def blocks_flops(depth: int, width: int, tokens: int) -> float:
-    """Counts the floating-point operations of the blocks' matrix products, forward, one image."""
-    return depth * (24.0 * tokens * width**2 + 4.0 * tokens**2 * width)
-
-
 def _conv_bias(fan_in: int) -> nn.initializers.Initializer:
     """Initialises from U(+-1/sqrt(fan_in)), as PyTorch's Conv2d does and thus the original."""
 
@@ -78,6 +75,7 @@ class Encoder(nn.Module):
     Attributes:
       has_norm: whether there is a final norm; fine-tuning with mean pooling removes it.
       remat, scan, frozen_blocks, attention, norm_eps, residual_dtype: as of `Transformer`.
+      options: what the encoder has beside the original's, or lacks.
     """
 
     patch_size: int
@@ -93,6 +91,7 @@ class Encoder(nn.Module):
     attention: str = 'plain'
     norm_eps: float = NORM_EPS
     residual_dtype: Any = jnp.float32
+    options: EncoderOptions = EncoderOptions()
 
     @nn.compact
     def __call__(
@@ -119,31 +118,35 @@ class Encoder(nn.Module):
             if `init` was given a mask.
 
         Returns:
-          T = 1 + K tokens of `dtype`, the cls token first; with `blocks`, a list of such arrays.
+          T = 1 + K tokens of `dtype`, the cls token first if there is one; with `blocks`, a list of
+          such arrays.
 
         Raises:
-          UserError: `patch_size` does not divide the image, or the heads or 4 the width, or there
-            are fewer blocks than `frozen_blocks`.
+          UserError: `patch_size` does not divide the image, or the heads or 4 the width, there are
+            fewer blocks than `frozen_blocks`, or `options` do not go together, or with `ids_keep`.
         """
         check_width(self.width, self.heads)
+        self.options.check(self.depth)
+        if ids_keep is not None and self.options.needs_whole_images:
+            raise UserError(
+                'Relative positions and windows are for whole images, and patches are hidden: '
+                'leave model.relative_positions and model.window unset.'
+            )
         grid = grid_size(images.shape[1:3], self.patch_size)
         patches = patchify(images, self.patch_size)
-        table = self.param('pos_embed', lambda _: jnp.asarray(sincos_2d(self.width, grid)))
-        positions = table[:, 1:]
+        # Before the projection: hidden patches cost nothing but this gather.
         if ids_keep is not None:
-            # Before the projection: hidden patches cost nothing but this gather.
             patches = jnp.take_along_axis(patches, ids_keep[..., None], axis=1)
-            positions = jnp.take(positions[0], ids_keep, axis=0)
+        of_cls, of_patches = self._positions(grid, ids_keep)
         bias_init = _conv_bias(patches.shape[-1])
         stream = stream_dtype(self)
         embed = Dense(self.width, self.dtype, stream, bias_init=bias_init, name='patch_embed')
-        cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))
-        cls = jnp.broadcast_to(cls + table[:, :1], (images.shape[0], 1, self.width))
+        cls = self._cls_token(of_cls, images.shape[0])
         embedded = embed(patches)
         if mask is not None:
             mask_token = self.param('mask_token', nn.initializers.normal(0.02), (1, 1, self.width))
             embedded = jnp.where(mask[..., None], mask_token.astype(stream), embedded)
-        tokens = jnp.concatenate([cls, embedded + positions], axis=1)
+        tokens = jnp.concatenate([*cls, embedded + of_patches], axis=1)
         transformer = Transformer(
             self.depth,
             self.heads,
@@ -155,6 +158,8 @@ class Encoder(nn.Module):
             self.attention,
             self.norm_eps,
             self.residual_dtype,
+            self.options,
+            grid,
             name='blocks',
         )
         tokens = transformer(tokens, branch_scale, blocks)
@@ -164,6 +169,27 @@ class Encoder(nn.Module):
             return jax.tree.map(lambda x: x.astype(self.dtype), tokens)
         norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name='norm')
         return jax.tree.map(norm, tokens)
+
+    def _positions(
+        self, grid: tuple[int, int], ids_keep: Int[ArrayLike, 'B K'] | None
+    ) -> tuple[ArrayLike, ArrayLike]:
+        """Returns the positions of the cls token and of the patches; zeros where there are none."""
+        if not self.options.absolute_positions:
+            return 0.0, 0.0
+        first = int(self.options.cls_token)
+        initial = sincos_2d(self.width, grid, self.options.cls_token)
+        table = self.param('pos_embed', lambda _: jnp.asarray(initial))
+        of_cls, of_patches = table[:, :first], table[:, first:]
+        if ids_keep is not None:
+            of_patches = jnp.take(of_patches[0], ids_keep, axis=0)
+        return of_cls, of_patches
+
+    def _cls_token(self, position: ArrayLike, batch: int) -> list[Float32[Array, 'B 1 D']]:
+        """Returns the cls token of every image with its position; nothing if there is none."""
+        if not self.options.cls_token:
+            return []
+        cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))
+        return [jnp.broadcast_to(cls + position, (batch, 1, self.width))]
 
     def features(
         self,
@@ -177,8 +203,9 @@ class Encoder(nn.Module):
 
         Args:
           images: normalised.
-          output: 'tokens' [B, 1 + N, D], the cls token first; 'cls' [B, D]; 'mean' of the patch
-            tokens [B, D]; or 'map' [B, H/P, W/P, D], the patch tokens in the order of the image.
+          output: 'tokens' [B, 1 + N, D], the cls token first, if there is one; 'cls' [B, D]; 'mean'
+            of the patch tokens [B, D]; or 'map' [B, H/P, W/P, D], the patch tokens in the order of
+            the image.
           blocks: take it after each of these blocks, 0 the first and -1 the last.
 
         Returns:
@@ -198,16 +225,14 @@ class Encoder(nn.Module):
 
     def _check_images(self, images: Float[ArrayLike, 'B H W C'], grid: tuple[int, int]) -> None:
         """Raises a UserError for images of another size than that of the parameters."""
-        if self.is_initializing() or not self.has_variable('params', 'pos_embed'):
+        if self.is_initializing() or not self.has_variable('params', 'patch_embed'):
             return
         params = self.variables['params']
-        patches = params['pos_embed'].shape[1] - 1
         channels = params['patch_embed']['kernel'].shape[0] // self.patch_size**2
-        if grid[0] * grid[1] != patches:
+        if problem := self._other_grid(params, grid):
             raise UserError(
-                f'Images of {images.shape[1]} x {images.shape[2]} pixels are {grid[0] * grid[1]} '
-                f'patches, and this encoder takes {patches}: give mae_jax.load_encoder '
-                f'image_size={tuple(images.shape[1:3])}.'
+                f'Images of {images.shape[1]} x {images.shape[2]} pixels are {problem}: give '
+                f'mae_jax.load_encoder image_size={tuple(images.shape[1:3])}.'
             )
         if images.shape[3] != channels:
             raise UserError(
@@ -215,11 +240,41 @@ class Encoder(nn.Module):
                 f'mae_jax.load_encoder channels={images.shape[3]}.'
             )
 
+    def _other_grid(self, params: Any, grid: tuple[int, int]) -> str | None:
+        """Returns what is wrong with a grid that is not that of the parameters; None if it is."""
+        count, options = grid[0] * grid[1], self.options
+        if options.absolute_positions:
+            patches = params['pos_embed'].shape[1] - options.cls_token
+            if count != patches:
+                return f'{count} patches, and this encoder takes {patches}'
+        for block in range(self.depth):
+            attention = params['blocks'][f'block_{block}']['attention']
+            rows = relative_rows(options, block, grid)
+            if any(len(attention[name]) != expected for name, expected in rows.items()):
+                return f'{grid[0]} x {grid[1]} patches, and the relative positions of another grid'
+        return None
+
+
+def cls_of(tokens: Float[Array, 'B T D'], grid: tuple[int, int]) -> Float[Array, 'B D']:
+    """Returns the cls token among the tokens of an encoder.
+
+    Raises:
+      UserError: there is none.
+    """
+    if tokens.shape[1] == grid[0] * grid[1]:
+        raise UserError("This encoder has no cls token (model.cls_token=False): use 'mean'.")
+    return tokens[:, 0]
+
+
+def patches_of(tokens: Float[Array, 'B T D'], grid: tuple[int, int]) -> Float[Array, 'B N D']:
+    """Returns the tokens of the patches among the tokens of an encoder."""
+    return tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
+
 
 OUTPUTS = {
     'tokens': lambda tokens, grid: tokens,
-    'cls': lambda tokens, grid: tokens[:, 0],
-    'mean': lambda tokens, grid: tokens[:, 1:].astype(jnp.float32).mean(axis=1),
-    'map': lambda tokens, grid: tokens[:, 1:].reshape(tokens.shape[0], *grid, -1),
+    'cls': cls_of,
+    'mean': lambda tokens, grid: patches_of(tokens, grid).astype(jnp.float32).mean(axis=1),
+    'map': lambda tokens, grid: patches_of(tokens, grid).reshape(len(tokens), *grid, -1),
 }
 """What `Encoder.features` can return: functions of tokens and the grid of patches."""

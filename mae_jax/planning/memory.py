@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax.extend.core import Literal
 from jax.sharding import AbstractMesh, Mesh
 
@@ -47,13 +48,13 @@ def count_memory(
     """
     loaded, prepared = slice_batch(batch, mesh.size), prepare_batch(task, batch)
     slices = mesh.size * accumulate
-    scan, fsdp = task.model.scan, mesh.shape['fsdp']
+    blocks, fsdp = with_blocks(task.model), mesh.shape['fsdp']
     residuals = count_residuals(task, batch, slices)
     # Gathered weights are kept whole, in the dtype of products: XLA does not gather them again.
-    gathered = residuals.weights * jnp.dtype(task.model.dtype).itemsize // 4 if fsdp > 1 else 0
+    gathered = residuals.weights * jnp.dtype(blocks.dtype).itemsize // 4 if fsdp > 1 else 0
     copies = residuals.weight_copies + gathered
     # One more copy for the sum over micro-batches, and one as the output of a loop over blocks.
-    gradients = 1 + (accumulate > 1) + scan
+    gradients = 1 + (accumulate > 1) + blocks.scan
     trained, _ = split_params(state.params, task.is_trained)
     return Memory(
         parameters=count_bytes(state.params),
@@ -113,18 +114,26 @@ def count_recomputed(task: Task, batch: Batch, slices: int) -> int:
     With `remat` a block's residuals exist only while its own gradient is computed; the largest
     block decides. They are the difference between models of two blocks and of one, without `remat`.
     """
-    if task.model.remat == 'none':
+    blocks = with_blocks(task.model)
+    if blocks.remat == 'none':
         return 0
     options = dict(remat='none', scan=False)
-    if hasattr(task.model, 'frozen_blocks'):
+    if hasattr(blocks, 'frozen_blocks'):
         options['frozen_blocks'] = 0
-    ones = {name: 1 for name in ('depth', 'decoder_depth') if getattr(task.model, name, 0)}
+    ones = {name: 1 for name in ('depth', 'decoder_depth') if getattr(blocks, name, 0)}
 
     def activations(sizes: Mapping[str, int]) -> int:
-        model = task.model.clone(**options | sizes)
+        model = blocks.clone(**options | sizes)
+        if blocks is not task.model:  # heads, which see the output of some of them
+            model = task.model.clone(encoder=model, taps=(0,) * len(task.model.taps))
         return count_residuals(dataclasses.replace(task, model=model), batch, slices).activations
 
     return max(activations(ones | {name: 2}) for name in ones) - activations(ones)
+
+
+def with_blocks(model: nn.Module) -> nn.Module:
+    """Returns the module that has the transformer's fields: a model itself, or its encoder."""
+    return model if hasattr(model, 'remat') else model.encoder
 
 
 def slice_batch(batch: Batch, slices: int) -> Batch:

@@ -16,12 +16,13 @@ from jax.sharding import AbstractMesh, Mesh
 from mae_jax.config.data import make_source_of
 from mae_jax.config.length import Length, make_learning_rate, make_length
 from mae_jax.config.model import image_size, make_architecture
+from mae_jax.config.pairs import has_masks
 from mae_jax.config.recipe import choose
 from mae_jax.data.sources.synthetic import IMAGENET_EXAMPLES
 from mae_jax.errors import UserError
 from mae_jax.experiment.run import EVALUATIONS
 from mae_jax.experiment.setup import check_batch, check_fields
-from mae_jax.planning.memory import Memory, count_memory
+from mae_jax.planning.memory import Memory, count_memory, with_blocks
 from mae_jax.runtime.chips import Chip, usable_share
 from mae_jax.tasks import make_task
 from mae_jax.training import sharding as mesh_lib
@@ -144,7 +145,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int, data: Data) -> Pl
         mesh=run.mesh,
         batch_size=config.batch_size,
         accumulate=accumulate,
-        remat=task.model.remat,
+        remat=with_blocks(task.model).remat,
         length=run.length,
         memory=count_memory(task, state, batch, run.mesh, accumulate),
         product_flops=task.flops_per_image() * config.batch_size,
@@ -158,12 +159,14 @@ def loaded_batch(config: ml_collections.ConfigDict, task: Task) -> Batch:
     shapes = {'label': jax.ShapeDtypeStruct((rows,), jnp.int32)}
     if task.caches_features:
         return shapes | {'image': jax.ShapeDtypeStruct((rows, task.model.width), jnp.float32)}
-    if dataset.resize == 'device':
+    if dataset.get('resize') == 'device':
         shape = (rows // dataset.repeats, dataset.canvas, dataset.canvas, dataset.channels)
         shapes['box'] = jax.ShapeDtypeStruct((rows, 5), jnp.int32)
         return shapes | {'canvas': jax.ShapeDtypeStruct(shape, jnp.uint8)}
-    shape = (rows, *image_size(config), dataset.channels)
-    return shapes | {'image': jax.ShapeDtypeStruct(shape, jnp.uint8)}
+    size = image_size(config)
+    if has_masks(config):
+        shapes['mask'] = jax.ShapeDtypeStruct((rows, *size), jnp.uint8)
+    return shapes | {'image': jax.ShapeDtypeStruct((rows, *size, dataset.channels), jnp.uint8)}
 
 
 def count_xla_flops(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,14 +14,19 @@ from ml_collections import ConfigDict
 from mae_jax.config.data import check_classes
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
+from mae_jax.models.flops import encoder_flops
 from mae_jax.models.patches import grid_size
-from mae_jax.models.vit import blocks_flops
 from mae_jax.tasks import augment
 from mae_jax.tasks.classify_metrics import Metrics, MetricsPerClass
+from mae_jax.tasks.finetune import (
+    learns,
+    make_finetuning_optimizer,
+    of_encoder,
+    untrained_warning,
+)
 from mae_jax.tasks.preprocess import loaded_images, normalize
-from mae_jax.training.optimizer import decays_finetune, layer_scales, make_optimizer
 from mae_jax.training.sharding import join_rows, split_rows
-from mae_jax.training.task import Batch, Card, Task, optimizer_fields
+from mae_jax.training.task import Batch, Card, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,19 +90,7 @@ class Classify(Task):
         self, fields: ConfigDict, schedule: optax.Schedule
     ) -> optax.GradientTransformation:
         """Spares class token and positions from weight decay; scales updates by `layer_decay`."""
-        extra = {}
-        if self.layer_decay != 1:
-            depth = self.model.depth
-            extra['scales'] = lambda params: layer_scales(params, self.layer_decay, depth)
-        return make_optimizer(
-            fields.name,
-            schedule,
-            momentum=fields.momentum,
-            trust_coefficient=fields.trust_coefficient,
-            decay_mask=decays_finetune,
-            **optimizer_fields(fields),
-            **extra,
-        )
+        return make_finetuning_optimizer(fields, schedule, self.layer_decay, self.model.depth)
 
     def micro_batches(self, config: ConfigDict) -> int:
         """Returns 1 for a linear probe: only its encoder is split, by `head_micro_batches`."""
@@ -111,9 +105,7 @@ class Classify(Task):
         return 'top-1'
 
     def untrained_warning(self, config: ConfigDict) -> str | None:
-        if self.trained == 'all':
-            return None
-        return f'init_from is unset: trained={config.trained} on top of an untrained encoder'
+        return untrained_warning(self.trained, config)
 
     def score_line(self, meta: Mapping[str, Any]) -> str:
         return f'top-1 {meta["eval/top1"]:.4f}, top-5 {meta["eval/top5"]:.4f}'
@@ -207,11 +199,12 @@ class Classify(Task):
         if self.caches_features:
             return 6.0 * self.model.width * self.model.num_classes
         model = self.model
-        rows, columns = grid_size(self.image_size, model.patch_size)
-        tokens = rows * columns + 1
+        grid = grid_size(self.image_size, model.patch_size)
+        tokens = grid[0] * grid[1] + model.options.cls_token
         embedding = 2 * tokens * model.patch_size**2 * len(self.mean) * model.width
-        forward = embedding + blocks_flops(model.depth, model.width, tokens)
-        backward = 2 * blocks_flops(model.depth - model.frozen_blocks, model.width, tokens)
+        of_blocks = partial(encoder_flops, width=model.width, grid=grid, options=model.options)
+        forward = embedding + of_blocks(range(model.depth))
+        backward = 2 * of_blocks(range(model.frozen_blocks, model.depth))
         if self.trained == 0.5:  # an MLP whose own input needs no gradient: 3 products of 4
             backward = 24.0 * tokens * model.width**2
         return forward + backward
@@ -233,36 +226,3 @@ class Classify(Task):
 
     def _normalized(self, images: jax.Array | np.ndarray) -> jax.Array:
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
-
-
-def of_encoder(path: str) -> bool:
-    """Returns whether every encoder has a parameter of this name.
-
-    With mean pooling it has no norm, and only some were pretrained with a mask token.
-    """
-    return path.startswith('encoder/') and not path.startswith(
-        ('encoder/norm/', 'encoder/mask_token')
-    )
-
-
-def learns(path: str, trained: str | float, depth: int) -> bool:
-    """Returns whether a parameter of this name learns (paper, Figure 9).
-
-    Args:
-      path: name, such as 'encoder/blocks/block_0/mlp/fc1/kernel'.
-      trained: see `Classify`.
-      depth: blocks of the encoder.
-    """
-    if trained == 'all':
-        return True
-    if trained == 'head':
-        return path.startswith('head/')
-    part, *rest = path.split('/')
-    if part != 'encoder' or rest[0] == 'norm':  # what follows the blocks
-        return True
-    if rest[0] != 'blocks':
-        return False
-    block = int(rest[1].removeprefix('block_'))
-    if trained == 0.5:
-        return block == depth - 1 and rest[2] == 'mlp'
-    return block >= depth - trained

@@ -1,6 +1,5 @@
 """Reads the config of a classification run into its task."""
 
-import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -8,6 +7,7 @@ from ml_collections import ConfigDict
 from mae_jax.config.model import image_size, make_architecture, make_classifier, statistics
 from mae_jax.errors import UserError
 from mae_jax.tasks.classify import Classify
+from mae_jax.tasks.finetune import check_layer_decay, frozen_blocks, parse_trained
 
 
 def num_classes(config: ConfigDict, source: Any) -> int:
@@ -45,9 +45,8 @@ def make_classify(config: ConfigDict, source: Any) -> Classify:
     mix, depth = config.mix, make_architecture(config.model)['depth']
     trained = parse_trained(config.trained, depth)
     check_fields(config, trained)
-    blocks = {'all': depth, 'head': 0}.get(trained, trained)
     return Classify(
-        make_classifier(config, classes, frozen_blocks=depth - math.ceil(blocks)),
+        make_classifier(config, classes, frozen_blocks=frozen_blocks(trained, depth)),
         image_size(config),
         trained=trained,
         label_smoothing=config.label_smoothing,
@@ -62,28 +61,6 @@ def make_classify(config: ConfigDict, source: Any) -> Classify:
         ema_decay=config.ema_decay,
         **statistics(config),
     )
-
-
-def parse_trained(trained: str, depth: int) -> str | float:
-    """Reads `config.trained`: 'all', 'head', or a number of blocks, where all blocks are 'all'.
-
-    Raises:
-      UserError: it is none of these, or more blocks than there are.
-    """
-    if trained in ('all', 'head'):
-        return trained
-    try:
-        blocks = float(trained)
-    except ValueError:
-        blocks = -1.0
-    if blocks != 0.5 and (blocks < 0 or blocks % 1):
-        raise UserError(
-            f"trained='{trained}' is unknown: choose 'all', 'head', or how many of the last blocks "
-            '(0, 0.5 for the MLP of the last one, 1, 2, ...).'
-        )
-    if blocks > depth:
-        raise UserError(f'trained={trained} blocks, but the model has {depth}: choose fewer.')
-    return 'all' if blocks == depth else blocks
 
 
 def check_fields(config: ConfigDict, trained: str | float) -> None:
@@ -116,9 +93,7 @@ def check_fields(config: ConfigDict, trained: str | float) -> None:
     for field, share in shares.items():
         if not 0 <= share <= 1 or (field == 'model.drop_path' and share == 1):
             raise UserError(f'{field}={share} must be from 0 to 1, a share or a probability.')
-    if not 0 < config.optimizer.layer_decay <= 1:
-        decay = config.optimizer.layer_decay
-        raise UserError(f'optimizer.layer_decay={decay} must be in (0, 1].')
+    check_layer_decay(config.optimizer.layer_decay)
     for field in ('mixup', 'cutmix'):
         if config.mix[field] < 0:
             raise UserError(f'mix.{field}={config.mix[field]} must be 0 (off) or more.')

@@ -23,6 +23,9 @@ class Metrics(metrics.Collection):
 class PerClass(metrics.Metric):
     """Correct and all examples of every class, int32 [num_classes] each."""
 
+    title = 'accuracy'
+    columns = ('images', 'top1')
+
     hits: jax.Array | np.ndarray
     count: jax.Array | np.ndarray
 

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from mae_jax.config.model import image_size, make_architecture, make_mae, statistics
+from mae_jax.models.flops import blocks_flops
 from mae_jax.models.mae import MAE, MAEOutput
 from mae_jax.models.patches import grid_size
-from mae_jax.models.vit import blocks_flops
 from mae_jax.pretext.tokenizers import Tokenizer, make_tokenizer
 from mae_jax.tasks.fit_target import fit_target
 from mae_jax.tasks.preprocess import loaded_images, normalize
@@ -136,7 +136,7 @@ class Pretrain(Task):
 
     def make_draw(
         self, batch: dict[str, np.ndarray], mesh: Mesh
-    ) -> Callable[[Any], np.ndarray] | None:
+    ) -> Callable[[Any, Any], np.ndarray] | None:
         """Draws original, masked image and reconstruction, one row an image."""
         everywhere = replicated(mesh)
         images = self._normalized(batch['image'])
@@ -149,7 +149,8 @@ class Pretrain(Task):
 
         predict = jax.jit(predict, out_shardings=everywhere)
 
-        def draw(params: Any) -> np.ndarray:
+        def draw(params: Any, model_state: Any) -> np.ndarray:
+            del model_state  # a tokenizer's, of targets that are no pixels
             everything = {name: put(values, everywhere) for name, values in batch.items()}
             pixels, mask = predict(params, everything)
             columns = reconstruction_columns(

@@ -14,19 +14,35 @@ Params = dict[str, Any]
 
 
 def make_schedule(
-    *, peak: float, total_steps: int, warmup_steps: int = 0, minimum: float = 0.0
+    *,
+    peak: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    minimum: float = 0.0,
+    shape: str = 'cosine',
 ) -> optax.Schedule:
     """Makes a linear warm-up from 0, then half a cosine over the steps *after* it to `minimum`.
 
     Evaluated at every optimiser step rather than every epoch, as in the original. The update from
     step s to s + 1 uses the value at s: the first update of a warm-up is zero.
+
+    Args:
+      shape: 'cosine', or 'linear' for a straight line in its place.
+
+    Raises:
+      UserError: `shape` is another.
     """
+    if shape not in ('cosine', 'linear'):
+        raise UserError(f"optimizer.schedule='{shape}' is unknown: choose 'cosine' or 'linear'.")
     decay_steps = max(total_steps - warmup_steps, 1)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         done = jax.numpy.clip((step - warmup_steps) / decay_steps, 0.0, 1.0)
-        cosine = minimum + (peak - minimum) * 0.5 * (1.0 + jax.numpy.cos(jax.numpy.pi * done))
-        return jax.numpy.where(step < warmup_steps, peak * step / max(warmup_steps, 1), cosine)
+        if shape == 'cosine':
+            falling = minimum + (peak - minimum) * 0.5 * (1.0 + jax.numpy.cos(jax.numpy.pi * done))
+        else:
+            falling = minimum + (peak - minimum) * (1.0 - done)
+        return jax.numpy.where(step < warmup_steps, peak * step / max(warmup_steps, 1), falling)
 
     return schedule
 

@@ -27,9 +27,12 @@ class Card(NamedTuple):
     rows: Mapping[str, str | None]
     """Lines of the table 'Model'; None leaves a line out."""
     example: str
-    """Python that applies the whole model; `model`, `params`, `images` and `normalize` exist."""
+    """Python that applies the whole model; `model`, `params`, `images` and `normalize` exist, or
+    `path` alone where it is not loaded."""
     needs_key: bool = False
     """Whether the example draws random numbers, and so imports jax."""
+    is_loaded: bool = True
+    """Whether `mae_jax.load` gives the whole model."""
 
 
 class Task:
@@ -45,9 +48,10 @@ class Task:
         average.
       caches_features: whether the run trains on the features of its frozen encoder, computed once.
       picture_every_steps: interval of the pictures that `make_draw` draws; 0 draws none.
+      picture_name: what loggers call these pictures.
       online_probe: fields `every_epochs` and `share` of the probe during training; None for none.
       probes_at_end: whether the frozen encoder is compared with the untrained one at the end.
-      per_class: whether the accuracy of every class is written at the end.
+      per_class: whether the accuracy, or IoU, of every class is written at the end.
     """
 
     model: nn.Module
@@ -55,6 +59,7 @@ class Task:
     ema_decay: float | None = None
     caches_features: bool = False
     picture_every_steps: int = 0
+    picture_name = 'reconstruction'
     online_probe: ConfigDict | None = None
     probes_at_end: bool = False
     per_class: bool = False
@@ -155,8 +160,8 @@ class Task:
 
     def make_draw(
         self, batch: dict[str, np.ndarray], mesh: Mesh
-    ) -> Callable[[Any], np.ndarray] | None:
-        """Makes the function (parameters) -> picture, uint8 [H, W, 3], of the images of a batch."""
+    ) -> Callable[[Any, Any], np.ndarray] | None:
+        """Makes the function (parameters, model state) -> picture, uint8 [H, W, 3], of a batch."""
         return None
 
     @property

@@ -28,8 +28,12 @@ def cls_attention(
       attention to itself.
 
     Raises:
-      UserError: the block does not exist.
+      UserError: the block does not exist, or the encoder has no cls token.
     """
+    if not encoder.options.cls_token:
+        raise UserError(
+            'This encoder has no cls token (model.cls_token=False), whose attention it is.'
+        )
     if not -encoder.depth <= block < encoder.depth:
         raise UserError(
             f'--block={block} does not exist: this encoder has blocks 0 to {encoder.depth - 1}.'

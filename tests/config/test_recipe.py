@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from configs import finetune, finetune_large, folder, linprobe, partial, vit_base
+from configs import finetune, finetune_large, folder, linprobe, partial, segment, vit_base
 from mae_jax.config.recipe import choose, explain, keep, rule_of, unset_fields
 
 IMAGENET = 1_281_167
@@ -19,7 +19,7 @@ def steps(config, examples):
     return config.num_epochs * examples / config.batch_size
 
 
-@pytest.mark.parametrize('make', [finetune, folder, linprobe, partial])
+@pytest.mark.parametrize('make', [finetune, folder, linprobe, partial, segment])
 @pytest.mark.parametrize('examples', [3, 60, 600, 9469, 50_000, IMAGENET])
 def test_everything_is_chosen_and_every_run_is_sound(make, examples):
     config = chosen(make.get_config(), examples)
@@ -44,6 +44,16 @@ def test_at_imagenets_size_the_rule_is_the_papers_recipe():
     ours, paper = chosen(folder.get_config(), IMAGENET, width=768), vit_base.get_config()
     assert ours.batch_size == paper.batch_size
     assert ours.optimizer.base_lr == pytest.approx(paper.optimizer.base_lr)
+
+
+def test_at_the_size_of_ade20k_segmentation_trains_as_long_as_the_paper():
+    config = chosen(segment.get_config(), 20_210)
+    assert config.batch_size == 16
+    assert steps(config, 20_210) == pytest.approx(160_000, rel=0.01)
+    assert config.optimizer.base_lr * 16 / 256 == pytest.approx(1e-4)
+    small = chosen(segment.get_config('linear'), 367)
+    assert 1000 < steps(small, 367) < 4000
+    assert small.optimizer.base_lr * 16 / 256 == pytest.approx(1e-3)  # nothing to forget
 
 
 def test_the_learning_rate_follows_the_root_of_the_batch():

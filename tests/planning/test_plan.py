@@ -6,7 +6,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from configs import finetune, vit_base, vit_huge
+from configs import finetune, segment_ade20k_base, vit_base, vit_huge
 from mae_jax.config.length import make_learning_rate, make_length
 from mae_jax.errors import UserError
 from mae_jax.planning.plan import Data, estimate_speed, find_change, find_data, fits, make_plan
@@ -156,6 +156,20 @@ def test_what_does_not_learn_has_no_gradient_and_no_moments():
     averaged = make_plan(config, 8, DATA)
     added = averaged.memory.optimizer_state - plan.memory.optimizer_state
     assert added == 4 * (128 * 1000 / 8 + 1000)  # each device an eighth of the kernel
+
+
+@pytest.mark.slow
+def test_a_segmenter_is_planned_with_its_heads():
+    config = segment_ade20k_base.get_config()
+    fields = {k: v for k, v in SMALL.items() if 'decoder' not in k and k != 'batch_size'}
+    fields |= {'image_size': (64, 64), 'model.taps': (0, 0, 1, 1), 'model.head_width': 32}
+    config.update_from_flattened_dict(fields)
+    plan = make_plan(config, 8, Data(20_210, 150))
+    assert (plan.length.num_steps, plan.rows) == (160_000, 2)
+    assert plan.parameters.keys() == {'encoder', 'head', 'auxiliary'}
+    assert plan.memory.batch == 2 * (2 * 64 * 64 * (3 + 1) + 4) + 4 * 2 * (2 * 2 + 32 + 256)
+    config.model.remat = 'block'
+    assert make_plan(config, 8, Data(20_210, 150)).memory.activations < plan.memory.activations
 
 
 def test_speed_is_operations_by_the_share_of_the_peak_that_is_reached(plain):

@@ -9,9 +9,13 @@ from helpers.slow import slow_after
 
 from configs import finetune_digits
 from mae_jax.data.sources.arrays import ArraySource
+from mae_jax.models.segmentation.segmenter import Segmenter
+from mae_jax.models.segmentation.upernet import FCNHead, UperHead
+from mae_jax.models.vit import Encoder
 from mae_jax.pretext.tokenizers import Tokenizer
 from mae_jax.tasks import make_task
 from mae_jax.tasks.pretrain import Pretrain
+from mae_jax.tasks.segment import Segment
 from mae_jax.training import sharding
 from mae_jax.training.optimizer import make_optimizer
 from mae_jax.training.state import abstract_state, jit_step, make_step
@@ -41,6 +45,15 @@ def classification(**fields):
     return make_task(config, ArraySource(np.zeros((1, 8, 8, 1)), np.zeros(1), names))
 
 
+def segmentation(trained):
+    """UperNet with its auxiliary head."""
+    encoder = Encoder(4, 16, 2, 2, frozen_blocks=2 if trained == 'head' else 0)
+    heads = UperHead(5, 8), FCNHead(5, 8)
+    model = Segmenter(encoder, *heads, (0, 0, 1, 1), drop_path=0.1)
+    fields = dict(mean=(0.5,), std=(0.25,), colours=(), trained=trained)
+    return Segment(model, 5, SIZE, SIZE, **fields)
+
+
 def text_of_step(task, size, accumulate=1):
     """The whole step, as it is given to the compiler."""
     optimizer = make_optimizer(
@@ -51,6 +64,7 @@ def text_of_step(task, size, accumulate=1):
     batch = {
         'image': jax.ShapeDtypeStruct((ROWS, *size, 1), jnp.uint8),
         'label': jax.ShapeDtypeStruct((ROWS,), jnp.int32),
+        'mask': jax.ShapeDtypeStruct((ROWS, *size), jnp.uint8),
     }
     step = make_step(task, optimizer, seed=0, accumulate=accumulate)
     return jit_step(step, mesh, state).lower(state, batch).as_text()
@@ -77,6 +91,13 @@ def test_a_step_of_pretraining_does_not_scatter(case):
 @pytest.mark.parametrize('trained', slow_after(1, ['all', '1', 'head']))
 def test_a_step_of_classification_does_not_scatter(trained):
     assert 'scatter' not in text_of_step(classification(trained=trained), (8, 8))
+
+
+@pytest.mark.parametrize('trained', slow_after(1, ['all', 'head']))
+def test_a_step_of_segmentation_does_not_scatter(trained):
+    text = text_of_step(segmentation(trained), SIZE)
+    assert 'stablehlo.convolution' in text
+    assert 'scatter' not in text
 
 
 def test_the_search_finds_a_scatter():

@@ -44,6 +44,18 @@ def test_learning_rate_is_the_originals_at_every_step(minimum):
     np.testing.assert_allclose([schedule(s) for s in range(700)], expected, atol=2e-9)
 
 
+def test_a_linear_schedule_falls_in_a_straight_line_after_the_warm_up():
+    schedule = make_schedule(
+        peak=1e-4, total_steps=160_000, warmup_steps=1500, minimum=1e-6, shape='linear'
+    )
+    steps = [0, 750, 1500, 1500 + 158_500 // 4, 80_750, 160_000]
+    left = np.array([1, 0.75, 0.5, 0])
+    expected = [0, 5e-5, *(1e-6 + (1e-4 - 1e-6) * left)]
+    np.testing.assert_allclose([schedule(s) for s in steps], expected, rtol=1e-5)
+    with pytest.raises(UserError, match=r"optimizer\.schedule='steps' is unknown"):
+        make_schedule(peak=1.0, total_steps=2, shape='steps')
+
+
 @pytest.mark.parametrize(
     'peak, minimum, warmup_epochs, epochs, steps_per_epoch',
     [

@@ -89,7 +89,7 @@ def decode(
         if size:
             return LazyJpeg(record, channels, size)
     try:
-        picture, orientation = _read(image, None if bands else channels, apply_exif)
+        picture, orientation = read_pixels(image, None if bands else channels, apply_exif)
         if isinstance(picture, Image.Image) and not bands:
             picture = _as_mode(picture, channels)
         if nodata is not None or bands or not isinstance(picture, Image.Image):
@@ -111,7 +111,7 @@ def decode(
     return as_picture(picture) if is_picture else np.ascontiguousarray(picture)
 
 
-def _read(
+def read_pixels(
     image: bytes | np.ndarray, channels: int | None, apply_exif: bool
 ) -> tuple[Image.Image | np.ndarray, int]:
     """Returns a Pillow image or an array [H, W, C], and the orientation, 1 to 8.

@@ -70,12 +70,9 @@ def make_loader(
     Raises:
       UserError: an argument has a value that is not allowed, or two of them exclude each other.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f'seed={seed} must be at least 0 and below 2**32.')
     if crop not in CROPS:
         raise UserError(f'dataset.crop={crop!r} must be {" or ".join(CROPS)}.')
     fields = dict(
-        seed=seed,
         channels=channels,
         crop=crop,
         crop_scale=tuple(crop_scale),
@@ -94,6 +91,32 @@ def make_loader(
         transform = functools.partial(views.train_views, **fields)
     else:
         raise UserError(f"dataset.resize={resize!r} must be 'host' or 'device'.")
+    batches = dict(batch_size=batch_size, rows=rows, seed=seed, repeats=repeats)
+    return loader_of(source, transform, **batches, **options)
+
+
+def loader_of(
+    source: Source,
+    transform: Callable[..., Arrays],
+    *,
+    batch_size: int,
+    rows: Sequence[int],
+    seed: int,
+    repeats: int = 1,
+    **options,
+) -> 'Loader':
+    """Makes a loader of shuffled batches of what a transform makes of each example.
+
+    Args:
+      transform: (example, seed=, epoch=, index=) -> `repeats` rows of each array; picklable.
+      source, batch_size, rows, seed, repeats, **options: as of `make_loader`.
+
+    Raises:
+      UserError: as of `make_loader`.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f'seed={seed} must be at least 0 and below 2**32.')
+    transform = functools.partial(transform, seed=seed)
     share = share_of_rows(rows, batch_size, repeats)
     options = ReadOptions(**options)
     order = epochs(len(source), seed)
@@ -179,7 +202,7 @@ class Loader:
     def _count_replaced(self, loaded: Loaded) -> dict:
         self.num_replaced += loaded.replaced
         self._seen += loaded.rows
-        _check_bad_share(self.num_replaced, self._seen, self._options.max_bad_share)
+        check_bad_share(self.num_replaced, self._seen, self._options.max_bad_share)
         return loaded.batch
 
 
@@ -233,7 +256,7 @@ def eval_batches(
     def count_replaced(loaded: Loaded) -> dict:
         nonlocal replaced
         replaced += loaded.replaced
-        _check_bad_share(replaced, examples, options.max_bad_share)
+        check_bad_share(replaced, examples, options.max_bad_share)
         return loaded.batch
 
     return read_ahead(
@@ -248,7 +271,8 @@ def eval_batches(
     )
 
 
-def _check_bad_share(bad: int, seen: int, max_bad_share: float) -> None:
+def check_bad_share(bad: int, seen: int, max_bad_share: float) -> None:
+    """Raises a UserError where too large a share of the images that were seen is unreadable."""
     if bad > max_bad_share * max(seen, MIN_SEEN):
         raise UserError(
             f'{bad} of {seen} images were unreadable, more than '

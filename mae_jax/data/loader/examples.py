@@ -39,6 +39,19 @@ def load_eval(source: Source, transform: Callable, on_error: str, item: tuple[bo
     return rows
 
 
+def load_eval_pair(
+    source: Source, transform: Callable, on_error: str, item: tuple[bool, int]
+) -> Arrays:
+    """Loads the row of a pair for evaluation; one that replaces an unreadable pair is invalid."""
+    rows = load_eval(source, transform, on_error, item)
+    return rows | {'valid': rows['valid'] & ~rows[REPLACED]}
+
+
+def unreadable(error: BadImage) -> UserError:
+    """Returns the error of a run that an unreadable image ends."""
+    return UserError(f"{error} Repair or remove it, or set dataset.on_error='skip'.")
+
+
 def _load(
     source: Source, index: int, transform: Callable, on_error: str, repeats: int = 1
 ) -> dict[str, np.ndarray]:
@@ -50,8 +63,7 @@ def _load(
             rows = transform(record)
         except BadImage as error:
             if on_error == 'raise':
-                remedy = "Repair or remove it, or set dataset.on_error='skip'."
-                raise UserError(f'{error} {remedy}') from error
+                raise unreadable(error) from error
             last_error = error
             logging.warning('Replaced by the next image: %s', error)
             continue

@@ -93,15 +93,7 @@ def folder_source(
       UserError: the folder or the split does not exist or has no images, or images lie beside class
         folders.
     """
-    if not path:
-        raise UserError("dataset.name='folder' needs dataset.path, the folder of the images.")
-    if is_remote(path):
-        raise UserError(
-            f'dataset.path={path!r} is not a folder on a disk: write the images as shards with '
-            f'`mae-jax prepare`, copy these there, and give dataset.name=prepared.'
-        )
-    if not os.path.isdir(path):
-        raise UserError(f'dataset.path={path!r} is not a folder{similar_path(path) or "."}')
+    check_root('folder', path)
     train = find_split(path, TRAIN_SPLITS)
     held_out = find_split(path, (split, *EVAL_SPLITS) if split in EVAL_SPLITS else EVAL_SPLITS)
     if split not in ('train', *EVAL_SPLITS):
@@ -122,6 +114,24 @@ def folder_source(
         return _read_split(train, f' in {_place(train)}')
     place = f' held out in {_place(held_out)}'
     return _read_split(held_out, place, remarks, classes=subfolders(train))
+
+
+def check_root(name: str, path: str | None) -> None:
+    """Raises a UserError unless a data set's root is a folder on a disk."""
+    if not path:
+        raise UserError(f'dataset.name={name!r} needs dataset.path, the folder of the images.')
+    if is_remote(path):
+        raise UserError(
+            f'dataset.path={path!r} is not a folder on a disk: '
+            + (
+                'write the images as shards with `mae-jax prepare`, copy these there, and give '
+                'dataset.name=prepared.'
+                if name == 'folder'
+                else 'copy it to one.'
+            )
+        )
+    if not os.path.isdir(path):
+        raise UserError(f'dataset.path={path!r} is not a folder{similar_path(path) or "."}')
 
 
 def _read_split(
@@ -215,13 +225,8 @@ def read_tree(path: str, splits: Sequence[str] = ()) -> FolderSource:
 def _hold_out(
     source: FolderSource, evaluation: bool, share: float | None, labels: np.ndarray | None
 ) -> FolderSource:
-    """Returns the training or the evaluation images of a source that has no split of its own.
-
-    A share of .05 chooses what earlier versions did, which had no rule: their runs go on.
-    """
-    hashes = np.array([zlib.crc32(os.fsencode(name)) for name in source.files])
-    keys = (hashes % 20 + hashes / 2**32) / 20  # below .05 where the hash is a multiple of 20
-    held_out = choose_held_out(keys, labels, share, order=hashes)
+    """Returns the training or the evaluation images of a source that has no split of its own."""
+    held_out = choose_by_name(source.files, labels, share)
     keep = np.flatnonzero(held_out == evaluation)
     if not len(keep):
         raise UserError(f'{source.root} has one image only: too few to keep one for evaluation.')
@@ -230,6 +235,18 @@ def _hold_out(
     count, *remarks = source.reading
     reading = () if evaluation else (f'{count}, {held_out.sum():,} held out (no val/)', *remarks)
     return FolderSource(source.root, files, labels, source.class_names, reading)
+
+
+def choose_by_name(
+    files: Sequence[str], labels: np.ndarray | None, share: float | None
+) -> np.ndarray:
+    """Chooses the files that are held out, by a hash of their names; see `choose_held_out`.
+
+    A share of .05 chooses what earlier versions did, which had no rule: their runs go on.
+    """
+    hashes = np.array([zlib.crc32(os.fsencode(name)) for name in files])
+    keys = (hashes % 20 + hashes / 2**32) / 20  # below .05 where the hash is a multiple of 20
+    return choose_held_out(keys, labels, share, order=hashes)
 
 
 def _no_image(folder: str, others: collections.Counter) -> UserError:

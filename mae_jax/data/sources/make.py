@@ -2,7 +2,7 @@
 
 A name is looked up in this order:
 
-1. a name in `SOURCES`: csv, digits, folder, prepared, synthetic, or one added by
+1. a name in `SOURCES`: csv, digits, folder, paired_folders, prepared, synthetic, or one added by
    `SOURCES.register`;
 2. 'module:function', a factory of one's own (below), where the module can be imported;
 3. a data set of TensorFlow Datasets ('imagenet2012', 'imagenet_v2/matched-frequency:3.0.0',
@@ -26,7 +26,9 @@ import functools
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from mae_jax.data.sources.protocol import Source
 from mae_jax.data.sources.synthetic import IMAGENET_EXAMPLES
@@ -41,13 +43,14 @@ SOURCES = Registry(
         'csv': 'mae_jax.data.sources.files:csv_source',
         'digits': 'mae_jax.data.sources.digits:digits_source',
         'folder': 'mae_jax.data.sources.folder:folder_source',
+        'paired_folders': 'mae_jax.data.sources.paired_folders:paired_folders',
         'prepared': 'mae_jax.data.sources.prepared:prepared_source',
         'synthetic': 'mae_jax.data.sources.synthetic:synthetic_source',
     },
 )
 """Factories of sources by name; a string is imported when it is first used."""
 
-SPLITTING = ('folder', 'csv')
+SPLITTING = ('folder', 'csv', 'paired_folders')
 """Sources that hold examples out where there is no evaluation split."""
 PYTHON = 'python'
 """The name of sources that were passed to `mae_jax.run`, in the config of the run."""
@@ -64,19 +67,22 @@ def make_source(
     synthetic_examples: int = IMAGENET_EXAMPLES,
     seed: int = 0,
     held_out_share: float | None = None,
+    masks: Mapping[str, Any] = MappingProxyType({}),
 ) -> Source:
     """Returns one split of a data set, with random access to its examples.
 
     Args:
-      name: 'digits', 'folder', 'prepared' (by `mae-jax prepare`), 'synthetic', 'module:function'
-        for a factory of one's own, or the TFDS name of an image data set.
+      name: 'digits', 'folder', 'paired_folders', 'prepared' (by `mae-jax prepare`), 'synthetic',
+        'module:function' for a factory of one's own, or the TFDS name of an image data set.
       split: 'train' or an evaluation split; 'validation', 'val' and 'test' stand for each other.
       path: folder: its root; prepared: the directory that was written; TFDS: its data_dir.
       channels: of the images; prepared: must be those it was prepared with.
       image_size: synthetic: (height, width) in pixels.
       synthetic_examples: synthetic: the number of examples.
       seed: synthetic: of the pixels.
-      held_out_share: folder, csv: of a data set without an evaluation split; see `splits.py`.
+      held_out_share: folder, csv, paired_folders: of a data set without an evaluation split; see
+        `splits.py`.
+      masks: paired_folders: further arguments of its factory.
 
     Raises:
       UserError: the data set or the split does not exist or cannot be used, or a factory of one's
@@ -91,6 +97,8 @@ def make_source(
     factory = _find_factory(name)
     if name == 'synthetic':
         factory = functools.partial(factory, examples=synthetic_examples)
+    if name == 'paired_folders':
+        factory = functools.partial(factory, **masks)
     if name in SPLITTING:
         factory = functools.partial(factory, held_out_share=held_out_share)
     source = factory(split, path=path, channels=channels, image_size=image_size, seed=seed)

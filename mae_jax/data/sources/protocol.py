@@ -1,7 +1,7 @@
 """The interface of a data set: random access to its examples."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,15 @@ class Example(TypedDict):
     """The index of its class in `class_names`; -1 where there is none."""
     name: str
     """What messages call the example, such as the path of its file."""
+
+
+class PairedExample(Example):
+    """One example of a source for segmentation."""
+
+    mask: bytes | np.ndarray
+    """The bytes of an image file of one band, or integers [H, W]: the class of each pixel."""
+    mask_name: NotRequired[str]
+    """What messages call the mask."""
 
 
 class Source(Protocol):

@@ -37,6 +37,10 @@ class Subset:
         labels = getattr(self.source, 'labels', None)
         return None if labels is None else np.asarray(labels)[self.rows]
 
+    @property
+    def class_colours(self) -> np.ndarray | None:
+        return getattr(self.source, 'class_colours', None)
+
     @functools.cached_property
     def identity(self) -> str:
         rows = np.ascontiguousarray(self.rows, np.int64)

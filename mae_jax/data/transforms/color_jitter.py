@@ -46,13 +46,7 @@ class ColorJitter:
         Raises:
           UserError: the image is not a Pillow image of mode RGB or L.
         """
-        if not isinstance(image, Image.Image) or image.mode not in ('RGB', 'L'):
-            pil = isinstance(image, Image.Image)
-            what = f'mode {image.mode}' if pil else f'{image.dtype} of shape {image.shape}'
-            raise UserError(
-                f'Colour jitter is defined for 8-bit RGB and grey images, not for {what}: set '
-                "dataset.augment=''."
-            )
+        check_picture(image, 'Colour jitter')
         for op, factor in self.draw(rng):
             image = apply(image, op, factor)
         return image
@@ -97,6 +91,18 @@ def parse_color_jitter(spec: str) -> ColorJitter:
         if fields[field] > most:
             raise _bad_spec(spec, f'{setting!r} is not within 0 and {most}')
     return ColorJitter(**fields)
+
+
+def check_picture(image: Image.Image | np.ndarray, augmentation: str) -> None:
+    """Raises a UserError unless an image is a Pillow image of mode RGB or L."""
+    if isinstance(image, Image.Image) and image.mode in ('RGB', 'L'):
+        return
+    pil = isinstance(image, Image.Image)
+    what = f'mode {image.mode}' if pil else f'{image.dtype} of shape {image.shape}'
+    raise UserError(
+        f'{augmentation} is defined for 8-bit RGB and grey images, not for {what}: set '
+        "dataset.augment=''."
+    )
 
 
 def apply(image: Image.Image, op: str, factor: float) -> Image.Image:

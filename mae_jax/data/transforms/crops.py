@@ -170,14 +170,19 @@ def resize_crop(image: Picture, box: CropBox, size: Size) -> np.ndarray:
     crop = image[top : top + height, left : left + width]
     if crop.dtype == np.uint8 and crop.shape[-1] in (1, 3):
         return resize(crop, size)
-    bands = [_resize_band(crop[..., i], size) for i in range(crop.shape[-1])]
+    return resize_bands(crop, size, Image.Resampling.BICUBIC)
+
+
+def resize_bands(pixels: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:
+    """Resizes [H, W, C] of any dtype with Pillow, each band by itself, to the same dtype."""
+    bands = [_resize_band(pixels[..., i], size, method) for i in range(pixels.shape[-1])]
     return np.stack(bands, axis=-1)
 
 
-def _resize_band(band: np.ndarray, size: Size) -> np.ndarray:
+def _resize_band(band: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:
     dtype = band.dtype
     band = np.ascontiguousarray(band if dtype == np.uint8 else band.astype(np.float32))
-    resized = np.asarray(Image.fromarray(band).resize(size[::-1], Image.Resampling.BICUBIC))
+    resized = np.asarray(Image.fromarray(band).resize(size[::-1], method))
     if dtype.kind in 'ui' and dtype != np.uint8:  # bicubic overshoots: do not wrap around
         limits = np.iinfo(dtype)
         resized = np.clip(np.rint(resized.astype(np.float64)), limits.min, limits.max)

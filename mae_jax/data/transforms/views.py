@@ -20,9 +20,10 @@ from mae_jax.data.transforms.crops import (
     train_crop,
     width_height,
 )
+from mae_jax.data.transforms.photometric import PhotometricDistortion
 from mae_jax.data.transforms.randaugment import RandAugment
 
-Augment = RandAugment | ColorJitter
+Augment = RandAugment | ColorJitter | PhotometricDistortion
 
 # Each use of random numbers has a stream of its own. `loader/memory.py` uses 3; the order of the
 # examples is grain's.
@@ -74,12 +75,12 @@ def train_views(
         image = decoded(image)
     views = []
     for view in range(repeats):
-        rng = _generator(seed, CROP_AND_FLIP, epoch, index, view)
+        rng = generator(seed, CROP_AND_FLIP, epoch, index, view)
         pixels = train_crop(image, crop, image_size, rng, crop_scale, crop_ratio)
         if flip and rng.random() < 0.5:
             pixels = mirrored(pixels)
         if augment:
-            pixels = _augmented(pixels, augment, _generator(seed, AUGMENT, epoch, index, view))
+            pixels = augmented(pixels, augment, generator(seed, AUGMENT, epoch, index, view))
         views.append(pixels)
     return {'image': np.stack(views) if repeats > 1 else views[0][None]}
 
@@ -129,7 +130,7 @@ def train_canvas(
     height, width = pixels.shape[:2]
     boxes = []
     for view in range(repeats):
-        rng = _generator(seed, CROP_AND_FLIP, epoch, index, view)
+        rng = generator(seed, CROP_AND_FLIP, epoch, index, view)
         box = BOXES[crop](width, height, rng, crop_scale, crop_ratio)
         boxes.append((*box, flip and rng.random() < 0.5))
     padded = np.zeros((1, canvas, canvas, channels), pixels.dtype)
@@ -137,12 +138,12 @@ def train_canvas(
     return {'canvas': padded, 'box': np.array(boxes, np.int32)}
 
 
-def _generator(seed: int, purpose: int, epoch: int, index: int, view: int) -> np.random.Generator:
+def generator(seed: int, purpose: int, epoch: int, index: int, view: int) -> np.random.Generator:
     """Returns the random numbers of a view; those of view 0 do not depend on the view number."""
     return np.random.default_rng((seed, purpose, epoch, index, view)[: 5 if view else 4])
 
 
-def _augmented(pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+def augmented(pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
     picture = pixels
     if pixels.dtype == np.uint8 and pixels.shape[-1] in (1, 3):
         picture = as_picture(pixels)

@@ -8,7 +8,7 @@ from mae_jax.models.attention.plain import split
 
 
 def cpu_attention(
-    qkv: Float[Array, 'B N E'], heads: int
+    qkv: Float[Array, 'B N E'], heads: int, bias: Float32[Array, '#B h N N'] | None = None
 ) -> tuple[Float[Array, 'B N D'], Float32[Array, 'B h N N']]:
     """Returns what attention mixes, rounded once, and its weights.
 
@@ -19,6 +19,8 @@ def cpu_attention(
     heads_first = [part.swapaxes(1, 2).astype(jnp.float32) for part in split(qkv, heads)]
     q, k, v = heads_first  # [B, h, N, d]
     logits = _product(q * q.shape[-1] ** -0.5, k, 3)
+    if bias is not None:
+        logits += bias
     exponentials = jnp.exp(logits - lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     sums = exponentials.sum(axis=-1, keepdims=True)
     mixed = (_product(exponentials, v, 2) / sums).swapaxes(1, 2)

@@ -1,4 +1,4 @@
-"""Chooses how attention is computed: by platform, dtype and length."""
+"""Chooses how attention is computed: by platform, dtype and length, and whether it has a bias."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,10 @@ ATTENTION = ('auto', 'plain', 'xla', 'cudnn', 'pallas')
 
 
 def attend(
-    qkv: Float[Array, 'B N E'], heads: int, implementation: str = 'auto'
+    qkv: Float[Array, 'B N E'],
+    heads: int,
+    implementation: str = 'auto',
+    bias: Float32[Array, '#B h N N'] | None = None,
 ) -> tuple[Float[Array, 'B N D'], Float32[Array, 'B h N N'] | None]:
     """Computes multi-head self-attention, without its projections.
 
@@ -29,6 +32,8 @@ def attend(
       implementation: one of `ATTENTION`. 'cudnn' takes bfloat16 on a GPU, and 'pallas' at most
         1,024 tokens on a TPU; elsewhere 'plain' replaces them, so that a model trained with them
         can be used.
+      bias: added to the logits, for relative positions. Neither 'xla', 'cudnn' nor 'pallas' takes
+        one here: 'plain' replaces them, which holds the weights of all heads in memory.
 
     Returns:
       What attention mixes, and its weights; None for the weights where they are not computed.
@@ -41,10 +46,12 @@ def attend(
             f'model.attention={implementation!r} is unknown: use {" | ".join(ATTENTION)}.'
         )
     chosen = _choose(qkv, heads, implementation)
+    if bias is not None and chosen != 'cpu':
+        return plain_attention(qkv, heads, bias)
     if chosen == 'pallas':
         return tpu_attention(qkv, heads), None
     if chosen == 'cpu':
-        return cpu_attention(qkv, heads)
+        return cpu_attention(qkv, heads, bias)
     if chosen == 'plain':
         return plain_attention(qkv, heads)
     try:

@@ -14,9 +14,9 @@ def split(qkv: Float[Array, 'B N E'], heads: int) -> list[Float[Array, 'B N h d'
 
 
 def plain_attention(
-    qkv: Float[Array, 'B N E'], heads: int
+    qkv: Float[Array, 'B N E'], heads: int, bias: Float32[Array, '#B h N N'] | None = None
 ) -> tuple[Float[Array, 'B N D'], Float32[Array, 'B h N N']]:
-    """Returns what attention mixes, and its weights.
+    """Returns what attention mixes, and its weights; `bias` is added to the logits.
 
     Products are faster on a CPU than `jax.nn.dot_product_attention`.
     """
@@ -24,6 +24,8 @@ def plain_attention(
     logits = jnp.einsum(
         'bqhd,bkhd->bhqk', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
     )
+    if bias is not None:
+        logits += bias
     weights = jax.nn.softmax(logits, axis=-1)
     mixed = jnp.einsum('bhqk,bkhd->bqhd', weights.astype(v.dtype), v)
     return mixed.reshape(*qkv.shape[:2], -1), weights
