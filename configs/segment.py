@@ -48,7 +48,7 @@ def get_config(head: str = 'upernet') -> ConfigDict:
 
     model = config.model
     model.head = head  # upernet | linear
-    model.taps = placeholder(tuple)  # blocks before the head; unset: at 1/3, 1/2, 2/3 and the last
+    model.taps = placeholder(tuple)  # unset: blocks at 1/3, 1/2, 2/3, the last; linear: the last
     model.drop_path = 0.1
     model.head_width = placeholder(int)  # upernet: channels; unset: width of the encoder
     model.head_dropout = 0.1  # of channels, before the last layer

@@ -1,6 +1,5 @@
 """The segmentation task: loss and metrics by hand in NumPy, one result on any mesh."""
 
-import dataclasses
 import functools
 
 import jax
@@ -20,7 +19,7 @@ from mae_jax.models.vit import Encoder
 from mae_jax.tasks.segment import Segment
 from mae_jax.tasks.segment_metrics import Metrics
 from mae_jax.training import sharding as mesh_lib
-from mae_jax.training.state import TrainState, create_state, initial_state, jit_step, make_step
+from mae_jax.training.state import TrainState, create_state, jit_step, make_step
 
 CLASSES, SIZE, PATCH = 5, (16, 16), 4
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -272,6 +271,7 @@ def test_eight_devices_train_as_one():
     (params, loss), (expected, whole) = one_update(8), one_update(1)
     assert loss == pytest.approx(whole, rel=1e-5)
     for name, value in expected.items():
+        assert np.isfinite(value).all(), name
         np.testing.assert_allclose(params[name], value, atol=1e-4, err_msg=name)
 
 
@@ -345,17 +345,3 @@ def test_operations_of_upernet_are_those_of_its_convolutions():
     head = UperHead(CLASSES, 8).flops((4, 4), 16, 4)
     assert head == pytest.approx(2 * (doubled + pooling + lateral + last))
     assert FCNHead(CLASSES, 6).flops((4, 4), 16, 4) == 2 * 16 * (9 * 16 * 6 + 6 * CLASSES)
-
-
-def test_loops_are_left_out_of_a_task_without_them():
-    task = make_task(upernet=True)
-    scanned = task.model.clone(encoder=task.model.encoder.clone(scan=True, attention='auto'))
-    task = dataclasses.replace(task, model=scanned).without_loops()
-    assert (task.model.encoder.scan, task.model.encoder.attention) == (False, 'plain')
-
-
-def test_steps_start_from_the_same_parameters_whatever_the_mesh():
-    task = make_task(upernet=True)
-    state = jax.eval_shape(lambda: initial_state(task, optax.sgd(1.0), seed=2))
-    assert state.params.keys() == {'encoder', 'head', 'auxiliary'}
-    assert 'norm' not in state.params['encoder']
