@@ -8,10 +8,10 @@
     mae-jax convert runs/vit_base vit_base.pth                   a run -> official names
 
 Reads runs and their checkpoints, our own file, and the ViTs of the official MAE (encoder, with
-decoder, fine-tuned), Hugging Face (ViTMAE, ViT), timm, DeiT, MoCo v3, DINO, vision_transformer and
-big_vision (these two with the exact GELU in place of its approximation). The result is read again
-and compared; where timm and transformers are installed, a batch goes through their model and ours.
-The official mae_visualize_* were trained on --target pixel.
+decoder, fine-tuned), Hugging Face (ViTMAE, ViT, Beit), timm, DeiT, BEiT, MoCo v3, DINO,
+vision_transformer and big_vision (these two with the exact GELU in place of its approximation).
+The result is read again and compared; where timm and transformers are installed, a batch goes
+through their model and ours. The official mae_visualize_* were trained on --target pixel.
 
 mae_jax.load, load_encoder and init_from read all of these directly too, with what they state.
 """
@@ -29,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         '--to',
         metavar='FORMAT',
-        help='mae_jax (.safetensors) | official (.pth or .safetensors; also timm and DeiT) | '
+        help='mae_jax (.safetensors) | official (.pth or .safetensors; also timm, DeiT, BEiT) | '
         'huggingface (a directory) | augreg | big_vision (.npz); unset: by the name of DST',
     )
     parser.add_argument('--encoder_only', action='store_true', help='leave decoder and head out')

@@ -14,7 +14,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from mae_jax.checkpoints.find import read_meta
-from mae_jax.config.model import describe_dtype, image_size, make_architecture
+from mae_jax.config.model import (
+    describe_dtype,
+    encoder_options,
+    image_size,
+    make_architecture,
+)
 from mae_jax.errors import counted
 from mae_jax.evaluation.probe import accuracy_title
 from mae_jax.experiment.card_header import card_header
@@ -166,8 +171,10 @@ def _model(config: ConfigDict, task: Card, sizes: Mapping[str, int]) -> Rows:
     )
     patch = encoder['patch_size']
     counts = ', '.join(f'{name} {size:,}' for name, size in sizes.items())
+    options = encoder_options(config.model).changed()
     return {
         'encoder': 'width {width}, depth {depth}, {heads} heads'.format(**encoder),
+        'encoder options': ', '.join(f'{n}={x}' for n, x in options.items()) or None,
         **task.rows,
         'parameters': f'{sum(sizes.values()):,} ({counts})',
         'image size': f'{height} x {width}, patches of {patch} x {patch}',

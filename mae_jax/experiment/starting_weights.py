@@ -80,6 +80,7 @@ def load_weights(
     report = [
         f'starting from {_described(path, weights.step)}; loaded: {_groups(loaded, expected)}',
         *resized,
+        *_other_statistics(source, config),
         f'  left at their initial values: {_groups(initial, expected.keys() | initial)}',
         f'  ignored: {_groups(available.keys() - loaded.keys(), available)}',
     ]
@@ -156,6 +157,16 @@ def _fit_encoder(
     if not resized:
         return []
     return [f'  positions resized from {old[0]} x {old[1]} to {new[0]} x {new[1]} patches']
+
+
+def _other_statistics(source: ConfigDict, config: ConfigDict) -> list[str]:
+    """Returns a line where images are normalised by other numbers than those of the other run."""
+    fields = ('mean', 'std')
+    theirs, ours = ({n: tuple(c.dataset[n]) for n in fields} for c in (source, config))
+    if theirs == ours or len(theirs['mean']) != len(ours['mean']):
+        return []
+    there = ', '.join(f'dataset.{name}={theirs[name]}' for name in fields)
+    return [f'  note: it was trained with {there}, and this run has others']
 
 
 def _left_out(name: str, config: ConfigDict) -> bool:

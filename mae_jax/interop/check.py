@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from mae_jax.config.model import image_size, make_architecture, norm_eps
+from mae_jax.config.model import encoder_options, image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
 from mae_jax.files.tensors import Tensors
 from mae_jax.interop import huggingface
+from mae_jax.interop.beit_names import SHARED
 from mae_jax.interop.foreign import Foreign
 from mae_jax.interop.modules import Kind, kind_of, make_module
 from mae_jax.interop.trained import Trained, flat
@@ -45,7 +46,7 @@ def compare_outputs(foreign: Foreign, trained: Trained, given: Collection[str] =
       UserError: the outputs differ by more than `TOLERANCE`.
     """
     kind, (height, width) = kind_of(flat(trained)), image_size(trained.config)
-    by_transformers = kind.name == 'mae' or foreign.naming == 'huggingface'
+    by_transformers = kind.name == 'mae' or foreign.naming.startswith('huggingface')
     library = 'transformers' if by_transformers else 'timm'
     try:
         import torch
@@ -66,7 +67,7 @@ def compare_outputs(foreign: Foreign, trained: Trained, given: Collection[str] =
             noise_tensor = torch.from_numpy(noise)
             theirs = _run_transformers(foreign, trained, kind, given, inputs, noise_tensor)
         else:
-            official = foreign.naming.startswith('official')
+            official = foreign.naming.startswith(('official', 'beit'))
             tensors = foreign.tensors if official else to_theirs(trained, 'official')
             theirs = _run_timm(tensors, trained, kind, inputs)
     largest = np.abs(theirs).max()
@@ -107,17 +108,17 @@ def _run_transformers(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    name = huggingface.ARCHITECTURES[kind.name]
+    name = huggingface.architecture_of(trained.config, kind)
     options = dict(add_pooling_layer=False) if kind.name == 'encoder' else {}
-    is_theirs = foreign.naming == 'huggingface'
+    is_theirs = foreign.naming.startswith('huggingface')
     tensors = foreign.tensors if is_theirs else to_theirs(trained, 'huggingface')
     if kind.name == 'encoder':
-        tensors = {name.removeprefix('vit.'): tensor for name, tensor in tensors.items()}
+        tensors = {n.removeprefix('vit.').removeprefix('beit.'): x for n, x in tensors.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'model'
         huggingface.write(path, tensors, trained.config, kind)
         if is_theirs and foreign.config:
-            ours = huggingface.make_config(trained.config, kind)
+            ours = huggingface.make_config(trained.config, kind, tensors=tensors)
             content = json.dumps(_as_in_source(foreign.config, ours, given))
             (path / 'config.json').write_text(content)
         opened = getattr(transformers, name).from_pretrained(path, local_files_only=True, **options)
@@ -140,10 +141,14 @@ def _as_in_source(
 
 def _run_timm(tensors: Tensors, trained: Trained, kind: Kind, images: Any) -> np.ndarray:
     import torch
-    from timm.models.vision_transformer import VisionTransformer
+    from timm.models import Beit, VisionTransformer
 
     config, sizes = trained.config, make_architecture(trained.config.model)
-    model = VisionTransformer(
+    if encoder_options(config.model).relative_positions == 'beit':
+        build, options = Beit, _beit_options(tensors)
+    else:
+        build, options = VisionTransformer, {}
+    model = build(
         img_size=image_size(config),
         patch_size=sizes['patch_size'],
         in_chans=config.dataset.channels,
@@ -153,6 +158,7 @@ def _run_timm(tensors: Tensors, trained: Trained, kind: Kind, images: Any) -> np
         num_classes=kind.classes or 0,
         norm_layer=functools.partial(torch.nn.LayerNorm, eps=norm_eps(config.model)),
         global_pool='avg' if 'fc_norm' in trained.params else 'token',
+        **options,
     )
     if trained.model_state:
         norm = torch.nn.BatchNorm1d(sizes['width'], affine=False, eps=1e-6)
@@ -164,3 +170,14 @@ def _run_timm(tensors: Tensors, trained: Trained, kind: Kind, images: Any) -> np
         raise UserError(f'timm has no such model: {missing + problems.unexpected_keys}.')
     model.eval()
     return (model(images) if kind.classes else model.forward_features(images)).numpy()
+
+
+def _beit_options(tensors: Tensors) -> dict[str, Any]:
+    """Returns how timm makes the BEiT that has these tensors."""
+    return {
+        'init_values': 0.1 if 'blocks.0.gamma_1' in tensors else None,
+        'use_abs_pos_emb': 'pos_embed' in tensors,
+        'use_rel_pos_bias': SHARED['beit'] not in tensors,
+        'use_shared_rel_pos_bias': SHARED['beit'] in tensors,
+        'use_fc_norm': 'norm.weight' not in tensors,
+    }

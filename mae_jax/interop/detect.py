@@ -13,7 +13,9 @@ from mae_jax.interop import huggingface
 from mae_jax.interop.foreign import IMAGENET, Foreign
 from mae_jax.interop.hyperparameters import check_hyperparameters
 from mae_jax.interop.modules import join_first
-from mae_jax.interop.name_maps import CONV, NAME_MAPS, Rule
+from mae_jax.interop.name_maps import NAME_MAPS
+from mae_jax.interop.rules import CONV, Rule
+from mae_jax.models.relative import CLS_ENTRIES, table_rows
 from mae_jax.models.transformer import NORM_EPS
 from mae_jax.models.vit import VARIANTS
 
@@ -21,6 +23,8 @@ HEADS = {sizes['width']: sizes['heads'] for sizes in VARIANTS.values()}
 """Width of an encoder -> its usual number of heads."""
 DECODER_HEADS = {512: 16}
 """Width of a decoder -> its usual number of heads."""
+_BLOCK = 'encoder/blocks/block_{i}'
+_TABLE = f'{_BLOCK}/attention/relative_table'
 DEFAULTS = {'mask_ratio': 0.75, 'target': 'normalized_pixel'}
 """Values of the official checkpoints, which do not contain them."""
 
@@ -53,12 +57,13 @@ def detect_config(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, 
         assumed.append(f'{name}={default}')
         return default
 
-    config = ConfigDict({'task': 'pretrain', 'init_from': None, 'model': _sizes(foreign)})
+    sizes = _sizes(foreign) | _options(foreign)
+    config = ConfigDict({'task': 'pretrain', 'init_from': None, 'model': sizes})
     model, kernel = config.model, _kernel(foreign)
     channels = kernel.shape[1] if _is_conv(foreign) else kernel.shape[2]
     config.image_size = _image_size(foreign, model.patch_size, known)
     model.heads = read('heads', HEADS.get(model.width))
-    if foreign.naming == 'huggingface':
+    if foreign.naming.startswith('huggingface'):
         model.norm_eps = read('norm_eps', huggingface.NORM_EPS)
     else:
         model.norm_eps = known.get('norm_eps', NORM_EPS)  # of all libraries but transformers
@@ -85,6 +90,11 @@ def detect_config(foreign: Foreign, given: dict[str, Any]) -> tuple[ConfigDict, 
         model.update(drop_path=0.0, head_std=2e-5)
     statistics(config)  # raises UserError unless there are as many as channels
     return config, assumed
+
+
+def has_norm(foreign: Foreign) -> bool:
+    """Returns whether an encoder has a final norm; only one of BEiT may have none."""
+    return 'beit' not in foreign.naming or _has(foreign, 'encoder/norm/')
 
 
 def _check_names(foreign: Foreign) -> None:
@@ -133,13 +143,25 @@ def _sizes(foreign: Foreign) -> dict[str, Any]:
     }
 
 
+def _options(foreign: Foreign) -> dict[str, Any]:
+    """Returns the fields of config.model in which BEiT differs from MAE."""
+    if 'beit' not in foreign.naming:
+        return {}
+    options = {'relative_positions': 'beit', 'key_bias': False}
+    options['absolute_positions'] = _has(foreign, 'encoder/pos_embed')
+    if _has(foreign, f'{_BLOCK}/attention_scale'):
+        # BEiT's initial values, from which the trained ones do not depend any more.
+        options['layer_scale'] = 0.1 if _depth(foreign, 'encoder') < 24 else 1e-5
+    return options
+
+
 def _rule(foreign: Foreign, ours: str) -> Rule:
     return next(rule for rule in NAME_MAPS[foreign.naming] if rule.ours == ours)
 
 
 def _tensor(foreign: Foreign, ours: str) -> np.ndarray:
     """Returns the tensor of the checkpoint that corresponds to one of our parameters."""
-    name = _rule(foreign, ours).theirs[0]
+    name = _rule(foreign, ours).theirs[0].replace('{i}', '0')
     if name not in foreign.tensors or not foreign.tensors[name].ndim:
         raise UserError(
             f'{name} is missing: this is not a complete Vision Transformer with cls token.'
@@ -150,7 +172,7 @@ def _tensor(foreign: Foreign, ours: str) -> np.ndarray:
 def _has(foreign: Foreign, prefix: str) -> bool:
     """Returns whether any tensor corresponds to one of our parameters with this prefix."""
     return any(
-        name.split('{i}')[0] in foreign.tensors
+        name.replace('{i}', '0') in foreign.tensors
         for rule in NAME_MAPS[foreign.naming]
         if rule.ours.startswith(prefix)
         for name in rule.theirs
@@ -169,6 +191,8 @@ def _depth(foreign: Foreign, module: str) -> int:
 
 def _image_size(foreign: Foreign, patch_size: int, known: dict[str, Any]) -> tuple[int, int]:
     """Returns the image size by the number of positions: a square, unless the size is known."""
+    if 'beit' in foreign.naming:
+        return _image_size_of_beit(foreign, patch_size, known)
     rule = _rule(foreign, 'encoder/pos_embed')
     table = _tensor(foreign, rule.ours)
     patches = (rule.layout.to_ours(table).shape[1] if table.ndim == 3 else 0) - 1
@@ -184,8 +208,33 @@ def _image_size(foreign: Foreign, patch_size: int, known: dict[str, Any]) -> tup
     return size
 
 
+def _image_size_of_beit(
+    foreign: Foreign, patch_size: int, known: dict[str, Any]
+) -> tuple[int, int]:
+    """Returns the image size by the number of offsets between patches."""
+    rows = len(_tensor(foreign, _TABLE))
+    side = (math.isqrt(max(rows - CLS_ENTRIES, 0)) + 1) // 2 * patch_size
+    size = known.get('image_size', side)
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    grid = [n // patch_size for n in size]
+    if len(grid) != 2 or min(grid) < 1 or table_rows((grid[0], grid[1])) != rows:
+        shape = ' x '.join(map(str, size)) if 'image_size' in known else 'a square'
+        raise UserError(
+            f'The model has relative positions of {rows} rows, which {shape} of patches of '
+            f'{patch_size} x {patch_size} pixels does not have: give the --image_size it was '
+            'trained with.'
+        )
+    return size
+
+
 def _heads_from_shapes(foreign: Foreign) -> dict[str, int]:
-    """Reads the heads from the Flax ViT's query [D, heads, D / heads]; others have no such axis."""
+    """Reads the heads from shapes, where a tensor has an axis of them.
+
+    These are the Flax ViT's query, [D, heads, D / heads], and BEiT's table, [rows, heads].
+    """
+    if 'beit' in foreign.naming:
+        table = _tensor(foreign, _TABLE)
+        return {'heads': table.shape[1]} if table.ndim == 2 else {}
     rule = _rule(foreign, 'encoder/blocks/block_{i}/attention/qkv/kernel')
     first = foreign.tensors.get(rule.theirs[0].replace('{i}', '0'))
     return {} if first is None or first.ndim != 3 else {'heads': first.shape[1]}

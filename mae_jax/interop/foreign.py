@@ -13,7 +13,7 @@ from mae_jax.errors import UserError
 from mae_jax.files.limits import is_inside, read_json, reason
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import Tensors, read_npz, read_pth, read_safetensors, unreadable
-from mae_jax.interop import huggingface
+from mae_jax.interop import beit_names, huggingface
 from mae_jax.interop.name_maps import hub_name
 
 PTH_SUFFIXES = ('.pth', '.pt', '.bin', '.tar')
@@ -163,12 +163,15 @@ def recognise(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
     if any('Transformer/' in name for name in tensors):
         return _flax_vit(tensors, stated)
     if any(name.endswith('embeddings.cls_token') for name in tensors):
-        tensors = {hub_name(name): tensor for name, tensor in tensors.items()}
-        return _leaving_out('huggingface', tensors, ('vit.pooler.',), stated)
+        return _hugging_face({hub_name(name): x for name, x in tensors.items()}, stated)
     own, left_out, prefix = _without_prefix(tensors)
     if 'patch_embed.proj.weight' not in own:
         first = ', '.join(sorted(tensors)[:3])
         raise UserError(f'it holds no Vision Transformer of a known format (but {first}).')
+    if any(map(beit_names.is_beit, own)):
+        unused = ('mask_token', 'lm_head.', 'fpn') + (() if 'head.weight' in own else ('fc_norm.',))
+        foreign = _beit('beit', own, unused, stated)
+        return foreign._replace(left_out=left_out + foreign.left_out)
     width = own['patch_embed.proj.weight'].shape[:1]
     if 'base_encoder' in prefix and width == MOCO_SMALL['width']:
         stated = {'heads': MOCO_SMALL['heads']} | stated
@@ -179,6 +182,29 @@ def recognise(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
     projector = ('head.',) if layers else ()  # of self-supervision, not a classifier
     foreign = _leaving_out('official', own, projector, stated)
     return foreign._replace(left_out=left_out + foreign.left_out)
+
+
+def _hugging_face(tensors: Tensors, stated: dict[str, Any]) -> Foreign:
+    """Recognises a model whose tensors have the names on the hub."""
+    if not any(map(beit_names.is_beit, tensors)):
+        return _leaving_out('huggingface', tensors, ('vit.pooler.',), stated)
+    named = {beit_names.beit_name(name): tensor for name, tensor in tensors.items()}
+    if len(named) < len(tensors):
+        raise UserError('it has two final norms, and is no model that BEiT has.')
+    heads = {name.split('.')[0] + '.' for name in named} - {'beit.', 'classifier.'}
+    pooler = set() if 'classifier.weight' in named else {'beit.pooler.'}
+    unused = ('beit.embeddings.mask_token', *heads, *pooler)
+    return _beit('huggingface_beit', named, unused, stated)
+
+
+def _beit(
+    naming: str, tensors: Tensors, unused: tuple[str, ...], stated: dict[str, Any]
+) -> Foreign:
+    """Recognises BEiT, of which only models of ImageNet-22k are published, with its statistics."""
+    tensors = {n: x for n, x in tensors.items() if not n.endswith(beit_names.INDEX)}
+    naming += '_shared' * (beit_names.SHARED[naming] in tensors)
+    foreign = _leaving_out(naming, tensors, unused, INCEPTION | stated)
+    return foreign._replace(left_out=[name.removeprefix('beit.') for name in foreign.left_out])
 
 
 def _without_prefix(tensors: Tensors) -> tuple[Tensors, list[str], str]:

@@ -2,17 +2,19 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from mae_jax.config.model import image_size, make_architecture, norm_eps
+from mae_jax.config.model import encoder_options, image_size, make_architecture, norm_eps
 from mae_jax.errors import UserError
 from mae_jax.files.tensors import write_safetensors
+from mae_jax.interop.beit_names import TABLE
 from mae_jax.interop.modules import Kind
+from mae_jax.models.options import EncoderOptions
 
 ARCHITECTURES = {
     'mae': 'ViTMAEForPreTraining',
@@ -20,6 +22,8 @@ ARCHITECTURES = {
     'encoder': 'ViTModel',
 }
 """Kind of a model -> Hugging Face's class."""
+BEIT_ARCHITECTURES = {'classifier': 'BeitForImageClassification', 'encoder': 'BeitModel'}
+"""The same of BEiT."""
 
 STATED = {
     'num_attention_heads': 'heads',
@@ -35,7 +39,7 @@ NORM_EPS = 1e-12
 
 _VIT = {'num_attention_heads': 12, 'layer_norm_eps': NORM_EPS, 'image_size': 224}
 _MAE = {'decoder_num_attention_heads': 16, 'mask_ratio': 0.75, 'norm_pix_loss': False}
-DEFAULTS = {'vit': _VIT, 'vit_mae': _VIT | _MAE}
+DEFAULTS = {'vit': _VIT, 'vit_mae': _VIT | _MAE, 'beit': _VIT}
 """model_type -> what transformers computes with where config.json lacks a field."""
 
 
@@ -95,7 +99,7 @@ def write(
 ) -> None:
     """Writes a directory that transformers' `from_pretrained` can open."""
     files = {
-        'config.json': make_config(config, kind, class_names),
+        'config.json': make_config(config, kind, class_names, tensors),
         'preprocessor_config.json': make_preprocessor(config),
     }
     directory = Path(path)
@@ -105,8 +109,19 @@ def write(
     write_safetensors(directory / 'model.safetensors', tensors, {'format': 'pt'})
 
 
-def make_config(config: ConfigDict, kind: Kind, class_names: Sequence[str] = ()) -> dict[str, Any]:
-    """Makes the content of config.json for a model of ours."""
+def architecture_of(config: ConfigDict, kind: Kind) -> str:
+    """Returns Hugging Face's class of a model of ours."""
+    is_beit = encoder_options(config.model).relative_positions == 'beit'
+    return (BEIT_ARCHITECTURES if is_beit else ARCHITECTURES)[kind.name]
+
+
+def make_config(
+    config: ConfigDict,
+    kind: Kind,
+    class_names: Sequence[str] = (),
+    tensors: Collection[str] = (),
+) -> dict[str, Any]:
+    """Makes the content of config.json for a model of ours, with tensors of these names."""
     model, sizes, size = config.model, make_architecture(config.model), image_size(config)
     if kind.name == 'mae' and size[0] != size[1]:
         raise UserError(
@@ -114,7 +129,7 @@ def make_config(config: ConfigDict, kind: Kind, class_names: Sequence[str] = ())
             "give --encoder_only, or convert to 'official'."
         )
     content = {
-        'architectures': [ARCHITECTURES[kind.name]],
+        'architectures': [architecture_of(config, kind)],
         'model_type': 'vit_mae' if kind.name == 'mae' else 'vit',
         'hidden_size': sizes['width'],
         'num_hidden_layers': sizes['depth'],
@@ -130,6 +145,8 @@ def make_config(config: ConfigDict, kind: Kind, class_names: Sequence[str] = ())
         'attention_probs_dropout_prob': 0.0,
         'initializer_range': 0.02,
     }
+    if encoder_options(model).relative_positions == 'beit':
+        content |= _beit(encoder_options(model), tensors)
     if kind.name == 'mae':
         content |= {
             'decoder_hidden_size': model.decoder_width,
@@ -144,6 +161,19 @@ def make_config(config: ConfigDict, kind: Kind, class_names: Sequence[str] = ())
         content['id2label'] = {str(i): name for i, name in enumerate(names)}
         content['label2id'] = {name: i for i, name in enumerate(names)}
     return content
+
+
+def _beit(options: EncoderOptions, tensors: Collection[str]) -> dict[str, Any]:
+    """Returns the fields of config.json that BEiT adds or changes."""
+    shared = any(name.endswith('encoder.relative_position_bias.' + TABLE) for name in tensors)
+    return {
+        'model_type': 'beit',
+        'use_absolute_position_embeddings': options.absolute_positions,
+        'use_relative_position_bias': not shared,
+        'use_shared_relative_position_bias': shared,
+        'layer_scale_init_value': options.layer_scale or 0.0,
+        'use_mean_pooling': any(name.endswith('pooler.layernorm.weight') for name in tensors),
+    }
 
 
 def make_preprocessor(config: ConfigDict) -> dict[str, Any]:

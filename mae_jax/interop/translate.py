@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mae_jax.config.model import make_architecture
+from mae_jax.config.model import encoder_options, make_architecture
 from mae_jax.errors import UserError
 from mae_jax.files.tensors import Tensors
-from mae_jax.interop.detect import detect_config
+from mae_jax.interop.detect import detect_config, has_norm
 from mae_jax.interop.foreign import Foreign
 from mae_jax.interop.modules import (
     Kind,
@@ -19,9 +19,12 @@ from mae_jax.interop.modules import (
     shape_differences,
     shapes_of,
 )
-from mae_jax.interop.name_maps import NAME_MAPS, Rule, Sizes, number_blocks
+from mae_jax.interop.name_maps import NAME_MAPS, number_blocks
+from mae_jax.interop.rules import Rule, Sizes
 from mae_jax.interop.trained import Trained, flat, unflat
 
+BEIT = {'official': 'beit', 'huggingface': 'huggingface_beit'}
+"""Naming scheme -> that of BEiT in the same library."""
 PIXELS = ('normalized_pixel', 'pixel')
 """Targets that other libraries support."""
 
@@ -42,10 +45,10 @@ def to_ours(
     config, assumed = detect_config(foreign, given)
     if 'mask' in config:
         kind = Kind('mae')
+    elif 'num_classes' in config:
+        kind = Kind('classifier', config.num_classes)
     else:
-        kind = (
-            Kind('classifier', config.num_classes) if 'num_classes' in config else Kind('encoder')
-        )
+        kind = Kind('encoder', has_norm=has_norm(foreign))
     shapes = shapes_of(config, kind)
     rules = number_blocks(NAME_MAPS[foreign.naming], shapes)
     expected = _their_shapes(rules, config, shapes)
@@ -75,14 +78,12 @@ def to_theirs(trained: Trained, naming: str) -> Tensors:
 
     Args:
       trained: the model.
-      naming: a key of `NAME_MAPS`.
+      naming: 'official', 'huggingface', 'augreg' or 'big_vision'.
 
     Raises:
-      UserError: the other library has no counterpart of some tensors.
+      UserError: the other library has no counterpart of some tensors, or of an option.
     """
-    if naming == 'official' and trained.model_state:
-        naming = 'official_probe'
-    tensors = flat(trained)
+    naming, tensors = choose_naming(trained, naming), flat(trained)
     if 'decoder' in trained.params and trained.config.target.name not in PIXELS:
         raise UserError(
             f"'{naming}' supports models of pixels, and this one predicts "
@@ -102,9 +103,35 @@ def to_theirs(trained: Trained, naming: str) -> Tensors:
         converted |= dict(zip(rule.theirs, arrays, strict=True))
     if naming == 'official_probe':  # PyTorch expects this counter, and does not use its value
         converted['head.0.num_batches_tracked'] = np.array(trained.step or 0, np.int64)
-    if naming == 'huggingface' and kind_of(tensors).name == 'encoder':
-        converted = {name.removeprefix('vit.'): tensor for name, tensor in converted.items()}
+    if naming.startswith('huggingface') and kind_of(tensors).name == 'encoder':
+        converted = {n.removeprefix('vit.').removeprefix('beit.'): x for n, x in converted.items()}
     return converted
+
+
+def choose_naming(trained: Trained, naming: str) -> str:
+    """Returns the key of `NAME_MAPS` of a model: that of a probe, or of BEiT, has its own.
+
+    Raises:
+      UserError: the model has options that the other library does not have.
+    """
+    options = encoder_options(trained.config.model)
+    known = {'key_bias'}  # one of zeros is none
+    if options.relative_positions == 'beit' and not options.key_bias and naming in BEIT:
+        known |= {'relative_positions', 'layer_scale', 'absolute_positions'}
+        naming = BEIT[naming] + '_shared' * _is_shared(trained)
+    elif naming == 'official' and trained.model_state:
+        naming = 'official_probe'
+    unknown = [f'model.{name}' for name in options.changed() if name not in known]
+    if unknown:
+        raise UserError(f"'{naming}' has no place for {', '.join(unknown)}: convert to 'mae_jax'.")
+    return naming
+
+
+def _is_shared(trained: Trained) -> bool:
+    """Returns whether the blocks of BEiT share a table, as in pretraining."""
+    blocks = trained.params['encoder']['blocks'].values()
+    first, *others = (np.asarray(block['attention']['relative_table']) for block in blocks)
+    return 'head' not in trained.params and all(np.array_equal(first, x) for x in others)
 
 
 def prefixes(names: Iterable[str], components: int = 1) -> list[str]:

@@ -3,6 +3,8 @@
 `vit.py` has the encoder and `mae.py` the masked autoencoder around it: start there. `classifier.py`
 puts a head on the encoder; `transformer.py`, `dense.py`, `positions.py`, `unshuffle.py` and
 `patches.py` (the one place that knows the order of patches) are what they are built from.
+`options.py` lists what an encoder may have beside the original's, `relative.py` and `windows.py`
+compute it.
 
 Parameters are nested dicts of float32; nothing here depends on training, on data or on devices.
 What an autoencoder hides and predicts is passed to it as objects (`mae_jax.pretext`).

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from mae_jax.errors import UserError
 
@@ -36,6 +37,11 @@ class EncoderOptions:
     cls_token: bool = True
     window: int = 0
     global_blocks: tuple[int, ...] = ()
+
+    def changed(self) -> dict[str, Any]:
+        """Returns the options that are not as in the original, by name."""
+        values = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return {field.name: value for field, value in values if value != field.default}
 
     @property
     def needs_whole_images(self) -> bool:

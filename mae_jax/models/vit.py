@@ -179,13 +179,16 @@ class Encoder(nn.Module):
         first = int(self.options.cls_token)
         initial = sincos_2d(self.width, grid, self.options.cls_token)
         table = self.param('pos_embed', lambda _: jnp.asarray(initial))
-        of_cls, of_patches = table[:, :first], table[:, first:]
+        of_patches, of_cls = table[:, first:], table[:, :first]
         if ids_keep is not None:
             of_patches = jnp.take(of_patches[0], ids_keep, axis=0)
         return of_cls, of_patches
 
-    def _cls_token(self, position: ArrayLike, batch: int) -> list[Float32[Array, 'B 1 D']]:
-        """Returns the cls token of every image with its position; nothing if there is none."""
+    def _cls_token(self, position: ArrayLike, batch: Any) -> list[Float32[Array, 'B 1 D']]:
+        """Returns the cls token of each of `batch` images with its position, or nothing.
+
+        `batch` may be a symbol, in a function that is exported.
+        """
         if not self.options.cls_token:
             return []
         cls = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, self.width))
@@ -275,6 +278,6 @@ OUTPUTS = {
     'tokens': lambda tokens, grid: tokens,
     'cls': cls_of,
     'mean': lambda tokens, grid: patches_of(tokens, grid).astype(jnp.float32).mean(axis=1),
-    'map': lambda tokens, grid: patches_of(tokens, grid).reshape(len(tokens), *grid, -1),
+    'map': lambda tokens, grid: patches_of(tokens, grid).reshape(tokens.shape[0], *grid, -1),
 }
 """What `Encoder.features` can return: functions of tokens and the grid of patches."""

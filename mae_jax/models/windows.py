@@ -12,10 +12,10 @@ def to_windows(
     Zeros pad the last row and column of windows. Attention sees them as tokens, as in ViTDet.
     """
     rows, columns = grid
-    maps = tokens.reshape(len(tokens), rows, columns, -1)
+    maps = tokens.reshape(tokens.shape[0], rows, columns, -1)
     maps = jnp.pad(maps, ((0, 0), (0, -rows % side), (0, -columns % side), (0, 0)))
     down, right = (size // side for size in maps.shape[1:3])
-    cells = maps.reshape(len(tokens), down, side, right, side, -1).swapaxes(2, 3)
+    cells = maps.reshape(tokens.shape[0], down, side, right, side, -1).swapaxes(2, 3)
     return cells.reshape(-1, side**2, tokens.shape[-1])
 
 
@@ -26,5 +26,5 @@ def from_windows(
     rows, columns = grid
     down, right = -(-rows // side), -(-columns // side)
     cells = windows.reshape(-1, down, right, side, side, windows.shape[-1]).swapaxes(2, 3)
-    maps = cells.reshape(len(cells), down * side, right * side, -1)[:, :rows, :columns]
-    return maps.reshape(len(maps), rows * columns, -1)
+    maps = cells.reshape(cells.shape[0], down * side, right * side, -1)[:, :rows, :columns]
+    return maps.reshape(maps.shape[0], rows * columns, -1)

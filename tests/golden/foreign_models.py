@@ -163,6 +163,66 @@ def dino(size: Size, outputs: int = 65536, hidden: int = 2048) -> nn.ModuleDict:
     return nn.ModuleDict({'backbone': vision_transformer(size), 'head': head})
 
 
+def beit(size: Size, shared: bool = False):
+    """timm's Beit, which has the names of BEiT's own code: as fine-tuned, with a table of relative
+    positions in each block and mean pooling, or as pretrained, with one table for all (`shared`)
+    and a final norm, without a head."""
+    from timm.models import Beit
+
+    numbers = {n: x for n, x in _timm_numbers(size).items() if n != 'weight_init'}
+    return Beit(
+        **numbers,
+        num_classes=0 if shared else size.labels,
+        init_values=0.1,
+        use_abs_pos_emb=False,
+        use_rel_pos_bias=not shared,
+        use_shared_rel_pos_bias=shared,
+        use_fc_norm=not shared,
+    )
+
+
+def beit_buffers(size: Size, shared: bool) -> dict[str, torch.Tensor]:
+    """What the files of BEiT hold beside timm's tensors.
+
+    microsoft/unilm, beit/modeling_pretrain.py and modeling_finetune.py: the index of the tables is
+    a buffer; pretraining has a mask token, and a head for the codes of dVAE.
+    """
+    index = torch.zeros(size.patches + 1, size.patches + 1, dtype=torch.int64)
+    if not shared:
+        return {f'blocks.{i}.attn.relative_position_index': index for i in range(size.depth)}
+    return {
+        'mask_token': torch.zeros(1, 1, size.width),
+        'rel_pos_bias.relative_position_index': index,
+        'lm_head.weight': torch.zeros(8192, size.width),
+        'lm_head.bias': torch.zeros(8192),
+    }
+
+
+def huggingface_beit(size: Size, kind: str = 'classifier'):
+    """BeitForImageClassification ('classifier'), BeitForMaskedImageModeling ('pretrained'), or
+    BeitModel ('encoder')."""
+    from transformers import (
+        BeitConfig,
+        BeitForImageClassification,
+        BeitForMaskedImageModeling,
+        BeitModel,
+    )
+
+    config = BeitConfig(
+        **_huggingface_numbers(size),
+        use_relative_position_bias=kind == 'classifier',
+        use_shared_relative_position_bias=kind != 'classifier',
+        use_mask_token=kind == 'pretrained',
+        use_mean_pooling=kind != 'encoder',
+    )
+    if kind == 'classifier':
+        config.num_labels = size.labels
+        return BeitForImageClassification(config)
+    if kind == 'pretrained':
+        return BeitForMaskedImageModeling(config)
+    return BeitModel(config, add_pooling_layer=False)
+
+
 def huggingface_mae(size: Size, normalized: bool = True):
     """ViTMAEForPreTraining. LayerNorm's eps is 1e-6 here, as the official model's; transformers'
     default, and what the hub's configurations say, is 1e-12."""
@@ -205,6 +265,11 @@ def _huggingface_numbers(size: Size) -> dict:
 # transformers 5 reads a name by putting the right-hand sides of its conversion_mapping.py
 # ('ViTMAEForPreTraining', 'ViTModel') for the left; these are the ways back.
 _FOUR = [
+    (  # of BEiT, as the next
+        r'(layers\.\d+)\.relative_position_bias\.',
+        r'\1.attention.attention.relative_position_bias.',
+    ),
+    (r'shared_position_bias\.', 'encoder.relative_position_bias.'),
     (r'(?<!decoder_)layers\.', 'encoder.layer.'),
     (r'\.q_proj\.', '.attention.query.'),
     (r'\.k_proj\.', '.attention.key.'),

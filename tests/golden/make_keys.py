@@ -61,6 +61,18 @@ def timm_family() -> None:
     write('dino_small_student', "['student'] of a full DINO checkpoint", student)
 
 
+def beit() -> None:
+    for name, shared in ('pretrained', True), ('finetuned', False):
+        state = foreign.beit(SIZES['base'], shared).state_dict()
+        state |= foreign.beit_buffers(SIZES['base'], shared)
+        write(f'beit_{name}_base', f"['model'] of BEiT, {name}", state)
+    for kind in 'classifier', 'pretrained', 'encoder':
+        model = foreign.huggingface_beit(SIZES['base'], kind)
+        for spelling in 'module', 'hub':
+            comment = f'transformers {type(model).__name__}, {spelling} spelling'
+            write(f'huggingface_beit-{kind}_{spelling}_base', comment, spelled(model, spelling))
+
+
 def huggingface() -> None:
     for name in PARAMETERS:
         model = foreign.huggingface_mae(SIZES[name])
@@ -136,12 +148,16 @@ def main() -> None:
     with torch.device('meta'):
         official()
         timm_family()
+        beit()
         huggingface()
     for spelling in foreign.SPELLINGS:
         transformers_reads(foreign.huggingface_mae(TINY), spelling)
     for kind in 'classifier', 'pooler':
         for spelling in 'module', 'hub':
             transformers_reads(foreign.huggingface_vit(TINY, kind), spelling)
+    for kind in 'classifier', 'pretrained', 'encoder':
+        for spelling in 'module', 'hub':
+            transformers_reads(foreign.huggingface_beit(TINY, kind), spelling)
     flax()
 
 

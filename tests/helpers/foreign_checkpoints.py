@@ -167,6 +167,30 @@ def huggingface_vit(
     return _save_huggingface(folder / f'vit-{kind}', model, spelling), _oracle(forward)
 
 
+def beit(folder: Path, size: Size = TINY, shared: bool = False) -> tuple[Path, Oracle]:
+    """BEiT's own `.pth`, fine-tuned, or pretrained: with one table for all blocks (`shared`)."""
+    model = randomise(models.beit(size, shared))
+    content = {'model': model.state_dict() | models.beit_buffers(size, shared)}
+    return _save(folder / 'beit_patch16_pt22k.pth', content), _of_timm(model)
+
+
+def huggingface_beit(
+    folder: Path, size: Size = TINY, kind: str = 'classifier', spelling: str = 'hub'
+) -> tuple[Path, Oracle]:
+    """A directory of BeitForImageClassification ('classifier'), BeitForMaskedImageModeling
+    ('pretrained', whose tokens are those before its last layer) or BeitModel ('encoder')."""
+    model = randomise(models.huggingface_beit(size, kind))
+
+    def forward(images):
+        if kind == 'classifier':
+            return {'logits': model(images).logits}
+        if kind == 'encoder':
+            return {'tokens': model(images).last_hidden_state}
+        return {'tokens': model.layernorm(model.beit(images).last_hidden_state)}
+
+    return _save_huggingface(folder / f'beit-{kind}', model, spelling), _oracle(forward)
+
+
 def augreg(folder: Path, size: Size = TINY) -> tuple[Path, Oracle]:
     """vision_transformer's .npz. The oracle is timm's model as timm reads this file; timm's GELU
     is exact, where the JAX models these come from take the tanh approximation."""

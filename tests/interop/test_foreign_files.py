@@ -29,12 +29,18 @@ FILES = {
     'huggingface_classifier': (foreign.huggingface_vit, {}, 'logits'),
     'huggingface_encoder': (foreign.huggingface_vit, {'kind': 'encoder'}, 'tokens'),
     'huggingface_pooler': (foreign.huggingface_vit, {'kind': 'pooler'}, 'tokens'),
+    'beit': (foreign.beit, {}, 'logits'),
+    'beit_pretrained': (foreign.beit, {'shared': True}, 'tokens'),
+    'huggingface_beit': (foreign.huggingface_beit, {}, 'logits'),
+    'huggingface_beit_module': (foreign.huggingface_beit, {'spelling': 'module'}, 'logits'),
+    'huggingface_beit_pretrained': (foreign.huggingface_beit, {'kind': 'pretrained'}, 'tokens'),
+    'huggingface_beit_encoder': (foreign.huggingface_beit, {'kind': 'encoder'}, 'tokens'),
     'augreg': (foreign.augreg, {}, 'logits'),
     'big_vision': (foreign.big_vision, {}, 'logits'),
 }
 NARROW = {'decoder_heads': 16}
 """The default exists only for a width of 512, that of the official decoder."""
-BASE = ('official_full', 'official_finetuned', 'huggingface_mae')
+BASE = ('official_full', 'official_finetuned', 'huggingface_mae', 'beit', 'huggingface_beit')
 
 
 def outputs_agree(ours, theirs):
@@ -94,7 +100,19 @@ def test_moco_small_has_twelve_heads_by_its_kind(tmp_path):
     check_conversion(path, oracle, 'tokens', size, tmp_path)
 
 
-@pytest.mark.parametrize('name', ['official_full', 'official_finetuned', 'timm', 'augreg'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'official_full',
+        'official_finetuned',
+        'timm',
+        'augreg',
+        'beit',
+        'beit_pretrained',
+        'huggingface_beit',
+        'huggingface_beit_pretrained',
+    ],
+)
 def test_the_command_runs_a_batch_where_the_library_is_installed(name, tmp_path):
     make, options, _ = FILES[name]
     log = []
@@ -113,6 +131,10 @@ def test_the_command_runs_a_batch_where_the_library_is_installed(name, tmp_path)
         ('huggingface_classifier', 'hub'),
         ('huggingface_encoder', 'hub'),
         ('augreg', 'model.npz'),
+        ('beit', 'model.pth'),
+        ('beit', 'hub'),
+        ('beit_pretrained', 'model.pth'),
+        ('beit_pretrained', 'hub'),
     ],
 )
 def test_what_is_written_for_another_library_runs_there(name, to, tmp_path):

@@ -26,8 +26,14 @@ INNER = {  # a checkpoint of several networks -> prefix of the encoder's tensors
 }
 
 
+BEITS_OWN = ('mask_token', 'lm_head.')
+"""Beside the index of tables, what BEiT's encoder does not need."""
+
+
 def expected(name, tensors):
     """Returns the expected tensors: with the names of Hugging Face's hub, of the encoder only."""
+    if 'beit' in name:
+        return expected_beit(name, tensors)
     if name.startswith('huggingface'):
         kind, size = name.split('_')[1], name.split('_')[-1]
         hub = keys.read(f'huggingface_{kind}_hub_{size}')
@@ -42,6 +48,18 @@ def expected(name, tensors):
     if 'head.0.num_batches_tracked' in tensors:
         return tensors | {'head.0.num_batches_tracked': np.array(0)}  # not kept: it is not used
     return tensors
+
+
+def expected_beit(name, tensors):
+    """Without the head and the mask token of pretraining, and without what follows from a size."""
+    if name.startswith('huggingface'):
+        hub = keys.read(f'{name.rsplit("_", 2)[0]}_hub_base')
+        tensors = dict(zip(hub, tensors.values(), strict=True))
+        if 'classifier' not in name:
+            tensors = {n.removeprefix('beit.'): x for n, x in tensors.items()}
+    unused = [n for n in tensors if n.endswith('relative_position_index')]
+    unused += [n for n in tensors if n.removeprefix('embeddings.').startswith(BEITS_OWN)]
+    return {n: x for n, x in tensors.items() if n not in unused}
 
 
 def is_large(name):
@@ -60,7 +78,11 @@ def test_every_tensor_comes_back_to_the_bit(name):
     tensors = keys.tensors(keys.read(name))
     foreign = recognise(tensors, {'heads': 12} if name.endswith('base') else {})
     trained = to_ours(foreign, {})
-    naming = 'official' if foreign.naming == 'official_probe' else foreign.naming
+    naming = foreign.naming
+    if naming.startswith(('official', 'beit')):
+        naming = 'official'
+    if naming.startswith('huggingface'):
+        naming = 'huggingface'
     actual, correct = to_theirs(trained, naming), expected(name, tensors)
     assert actual.keys() == correct.keys()
     for tensor in correct:

@@ -13,6 +13,7 @@ from flax import traverse_util
 from helpers.commands import ROOT
 
 from mae_jax.errors import UserError
+from mae_jax.models.options import EncoderOptions
 from mae_jax.models.vit import Encoder
 from mae_jax.training.optimizer import (
     decays,
@@ -148,10 +149,13 @@ def test_clipping_bounds_the_global_norm_and_is_off_by_default():
     assert first_moment(clip_norm=1.0) == pytest.approx(3.0 / np.sqrt(5000))
 
 
+ORIGINAL = EncoderOptions()
+
+
 @functools.cache
-def classifier(pool: str, depth: int) -> dict:
+def classifier(pool: str, depth: int, options: EncoderOptions = ORIGINAL) -> dict:
     """The tree of a classifier's parameters, as shapes."""
-    encoder = Encoder(patch_size=2, width=4, depth=depth, heads=1)
+    encoder = Encoder(patch_size=2, width=4, depth=depth, heads=1, options=options)
     init = functools.partial(encoder.init, final_norm=pool == 'cls')
     images = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
     vector, matrix = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((4,), (4, 4)))
@@ -226,6 +230,37 @@ def test_every_parameter_of_a_twelve_block_classifier_has_the_originals_scale_an
     for name, layer, flag in table:
         assert scales[name] == pytest.approx(SCALES[decay][int(layer)], abs=1e-9), name
         assert flags[name] == (flag == 'decays'), name
+
+
+OPTIONS = {
+    EncoderOptions(relative_positions='beit', layer_scale=0.1): """
+    attention/relative_table    decays
+    attention_scale             spared
+    mlp_scale                   spared
+""",
+    EncoderOptions(relative_positions='vitdet', cls_token=False, window=2): """
+    attention/rel_pos_h         decays
+    attention/rel_pos_w         decays
+""",
+}
+
+
+@pytest.mark.parametrize('options', OPTIONS)
+def test_what_options_add_belongs_to_its_block_and_tables_decay(options):
+    """As in the recipes of BEiT, UperNet over MAE and ViTDet, which spare `pos_embed` alone."""
+    params, default = classifier('mean', 12, options), classifier('mean', 12)
+    scales = traverse_util.flatten_dict(layer_scales(params, 0.65, depth=12), sep='/')
+    flags = traverse_util.flatten_dict(decays_finetune(params), sep='/')
+    table = {
+        f'encoder/blocks/block_{k}/{name}': (SCALES[0.65][k + 1], flag == 'decays')
+        for name, flag in map(str.split, OPTIONS[options].strip().splitlines())
+        for k in range(12)
+    }
+    added = scales.keys() - traverse_util.flatten_dict(default, sep='/').keys()
+    assert added == table.keys()
+    for name, (scale, flag) in table.items():
+        assert scales[name] == pytest.approx(scale, abs=1e-9), name
+        assert flags[name] == flag, name
 
 
 def test_scales_do_not_depend_on_which_blocks_are_trained():

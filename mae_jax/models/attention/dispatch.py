@@ -1,4 +1,13 @@
-"""Chooses how attention is computed: by platform, dtype and length, and whether it has a bias."""
+"""Chooses how attention is computed: by platform, dtype and length, and whether it has a bias.
+
+| 'auto' on | without a bias | with one (relative positions) |
+|---|---|---|
+| CPU | `cpu.py` | `cpu.py` |
+| GPU, bfloat16 | cuDNN, up to the heads it takes, else plain | plain |
+| GPU, float32 | plain | plain |
+| TPU, up to 1,024 tokens | `tpu.py` | plain |
+| TPU, more | plain | plain |
+"""
 
 import jax
 import jax.numpy as jnp
