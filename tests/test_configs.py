@@ -39,7 +39,12 @@ def test_every_config_builds(name, pretrained, tmp_path):
         with pytest.raises(UserError, match=r'model\.variant.* must be given, or .*init_from'):
             inherit(config, tmp_path)
         config.init_from = str(pretrained[0])
+    if name == 'robustness':
+        config.init_from = str(pretrained[0])
     config = inherit(config, tmp_path)
+    if config.task == 'robustness':  # the model is that of init_from
+        assert config.dataset.name == 'digits' and config.dataset.mean == (0.305,)
+        return
     if config.task == 'knn':
         make_frozen_encoder(config, config.knn.pool)
         return

@@ -94,7 +94,7 @@ def check_ours(arguments: list[str], program: str = 'mae-jax') -> None:
     parsed = parse_arguments(arguments, program)
     if hasattr(parsed, 'suite'):
         load_suite(parsed.suite, parsed.overrides)
-    elif hasattr(parsed, 'overrides'):
+    elif hasattr(parsed, 'config'):
         load_config(parsed.name or parsed.config, parsed.overrides)
 
 

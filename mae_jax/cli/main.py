@@ -27,6 +27,7 @@ COMMANDS = {
     'plan': 'what a run needs of a machine that is not at hand: memory, operations, days',
     'prepare': 'a data set as shards of smaller images, which are read and decoded in less time',
     'push': 'a finished run to the Hugging Face Hub, with its model card',
+    'robustness': 'a classifier on ImageNet-A, -R, -Sketch, -C, or on corrupted images of your own',
     'train': 'pretraining, fine-tuning, probes and evaluation: whatever a config describes',
     'visualize': 'what a model reconstructs of images, attends to and distinguishes, as a picture',
 }

@@ -20,6 +20,7 @@ from mae_jax.data.loader.pairs import Streams, eval_pairs
 from mae_jax.data.loader.stream import Stream
 from mae_jax.data.sources.arrays import FeatureSource
 from mae_jax.data.sources.make import PYTHON, check_source, make_source
+from mae_jax.data.sources.splits import NoSplit
 from mae_jax.data.sources.subset import hold_out
 from mae_jax.data.transforms.color_jitter import parse_color_jitter
 from mae_jax.data.transforms.pairs import eval_pair, train_pairs
@@ -80,9 +81,20 @@ def name_given(config: ConfigDict) -> ConfigDict:
 
 
 def make_sources(config: ConfigDict) -> tuple[Any, Any]:
-    """Opens the training and the held-out split."""
+    """Opens the training and the held-out split.
+
+    An evaluation does without training images where there are none: the held-out ones stand for
+    them.
+    """
     dataset = config.dataset
-    return tuple(make_source_of(config, s) for s in (dataset.train_split, dataset.eval_split))
+    try:
+        source = make_source_of(config, dataset.train_split)
+    except NoSplit:
+        if config.get('mode') != 'eval':
+            raise
+        source = make_source_of(config, dataset.eval_split)
+        return source, source
+    return source, make_source_of(config, dataset.eval_split)
 
 
 def check_classes(source: Any, held_out: Any) -> None:

@@ -1,5 +1,6 @@
 """Evaluates every held-out example exactly once, whatever the batch and the number of devices."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 from clu.metrics import Collection
 from jax.sharding import Mesh
 
-from mae_jax.evaluation.encode import Passes
+from mae_jax.evaluation.encode import Batch, Passes
 from mae_jax.training.sharding import on_mesh, replicated
 from mae_jax.training.state import TrainState, evaluation_params
 from mae_jax.training.task import Task
@@ -25,13 +26,26 @@ def make_evaluate(task: Task, mesh: Mesh, passes: Passes, batch_size: int) -> An
     Returns:
       A function that returns a `clu.metrics.Collection` of sums in float64 and int64, on the host.
     """
-    evaluate = jax.jit(on_mesh(task.evaluate, mesh), out_shardings=replicated(mesh))
+    collect = make_collect(task, mesh)
 
     def run(state: TrainState) -> Collection:
-        params, total, pending = evaluation_params(state), None, None
-        for number, batch in enumerate(passes()):
+        return collect(evaluation_params(state), state.model_state, passes(), batch_size)
+
+    return run
+
+
+def make_collect(task: Task, mesh: Mesh) -> Callable[[Any, Any, Iterable[Batch], int], Collection]:
+    """Makes the function (params, model_state, batches, batch_size) -> metrics of `make_evaluate`.
+
+    It is compiled once for all sets of examples that it is called with.
+    """
+    evaluate = jax.jit(on_mesh(task.evaluate, mesh), out_shardings=replicated(mesh))
+
+    def run(params: Any, model_state: Any, batches: Iterable[Batch], batch_size: int) -> Collection:
+        total = pending = None
+        for number, batch in enumerate(batches):
             first = jax.device_put(number * batch_size)
-            metrics = evaluate(params, state.model_state, batch, first)
+            metrics = evaluate(params, model_state, batch, first)
             total = merge(total, pending)  # one batch late: the device always has the next one
             pending = metrics
         return merge(total, pending)

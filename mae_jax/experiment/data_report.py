@@ -26,7 +26,7 @@ def describe_data(config: ConfigDict, source: Any, held_out: Any) -> list[str]:
         if it has one, is a sequence of remarks on what was read.
     """
     remarks = [remark for each in (source, held_out) for remark in getattr(each, 'reading', ())]
-    return ['; '.join(remarks)] * bool(remarks) + implausible_values(config, source)
+    return ['; '.join(dict.fromkeys(remarks))] * bool(remarks) + implausible_values(config, source)
 
 
 def implausible_values(config: ConfigDict, source: Any) -> list[str]:

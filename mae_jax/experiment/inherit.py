@@ -19,7 +19,13 @@ from mae_jax.runtime.agreement import from_first
 
 MODEL_FIELDS = ('variant', 'patch_size', 'width', 'depth', 'heads')
 DATA = ('name', 'path')
-PATHS = ('init_from', 'dataset.path', 'dataset.classes', 'target.tokenizer')
+PATHS = (
+    'init_from',
+    'dataset.path',
+    'dataset.classes',
+    'target.tokenizer',
+    'robustness.classes',
+)
 READING = ('bands', 'nodata')
 STATISTICS = ('channels', 'scale', 'mean', 'std')
 
@@ -43,7 +49,7 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
             source = from_json(from_first(lambda: to_json(read_config(workdir))))
         else:
             source = read_config(config.init_from)
-        if config.model.variant is None:
+        if config.model.get('variant', '') is None:
             _fill(config.model, source.model, MODEL_FIELDS)
         _fill(config, source, ('image_size',))
         _fill(config.model, source.model, ('norm_eps', *OPTIONS))
@@ -63,7 +69,7 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
         f'{group}.{field}'.removeprefix('.')
         for group, fields in needed.items()
         for field in fields
-        if (config[group] if group else config)[field] is None
+        if (config[group] if group else config).get(field, '') is None
     ]
     if unset:
         raise UserError(

@@ -18,6 +18,7 @@ from mae_jax.experiment.cached_features import with_cached_features
 from mae_jax.experiment.inherit import inherit
 from mae_jax.experiment.knn import evaluate_knn
 from mae_jax.experiment.report import announce, conclude, report_evaluation
+from mae_jax.experiment.robustness import evaluate_robustness
 from mae_jax.experiment.setup import make_setup
 from mae_jax.experiment.starting_state import starting_state
 from mae_jax.experiment.train import train_to_end
@@ -26,7 +27,7 @@ from mae_jax.files.paths import expand_home
 from mae_jax.runtime.processes import say
 from mae_jax.training.state import TrainState
 
-EVALUATIONS = {'knn': evaluate_knn}
+EVALUATIONS = {'knn': evaluate_knn, 'robustness': evaluate_robustness}
 """Tasks that train nothing: name -> function (config, workdir, given sources or None) -> values
 by name."""
 
@@ -46,7 +47,7 @@ def run(
         class, or a fifth of a small class (`dataset.held_out_share`).
 
     Returns:
-      The state after the last step; for the task 'knn', accuracies by name.
+      The state after the last step; for 'knn' and 'robustness', accuracies or errors by name.
 
     Raises:
       UserError: something the user can mend; `Diverged` and `Preempted` have an exit status of

@@ -73,6 +73,8 @@ FLAGS = [
     (('plan', 'vit_huge'), 'the following arguments are required: --devices'),
     (('visualize', 'm', 'a.png', '--mask-ratio=.5'), "did you mean '--mask_ratio'?"),
     (('convert', 'a', 'b', '--overwirte'), "did you mean '--overwrite'?"),
+    (('robustness', 'm', '--images=many'), "argument --images: invalid int value: 'many'"),
+    (('robustness', 'm', '--clases=x'), "did you mean '--classes'?"),
     (('prepare', 'a', 'b', '--shortside=3'), "did you mean '--short_side'?"),
     (('prepare', 'a', 'b', '--config.batch_size=3'), 'mae-jax prepare has no config: leave out'),
 ]
@@ -81,6 +83,8 @@ PATHS = [
     (('train', 'folder', '--config.dataset.path=photoz/cats'), "did you mean 'photos/cats'?"),
     (('convert', 'modle.safetensors', 'b.pth'), "model.safetensors'?"),
     (('visualize', 'runs/quikstart', 'a.png'), "runs/quickstart'?"),
+    (('robustness', 'runs/quikstart'), "runs/quickstart'?"),
+    (('robustness', 'm', '--kind=imagenet_d'), 'robustness.py:imagenet_d is unknown: choose imag'),
     (('visualize', 'nothing/like/it', 'a.png'), 'neither a work directory'),
 ]
 
@@ -117,4 +121,6 @@ def test_a_mistake_is_one_sentence(attempt, arguments, message):
     assert status == 1
     assert error.startswith('error: ') and error.count('\n') == 1 and error[-2] in '.?)', error
     assert message in error
-    assert output.count('\n') <= (arguments[0] == 'train'), output  # which run it was
+    assert output.count('\n') <= (arguments[0] in ('train', 'robustness')), (
+        output
+    )  # which run it was

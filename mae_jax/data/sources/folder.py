@@ -23,7 +23,7 @@ from mae_jax.data.sources.listing import (
     text,
 )
 from mae_jax.data.sources.protocol import Example
-from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS, choose_held_out
+from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS, NoSplit, choose_held_out
 from mae_jax.errors import UserError, counted
 from mae_jax.files.buckets import is_remote
 from mae_jax.files.limits import read_bytes, reason
@@ -97,9 +97,11 @@ def folder_source(
     train = find_split(path, TRAIN_SPLITS)
     held_out = find_split(path, (split, *EVAL_SPLITS) if split in EVAL_SPLITS else EVAL_SPLITS)
     if split not in ('train', *EVAL_SPLITS):
-        return _read_split(os.path.join(path, split), f' in {split}/')
+        return _read_split(os.path.normpath(os.path.join(path, split)), f' in {split}/')
     if held_out and not train:
-        raise UserError(f'{path} has {_place(held_out)} but no train/.')
+        if split == 'train':
+            raise NoSplit(f'{path} has {_place(held_out)} but no train/.')
+        return _read_split(held_out, f' in {_place(held_out)}')
     if not train:
         source = read_tree(path)
         return _hold_out(source, split != 'train', held_out_share, source.labels)

@@ -19,6 +19,10 @@ LEAST = 10
 LARGEST_SHARE = 0.2
 
 
+class NoSplit(UserError):
+    """A data set has no such split."""
+
+
 def existing_split(name: str, split: str, splits: Collection[str]) -> str:
     """Returns `split` if the data set has it, else its evaluation split of another name.
 
@@ -28,12 +32,12 @@ def existing_split(name: str, split: str, splits: Collection[str]) -> str:
       splits: those that the data set has.
 
     Raises:
-      UserError: the data set has no such split.
+      NoSplit: the data set has no such split.
     """
     if split in EVAL_SPLITS and split not in splits:
         split = next((other for other in EVAL_SPLITS if other in splits), split)
     if split not in splits:
-        raise UserError(f'{name} has no split {split!r}; it has {", ".join(splits)}.')
+        raise NoSplit(f'{name} has no split {split!r}; it has {", ".join(splits)}.')
     return split
 
 

@@ -2,6 +2,7 @@
 
 `views.py` is the entry: training views, training canvases (for crops on the device), evaluation
 crops; `pairs.py` is the entry for images with masks. `crops.py` chooses and resizes crops;
-`randaugment.py`, `color_jitter.py` and `photometric.py` are the augmentations. Imports `images`.
-Random numbers depend on (seed, epoch, index) alone.
+`randaugment.py`, `color_jitter.py` and `photometric.py` are the augmentations. `corruptions.py` has
+those of ImageNet-C, as a source that wraps another. Imports `images`. Random numbers depend on
+(seed, epoch, index) alone.
 """
