@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.num_epochs = placeholder(float)
     config.image_size = placeholder(tuple)
     config.num_classes = placeholder(int)  # unset: that of the data set
+    config.probe_block = -1  # features after this block of init_from, 0 the first; -1: the last
     config.trained = 'all'  # all | head | the last k blocks and all after them: 0, 0.5, 1, ...
     config.cache_features = False  # trained=head: run the encoder once, without augmentation
     config.ema_decay = placeholder(float)  # evaluate an average of the parameters

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 256
     for field in ('image_size', 'init_from', 'new_channels'):
         config[field] = base.get_ref(field)  # a placeholder
+    config.probe_block = -1  # features after this block, 0 the first; -1: the last
     for field in ('seed', 'deterministic', 'mesh', 'connect_timeout_s', 'heartbeat_timeout_s'):
         config[field] = base[field]
     config.model = base.model

@@ -3,7 +3,8 @@
 Public: `run` a config (start from those in `configs`), on images of one's own as an `ArraySource`,
 `FileSource` or `HuggingFaceSource` (or any `Source`); `embed` or `segment` images; `load` a trained
 `MAE` or classifier, `load_encoder` an `Encoder` for a model of one's own, and `load_images` (or
-`load_normalize`) what it takes. The packages below are read best from `experiment/run.py`.
+`load_normalize`) what it takes; `reconstruct` what is hidden of images. The packages below are read
+best from `experiment/run.py`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mae_jax.experiment.run import run as run
     from mae_jax.inference.embed import embed as embed
     from mae_jax.inference.images import load_images as load_images
+    from mae_jax.inference.reconstruct import reconstruct as reconstruct
     from mae_jax.inference.segment import segment as segment
     from mae_jax.interop.load import load as load
     from mae_jax.interop.load import load_encoder as load_encoder
@@ -38,6 +40,7 @@ _PUBLIC = {
     'load_encoder': 'mae_jax.interop.load',
     'load_images': 'mae_jax.inference.images',
     'load_normalize': 'mae_jax.interop.load',
+    'reconstruct': 'mae_jax.inference.reconstruct',
     'run': 'mae_jax.experiment.run',
     'segment': 'mae_jax.inference.segment',
 }
@@ -55,6 +58,7 @@ __all__ = [
     'load_encoder',
     'load_images',
     'load_normalize',
+    'reconstruct',
     'run',
     'segment',
 ]

@@ -18,7 +18,7 @@ from mae_jax.experiment.setup import check_fields, complete
 from mae_jax.tasks import make_task
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / 'configs').glob('*.py'))
-CONFIGS = [name for name in CONFIGS if not name.startswith('ablation')]  # test_ablations.py
+CONFIGS = [name for name in CONFIGS if not name.startswith(('ablation', 'probe'))]  # suites
 GENERIC = {'finetune', 'folder', 'linprobe', 'partial', 'segment'}
 """Those that leave batch size, length and learning rate to the data."""
 INHERITING = {'finetune', 'knn', 'linprobe', 'partial', 'segment', 'transfer'}

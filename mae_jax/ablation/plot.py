@@ -5,13 +5,17 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_jax.ablation.report import SCORES, Results, percentages
+from mae_jax.ablation.report import Results, in_paper, percentages
 from mae_jax.ablation.suite import Suite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SWEPT = {'mask.ratio': 'mask ratio', 'num_epochs': 'epochs of pretraining'}
+SWEPT = {
+    'mask.ratio': 'mask ratio',
+    'num_epochs': 'epochs of pretraining',
+    'probe_block': 'features after block',
+}
 LABEL = 42
 """Longest label of a row, in characters."""
 Scores = Mapping[str, Collection[float]]
@@ -42,17 +46,20 @@ def make_figure(suite: Suite, results: Results) -> 'Figure':
     field = swept_field(suite)
     size = (9, 3.6) if field else (11, 1.6 + 0.27 * len(suite.rows))
     figure = Figure(figsize=size, layout='constrained')
-    panels = figure.subplots(1, 2, sharey=not field)
-    for panel, (score, title) in zip(panels, SCORES.items(), strict=True):
-        panel.set_title(title)
+    panels = figure.subplots(1, len(suite.scores), sharey=not field)
+    for panel, (name, score) in zip(panels, suite.scores.items(), strict=True):
+        panel.set_title(score.title)
         ours = {n: percentages(results[run], score).values() for n, run in suite.run_of.items()}
         if field:
             _draw_sweep(panel, suite, ours, field)
         else:
-            paper = {name: getattr(row, score) for name, row in suite.rows.items()}
-            paper = {name: () if top1 is None else (top1,) for name, top1 in paper.items()}
+            known = name in in_paper(suite)
+            paper = {n: getattr(row, name) if known else None for n, row in suite.rows.items()}
+            paper = {n: () if top1 is None else (top1,) for n, top1 in paper.items()}
             _draw_rows(panel, suite, ours, paper)
-    if not field:
+    if field:
+        figure.suptitle(suite.title, fontsize='medium')
+    else:
         handles = panels[0].get_legend_handles_labels()
         figure.legend(*handles, loc='outside lower center', ncols=2, frameon=False)
     return figure
@@ -116,13 +123,16 @@ def _draw_rows(panel: Any, suite: Suite, ours: Scores, paper: Scores) -> None:
 
 def _draw_sweep(panel: Any, suite: Suite, ours: Scores, field: str) -> None:
     """Draws our scores over the field that is swept; the paper's text has no figures for these."""
-    value = {n: _read_field(suite.configs[suite.run_of[n]]['pretrain'], field) for n in suite.rows}
+    first = suite.stage_names[0]
+    value = {n: _read_field(suite.configs[suite.run_of[n]][first], field) for n in suite.rows}
     names = sorted((name for name in suite.rows if ours[name]), key=value.get)
     places = [value[name] for name in names]
     _ranges(panel, [ours[name] for name in names], places, along='x')
     means = [sum(ours[name]) / len(ours[name]) for name in names]
     panel.plot(places, means, color='C0')
-    panel.set(xlabel=SWEPT[field], ylabel='ours, top-1 in % (dot: mean, bar: all seeds)')
+    panel.set(xlabel=SWEPT[field], ylabel='top-1 in % (dot: mean, bar: all seeds)')
+    if field == 'probe_block':
+        panel.xaxis.get_major_locator().set_params(integer=True)
     if field == 'num_epochs':
         panel.set_xscale('log', base=2)
         panel.set_xticks(list(value.values()), [f'{epochs:g}' for epochs in value.values()])

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mae_jax.ablation.stage import write_file
-from mae_jax.ablation.suite import Suite
+from mae_jax.ablation.suite import Score, Suite
+from mae_jax.configs.ablations import Row
 
-SCORES = {'finetune': 'fine-tune', 'linprobe': 'linear'}
 Results = Mapping[str, Mapping[int, Mapping[str, Mapping[str, Any]]]]
 """Run -> seed -> stage -> result."""
 
@@ -20,8 +20,8 @@ def write_report(suite: Suite, out: Path, results: Results) -> None:
             'table': row.table,
             'label': row.label,
             'run': suite.run_of[name],
-            'paper': {score: getattr(row, score) for score in SCORES},
-            **{score: percentages(results[suite.run_of[name]], score) for score in SCORES},
+            'paper': {name: getattr(row, name) for name in in_paper(suite)},
+            **{key: percentages(results[suite.run_of[name]], s) for key, s in suite.scores.items()},
         }
         for name, row in suite.rows.items()
     }
@@ -32,17 +32,25 @@ def write_report(suite: Suite, out: Path, results: Results) -> None:
 
 
 def percentages(
-    seeds: Mapping[int, Mapping[str, Mapping[str, Any]]], score: str
+    seeds: Mapping[int, Mapping[str, Mapping[str, Any]]], score: Score
 ) -> dict[int, float]:
-    """Returns seed -> top-1 in percent, for the seeds that have it."""
-    scores = {seed: stages.get(score, {}).get('top1') for seed, stages in seeds.items()}
-    return {seed: 100 * top1 for seed, top1 in scores.items() if top1 is not None}
+    """Returns seed -> accuracy in percent, for the seeds that have it."""
+    scores = {seed: stages.get(score.stage, {}).get(score.key) for seed, stages in seeds.items()}
+    return {seed: 100 * share for seed, share in scores.items() if share is not None}
+
+
+def in_paper(suite: Suite) -> list[str]:
+    """Returns the names of the scores for which the paper may have figures."""
+    return [name for name in suite.scores if name in Row._fields]
 
 
 def format_table(suite: Suite, results: Results) -> str:
     """Formats Markdown: a section for each of the paper's tables, a line for each row."""
+    scores, in_papers = suite.scores, in_paper(suite)
+    titles = [score.title for score in scores.values()]
+    head = ['row', *titles, 'seeds', *(f'paper: {scores[name].title}' for name in in_papers)]
     lines = [
-        f'# Ablations: {suite.name}',
+        f'# {suite.title}',
         '',
         'Top-1 on the held-out images in percent: the mean over seeds (least - greatest).',
     ]
@@ -52,13 +60,12 @@ def format_table(suite: Suite, results: Results) -> str:
             continue
         kind = f'Table {key}: ' if key.startswith('1') else f'{key}: ' if key else ''
         lines += ['', f'## {kind}{title.lower() if kind else title}', '']
-        lines += ['| row | fine-tune | linear | seeds | paper: fine-tune | paper: linear |']
-        lines += ['|---|---|---|---|---|---|']
+        lines += [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
         for name, row in rows.items():
             seeds = results[suite.run_of[name]]
-            ours = [format_cell(seeds, score) for score in SCORES]
-            paper = [_format_paper(getattr(row, score)) for score in SCORES]
-            count = len({seed for score in SCORES for seed in percentages(seeds, score)})
+            ours = [format_cell(seeds, score) for score in scores.values()]
+            paper = [_format_paper(getattr(row, name)) for name in in_papers]
+            count = len({seed for s in scores.values() for seed in percentages(seeds, s)})
             lines.append(f'| {" | ".join([row.label, *ours, str(count), *paper])} |')
     failures = [
         f'- {run}/seed{seed}/{stage} (exit status {result["exit_status"]}): {result["error"]}'
@@ -72,7 +79,7 @@ def format_table(suite: Suite, results: Results) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def format_cell(seeds: Mapping[int, Mapping[str, Mapping[str, Any]]], score: str) -> str:
+def format_cell(seeds: Mapping[int, Mapping[str, Mapping[str, Any]]], score: Score) -> str:
     """Formats a score of a row: the mean over seeds, and their range.
 
     Such as '51.2 (50.9 - 51.6)'; 'failed' if a stage that it needs has failed; '...' before that.
@@ -81,7 +88,7 @@ def format_cell(seeds: Mapping[int, Mapping[str, Mapping[str, Any]]], score: str
     failed = sum(
         stages.get(stage, {}).get('status') == 'failed'
         for stages in seeds.values()
-        for stage in ('pretrain', score)
+        for stage in ('pretrain', score.stage)
     )
     if not values:
         return 'failed' if failed else '...'

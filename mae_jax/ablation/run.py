@@ -20,7 +20,7 @@ from mae_jax.ablation.stage import (
     refuse_changed,
     run_stage,
 )
-from mae_jax.ablation.suite import Suite
+from mae_jax.ablation.suite import PROBES, Suite
 from mae_jax.errors import UserError, did_you_mean
 
 
@@ -92,9 +92,11 @@ def format_result(result: dict[str, Any]) -> str:
     if result['status'] != 'done':
         error = f'{result["error"].rstrip(".")} (exit status {result["exit_status"]})'
         return f'FAILED {duration}: {error}'
-    if (top1 := result.get('top1')) is None:
+    if 'loss' in result:
         return f'loss {result["loss"]:.4f} {duration}'
-    return f'top-1 {top1:.2%} {duration}'
+    titles = {'top1': 'top-1', **{score.key: score.title for score in PROBES.values()}}
+    scores = [f'{title} {result[key]:.2%}' for key, title in titles.items() if key in result]
+    return f'{", ".join(scores)} {duration}'
 
 
 def format_remaining(todo: Sequence[Stage], ended: Sequence[Stage]) -> str:

@@ -24,6 +24,8 @@ from mae_jax.errors import EXIT_PREEMPTED, UserError
 from mae_jax.runtime.xla_flags import set_xla_flags
 
 CONFIG, LOG, RESULT = 'asked.json', 'log.txt', 'result.json'
+METRICS = {'pretrain': ('loss',), 'probe': ('knn', 'linear')}
+"""Stage -> what is read of it; that of others is `eval/top1`."""
 STOPPED = (EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT)
 """Exit statuses of a stage that was stopped by a signal."""
 
@@ -34,7 +36,7 @@ class Stage(NamedTuple):
     run: str
     seed: int
     name: str
-    """pretrain, linprobe or finetune."""
+    """pretrain, linprobe, finetune or probe."""
     config: ConfigDict
     directory: Path
 
@@ -52,8 +54,8 @@ def run_stage(stage: Stage) -> dict[str, Any]:
 
     Returns:
       Its result: `status` ('done' or 'failed'), `exit_status`, `seconds` of this start and
-      `resumed` (whether it continued an earlier start); if done `top1` or, for pretraining, `loss`,
-      and `images_per_second` (the median); if failed `error`.
+      `resumed` (whether it continued an earlier start); if done the values of `read_metrics`; if
+      failed `error`.
 
     Raises:
       SystemExit: the stage was stopped by a signal that another process sent.
@@ -69,11 +71,12 @@ def run_stage(stage: Stage) -> dict[str, Any]:
         raise SystemExit(EXIT_PREEMPTED)
     result = {'exit_status': exit_status, 'resumed': resumed}
     result['seconds'] = round(time.perf_counter() - started, 1)
+    path = directory / ('results.jsonl' if stage.name == 'probe' else 'metrics.jsonl')
     try:
-        metrics = {} if exit_status else read_metrics(directory / 'metrics.jsonl', stage.name)
+        metrics = {} if exit_status else read_metrics(path, stage.name)
         error = _read_error(log, log_start, exit_status) if exit_status else ''
     except (OSError, KeyError) as missing:
-        metrics, error = {}, f'metrics.jsonl has no {missing}'
+        metrics, error = {}, f'{path.name} has no {missing}'
     result |= {'status': 'failed', 'error': error} if error else {'status': 'done', **metrics}
     write_file(directory / RESULT, json.dumps(result, indent=2) + '\n')
     return result
@@ -107,11 +110,12 @@ def refuse_changed(stage: Stage) -> None:
         return
     config = stage.config.copy_and_resolve_references()
     keep(config, before)
+    # Its pretraining is always in the directory beside it, even after a move.
+    follows = config.init_from == str(stage.directory.parent / 'pretrain')
     changed = [
         line
         for field, line in changed_fields(before, config).items()
-        # Its pretraining is always in the directory beside it, even after a move.
-        if field != 'init_from' and not may_change(field)
+        if not (field == 'init_from' and follows) and not may_change(field)
     ]
     if changed and has_begun(stage):
         raise UserError(
@@ -121,19 +125,29 @@ def refuse_changed(stage: Stage) -> None:
 
 
 def read_metrics(path: Path, stage: str) -> dict[str, float]:
-    """Reads the last `eval/top1` of a run (for pretraining: `loss`) and its median images a second.
+    """Reads the last values of a run.
+
+    Args:
+      path: its metrics.jsonl or, for 'probe', results.jsonl.
+      stage: its name.
+
+    Returns:
+      `loss` for 'pretrain', `knn` and `linear` for 'probe', else `top1`; and `images_per_second`,
+      the median, of a run that trains.
 
     Raises:
       KeyError, OSError: there is no such value or file.
     """
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    name = 'loss' if stage == 'pretrain' else 'eval/top1'
-    values = [line[name] for line in lines if name in line]
-    if not values:
-        raise KeyError(name)
+    metrics = {}
+    for name in METRICS.get(stage, ('eval/top1',)):
+        values = [line[name] for line in lines if name in line]
+        if not values:
+            raise KeyError(name)
+        metrics[name.removeprefix('eval/')] = values[-1]
     rates = [line['images_per_second'] for line in lines if 'images_per_second' in line]
     speed = {'images_per_second': round(statistics.median(rates), 1)} if rates else {}
-    return {name.removeprefix('eval/'): values[-1], **speed}
+    return metrics | speed
 
 
 def write_file(path: Path, text: str) -> None:

@@ -1,13 +1,14 @@
-"""Trains rows of an ablation, probes and fine-tunes each, and tabulates them beside the paper's.
+"""Runs a suite: rows of an ablation beside the paper's, or probes after each block of an encoder.
 
     mae-jax ablate --suite=ablation_suite:small --out=runs/ablations \\
         --config.dataset.path=/path/to/images
     mae-jax ablate --suite=ablation_suite:small --out=runs/ablations \\
         --config.dataset.path=/path/to/images --rows target_pixel target_pca --seeds 1 2
+    mae-jax ablate --suite=probe_blocks --out=runs/probe_blocks --config.init_from=runs/folder
 
 Writes <out>/table.md, plot.png (with matplotlib) and results.json; every run has a work directory,
-<out>/<run>/seed<k>/{pretrain,linprobe,finetune}, with its output in log.txt. The same command
-continues where it was stopped. A stage that fails is reported, and the others go on.
+<out>/<run>/seed<k>/{pretrain,linprobe,finetune} or .../probe, with its output in log.txt. The same
+command continues where it was stopped. A stage that fails is reported, and the others go on.
 
 Exit status: 0 all done; 1 a stage failed, or a mistake, with the remedy in the message; 75 or 130
 stopped (SIGTERM, Ctrl-C) after the running stage has saved.

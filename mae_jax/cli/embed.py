@@ -2,6 +2,7 @@
 
     mae-jax embed runs/folder photos features.npz
     mae-jax embed facebook-vit-mae-base photos features.npz --output cls --image_size 224
+    mae-jax embed facebook-vit-mae-base photos features.npz --probe_block 8
 
 The file holds the arrays names, features (float32, a row for each image), labels (of the folders
 <class>/ or <split>/<class>/ that the images lie in, -1 without), class_names, and unreadable (names
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='mean of the patch tokens, cls token, all tokens, patch tokens by place; unset: mean',
     )
     parser.add_argument(
+        '--probe_block', type=int, default=-1, help='0 the first; unset: -1, the last'
+    )
+    parser.add_argument(
         '--image_size', type=int, nargs='+', metavar='PIXELS', help='unset: that of training'
     )
     parser.add_argument('--batch_size', type=int, default=64, help='unset: 64')
@@ -50,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.model,
             arguments.folder,
             output=arguments.output,
+            probe_block=arguments.probe_block,
             image_size=arguments.image_size,
             batch_size=arguments.batch_size,
             dtype=arguments.dtype,

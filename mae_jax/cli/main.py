@@ -18,7 +18,7 @@ from mae_jax.cli.arguments import Parser
 from mae_jax.errors import UserError, did_you_mean
 
 COMMANDS = {
-    'ablate': "rows of an ablation, trained and put beside the paper's figures",
+    'ablate': "rows of an ablation beside the paper's figures; probes after each block",
     'convert': 'weights of another library into ours, and ours into theirs',
     'embed': 'features of all images below a folder, by a trained encoder',
     'eval': 'a run again, from its work directory alone',

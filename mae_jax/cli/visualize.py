@@ -2,6 +2,8 @@
 
     mae-jax visualize runs/folder a.jpg b.jpg                                  reconstructions
     mae-jax visualize runs/folder *.jpg --mask_ratio .5 .75 .9 --out=ratios.png
+    mae-jax visualize runs/folder a.jpg b.jpg --mask a.png b.png               inpainting
+    mae-jax visualize runs/folder *.jpg --masks 4 --out=errors.png             every patch predicted
     mae-jax visualize runs/folder *.jpg --show=attention --out=attention.png
     mae-jax visualize runs/folder *.jpg --show=pca --out=pca.png
     mae-jax visualize runs/segment *.jpg --show=segmentation --out=classes.png
@@ -9,12 +11,25 @@
 Reconstructions need a checkpoint with decoder; attention of the cls token and the principal
 components of patch features need only an encoder. Segmentations need a run of configs/segment.py;
 beside an image in images/ whose mask is in annotations/ the truth is drawn.
+
+Of a --mask, what is not transparent hides the image, in pictures that have transparent pixels; in
+others what is not black. It has the size of its image, and patches are hidden as a whole. --masks 4
+divides the patches of an image at random into four groups, predicts each from the other three, and
+adds a map of the error of every pixel.
 """
 
 import argparse
 
 from mae_jax.cli.arguments import Parser
 from mae_jax.errors import UserError, counted
+
+MASKING = ('mask_ratio', 'mask', 'masks', 'strategy', 'seed', 'raw')
+"""Options of reconstructions."""
+ALONE = {
+    'mask': ('mask_ratio', 'masks', 'strategy', 'seed'),
+    'masks': ('mask_ratio', 'mask', 'strategy', 'raw'),
+}
+"""Option -> those that have no effect beside it."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -36,6 +51,12 @@ def add_arguments(parser: Parser) -> None:
     masks.add_argument(
         '--mask_ratio', type=float, nargs='+', help="share to hide, or several; unset: the model's"
     )
+    masks.add_argument(
+        '--mask', nargs='+', metavar='FILE', help='painted over what to hide: one for all, or each'
+    )
+    masks.add_argument(
+        '--masks', type=int, metavar='N', help='complementary masks, each hides 1/N of an image'
+    )
     masks.add_argument('--strategy', help="how masks are drawn; unset: the model's")
     masks.add_argument('--seed', type=int, help='of the masks; unset: 0')
     masks.add_argument(
@@ -56,14 +77,17 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from mae_jax.inference.visualize import visualize
 
-    names = ('mask_ratio', 'strategy', 'seed', 'raw')
-    mask_options = {name: getattr(arguments, name) for name in names}
-    feature_options = {'block': arguments.block}
-    unused = mask_options if arguments.show != 'reconstruction' else {}
-    unused |= {} if arguments.show in ('attention', 'pca') else feature_options
-    for name, value in unused.items():
-        if value is not None:
-            raise UserError(f'--{name} has no effect with --show={arguments.show}: leave it out.')
+    without_effect = {f'--show={arguments.show}': MASKING}
+    if arguments.show == 'segmentation':
+        without_effect = {'--show=segmentation': (*MASKING, 'block')}
+    if arguments.show == 'reconstruction':
+        given = {name: others for name, others in ALONE.items() if getattr(arguments, name)}
+        without_effect = {'--show=reconstruction': ('block',)}
+        without_effect |= {f'--{name}': others for name, others in given.items()}
+    for chosen, names in without_effect.items():
+        for name in names:
+            if getattr(arguments, name) is not None:
+                raise UserError(f'--{name} has no effect with {chosen}: leave it out.')
     visualize(
         arguments.checkpoint,
         arguments.images,
@@ -73,6 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
         strategy=arguments.strategy,
         seed=arguments.seed or 0,
         raw=bool(arguments.raw),
+        painted=arguments.mask or (),
+        masks=arguments.masks,
         block=-1 if arguments.block is None else arguments.block,
         abreast=arguments.abreast,
         overwrite=arguments.overwrite,

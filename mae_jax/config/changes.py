@@ -71,6 +71,7 @@ ADDED = {
     'checkpoint_every_minutes': 0.0,
     'connect_timeout_s': 300.0,
     'heartbeat_timeout_s': 100.0,
+    'probe_block': -1,
 }
 """Fields that the configs of earlier versions lack, with the values that those runs had."""
 

@@ -42,6 +42,20 @@ def make_architecture(model: ConfigDict) -> dict[str, int]:
     return architecture(model.variant, **sizes)
 
 
+def probed_depth(block: int, depth: int) -> int:
+    """Returns the number of blocks of an encoder of `depth` blocks up to `probe_block`.
+
+    Raises:
+      UserError: there is no such block.
+    """
+    if not -1 <= block < depth:
+        raise UserError(
+            f'probe_block={block} does not exist: the encoder has blocks 0 to {depth - 1}, and -1 '
+            'stands for the last.'
+        )
+    return depth if block == -1 else block + 1
+
+
 def make_mae(config: ConfigDict, predicted: int | None = None) -> MAE:
     """Makes the autoencoder; the config of a converted model may lack fields of a run.
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.changes import ADDED
 from mae_jax.config.fields import group_of
-from mae_jax.config.model import OPTIONS
+from mae_jax.config.model import OPTIONS, make_architecture, probed_depth
 from mae_jax.config.recipe import keep
 from mae_jax.config.saved import from_json, to_json
 from mae_jax.errors import UserError
@@ -44,12 +44,13 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
     """
     config = expand_paths(config.copy_and_resolve_references())
     begun = from_first(lambda: has_begun(workdir))
+    inherits = config.model.get('variant', '') is None
     if begun or config.init_from:
         if begun:
             source = from_json(from_first(lambda: to_json(read_config(workdir))))
         else:
             source = read_config(config.init_from)
-        if config.model.get('variant', '') is None:
+        if inherits:
             _fill(config.model, source.model, MODEL_FIELDS)
         _fill(config, source, ('image_size',))
         _fill(config.model, source.model, ('norm_eps', *OPTIONS))
@@ -76,6 +77,9 @@ def inherit(config: ConfigDict, workdir: str) -> ConfigDict:
             f'{", ".join(unset)} must be given, or taken from a pretrained model by '
             '--config.init_from=<its work directory>.'
         )
+    if not (begun and inherits) and (block := config.get('probe_block', -1)) != -1:
+        # The model ends there, and its norm follows. A second time this changes nothing.
+        config.model.depth = probed_depth(block, make_architecture(config.model)['depth'])
     return config
 
 

@@ -89,7 +89,8 @@ def evaluate_knn(
     )
     if values is None:
         return {}  # process 0 fits and reports
-    results = {'init_from': str(config.init_from), 'step': step, 'pool': fields.pool} | values
+    results = {'init_from': str(config.init_from), 'step': step, 'pool': fields.pool}
+    results |= {'probe_block': config.get('probe_block', -1)} | values
     with claim(workdir):
         append(as_path(workdir) / 'results.jsonl', json.dumps(results) + '\n')
     held_out = len(sources[1])

@@ -66,8 +66,9 @@ def load_weights(
     weights = read_model(path, say)
     source = weights.config
     available, expected = _flat(weights.params), _flat(params)
+    ended = _end_at_probe_block(available, config)
     resized = _fit_encoder(available, expected, source, config)
-    resized += _adapt_channels(available, expected, source, config)
+    resized += _adapt_channels(available, expected, source, config) + ended
     _check_architecture(path, available, expected, source, config, required)
     loaded = {n: v for n, v in available.items() if _shape(expected.get(n)) == v.shape}
     initial = expected.keys() - loaded.keys()
@@ -100,6 +101,8 @@ def _check_architecture(
     trained, ours = (
         make_architecture(c.model) | {'norm_eps': norm_eps(c.model)} for c in (source, config)
     )
+    if config.get('probe_block', -1) != -1:
+        trained['depth'] = min(trained['depth'], ours['depth'])
     # The number of heads and the epsilon of the norms show in no shape.
     differing = [
         f'model.{field}: {trained[field]} there, {ours[field]} here'
@@ -131,6 +134,18 @@ def _check_architecture(
             f'init_from={path} holds another model ({shown}): give the model fields it was '
             'trained with, or leave them unset to take them from it.'
         )
+
+
+def _end_at_probe_block(available: Flat, config: ConfigDict) -> list[str]:
+    """Leaves out the blocks of the encoder after `probe_block`; returns a line about it."""
+    block = config.get('probe_block', -1)
+    names = [name for name in available if name.startswith('encoder/blocks/')]
+    later = [n for n in names if int(n.split('/')[2].removeprefix('block_')) > block]
+    if block == -1 or not later:
+        return []
+    for name in later:
+        del available[name]
+    return [f'  features after block {block} (probe_block={block}): later blocks are left out']
 
 
 def _fit_encoder(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from tqdm import tqdm
 
-from mae_jax.config.model import statistics
+from mae_jax.config.model import probed_depth, statistics
 from mae_jax.data.sources.files import FileSource
 from mae_jax.data.sources.folder import read_tree
 from mae_jax.data.sources.make import check_source
@@ -51,6 +51,7 @@ def embed(
     images: Images,
     *,
     output: str = 'mean',
+    probe_block: int = -1,
     image_size: tuple[int, int] | int | None = None,
     batch_size: int = 64,
     dtype: str = 'float32',
@@ -67,6 +68,8 @@ def embed(
         `<split>/<class>/`, these are the labels.
       output: as of `Encoder.features`: 'mean' of the patch tokens [D], 'cls' [D], 'tokens'
         [1 + N, D], or 'map' [H/P, W/P, D].
+      probe_block: features are those after this block of the encoder, 0 the first, -1 the last; the
+        final norm is applied to them, if the encoder has one.
       image_size: (height, width) in pixels, or the side of a square; None is that of training.
       batch_size: images that are encoded at once.
       dtype: dtype of activations, 'float32' or 'bfloat16'.
@@ -81,6 +84,7 @@ def embed(
     source, root = find_images(images)
     config = read_config(path)
     encoder, params = load_encoder(path, image_size=image_size, dtype=dtype)
+    block = probed_depth(probe_block, encoder.depth) - 1
     mesh = sharding.make_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
     everywhere = sharding.replicated(mesh)
@@ -88,7 +92,8 @@ def embed(
 
     def encode(params, batch):
         inputs = normalize(batch['image'], **statistics(config))
-        features = encoder.apply({'params': params}, inputs, method='features', output=output)
+        options = dict(output=output, blocks=(block,), method='features')
+        (features,) = encoder.apply({'params': params}, inputs, **options)
         return features.astype(jnp.float32)
 
     encode = sharding.on_mesh(encode, mesh)

@@ -3,9 +3,11 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
+from ml_collections import ConfigDict
 from PIL import Image
 
 from mae_jax.config.model import statistics
@@ -13,6 +15,8 @@ from mae_jax.errors import UserError
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import replacing, writing
 from mae_jax.inference.images import read_images, reading
+from mae_jax.inference.painted import hidden_patches
+from mae_jax.inference.reconstruct import predict_hidden, reconstruct
 from mae_jax.inference.segment import segmented
 from mae_jax.interop.load import load, load_encoder
 from mae_jax.interop.read import read_config
@@ -20,15 +24,29 @@ from mae_jax.models.mae import MAE
 from mae_jax.pretext.masking import STRATEGIES
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.visualization.attention import attention_columns
-from mae_jax.visualization.drawing import grid, to_pixels
+from mae_jax.visualization.drawing import Columns, color_scale, grid, to_pixels
 from mae_jax.visualization.pca import pca_columns
-from mae_jax.visualization.reconstruction import sweep_columns
+from mae_jax.visualization.reconstruction import (
+    ERROR_CAPTION,
+    error_columns,
+    reconstruction_columns,
+    sweep_columns,
+)
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 JPEG_SIDE = 65_500
 """Largest side of a JPEG in pixels."""
 FEATURES = {'attention': attention_columns, 'pca': pca_columns}
 """What can be shown of an encoder alone: (encoder, params, images, block) -> columns."""
+
+
+class Shown(NamedTuple):
+    """What a picture is drawn from."""
+
+    columns: Columns
+    caption: str = ''
+    top: float | None = None
+    """The error that is drawn lightest; None where no column shows errors."""
 
 
 def visualize(
@@ -41,6 +59,8 @@ def visualize(
     strategy: str | None = None,
     seed: int = 0,
     raw: bool = False,
+    painted: Sequence[str | os.PathLike] = (),
+    masks: int | None = None,
     block: int = -1,
     abreast: int = 1,
     overwrite: bool = False,
@@ -59,6 +79,10 @@ def visualize(
         config.
       seed: of the masks.
       raw: whether to add the prediction for every patch, hidden or not.
+      painted: image files that are painted where the images are to be hidden, one for each or one
+        for all; see `painted.hidden_patches`. No other mask is drawn then.
+      masks: number of complementary masks: every patch is predicted once, from the visible ones of
+        the mask that hides it, and the picture has the error of every pixel. See `reconstruct`.
       block: the block whose attention or features are shown: 0 the first, -1 the last.
       abreast: how many images stand in a row of the picture.
       overwrite: whether `out` may exist.
@@ -67,35 +91,31 @@ def visualize(
       UserError: an argument does not work; the message names it, and nothing is written.
     """
     check_out(out, overwrite)
-    if absolute(out) in [absolute(image) for image in images]:
+    if absolute(out) in [absolute(image) for image in (*images, *painted)]:
         raise UserError(f'--out={out} is one of the images: choose another name.')
     if not 0 <= seed < 2**32:
         raise UserError(f'--seed={seed} must be from 0 to {2**32 - 1}.')
     if abreast < 1:
         raise UserError(f'--abreast={abreast} must be at least 1.')
     config = read_config(checkpoint)
-    data = config.dataset
     pixels = read_images(images, **reading(config))
     inputs = np.asarray(normalize(pixels, **statistics(config)))
-    undo, caption = dict(mean=data.mean, std=data.std), ''
     if show == 'reconstruction':
-        model, params = _load_mae(checkpoint)
-        if strategy:
-            STRATEGIES.get(strategy)
-            model = model.clone(masking=dataclasses.replace(model.masking, strategy=strategy))
-        ratios = mask_ratios or (model.masking.ratio,)
-        columns = sweep_columns(model, params, inputs, ratios, seed=seed, raw=raw, **undo)
-        caption = model.target.caption
+        masking = dict(mask_ratios=mask_ratios, strategy=strategy, seed=seed, raw=raw)
+        masking |= dict(painted=painted, masks=masks)
+        shown = _reconstructions(checkpoint, images, inputs, config, **masking)
     elif show in FEATURES:
         encoder, params = load_encoder(checkpoint)
-        columns = {'original': to_pixels(inputs, **undo)}
-        columns |= FEATURES[show](encoder, params, inputs, block)
+        columns = {'original': to_pixels(inputs, **_undo(config))}
+        shown = Shown(columns | FEATURES[show](encoder, params, inputs, block))
     elif show == 'segmentation':
-        columns = segmented(checkpoint, images)
+        shown = Shown(segmented(checkpoint, images))
     else:
         shows = ' | '.join(('reconstruction', *FEATURES, 'segmentation'))
         raise UserError(f'show={show!r} is unknown: choose {shows}.')
-    picture = grid(columns, caption, abreast)
+    picture = grid(shown.columns, shown.caption, abreast)
+    if shown.top is not None:
+        picture = np.concatenate([color_scale('error', shown.top, picture.shape[1]), picture])
     if max(picture.shape) > JPEG_SIDE and absolute(out).suffix.lower() != '.png':
         raise UserError(
             f'A JPEG has at most {JPEG_SIDE:,} pixels a side, and this picture has '
@@ -103,6 +123,44 @@ def visualize(
         )
     with replacing(out) as fresh, writing(out):
         Image.fromarray(picture).save(fresh, quality=95)
+
+
+def _reconstructions(
+    checkpoint: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
+    inputs: Float32[np.ndarray, 'B H W C'],
+    config: ConfigDict,
+    *,
+    mask_ratios: Sequence[float],
+    strategy: str | None,
+    seed: int,
+    raw: bool,
+    painted: Sequence[str | os.PathLike],
+    masks: int | None,
+) -> Shown:
+    """Draws what an autoencoder predicts; the arguments are those of `visualize`."""
+    model, params = _load_mae(checkpoint)
+    undo, caption = _undo(config), model.target.caption
+    if masks is not None:
+        result = reconstruct(model, params, inputs, masks=masks, seed=seed)
+        columns, top = error_columns(inputs, result.reconstruction, result.error, **undo)
+        return Shown(columns, f'{ERROR_CAPTION} {caption}'.strip(), top)
+    if painted:
+        hidden = hidden_patches(painted, images, model.patch_size, **reading(config))
+        predicted = predict_hidden(model, params, inputs, hidden)
+        options = dict(patch_size=model.patch_size, raw=raw, **undo)
+        return Shown(reconstruction_columns(inputs, predicted, hidden, **options), caption)
+    if strategy:
+        STRATEGIES.get(strategy)
+        model = model.clone(masking=dataclasses.replace(model.masking, strategy=strategy))
+    ratios = mask_ratios or (model.masking.ratio,)
+    columns = sweep_columns(model, params, inputs, ratios, seed=seed, raw=raw, **undo)
+    return Shown(columns, caption)
+
+
+def _undo(config: ConfigDict) -> dict[str, Any]:
+    """Returns the arguments of `to_pixels` of a model's config."""
+    return dict(mean=config.dataset.mean, std=config.dataset.std)
 
 
 def check_out(out: str | os.PathLike, overwrite: bool) -> None:

@@ -120,6 +120,8 @@ class Classify(Task):
         else:
             title = 'Classifier, trained from scratch'
         rows = {'pooling': config.model.pool, 'classes': f'{source.num_classes:,}'}
+        if (block := config.get('probe_block', -1)) != -1:
+            rows['features'] = f'after block {block} of the encoder that it starts from'
         example = "logits = model.apply({'params': params}, normalize(images))  # [B, classes]"
         return Card(title, rows, example)
 

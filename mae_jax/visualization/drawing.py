@@ -18,6 +18,7 @@ MARGIN = 4
 MIN_SIDE = 160
 """Smaller images are enlarged to at least this number of pixels a side."""
 FONT_SIZE = 20
+SCALE_WIDTH = 200
 
 RAMP = ((10, 8, 40), (92, 24, 110), (200, 60, 80), (250, 150, 50), (255, 250, 190))
 """The colours of 0, 1/4, 1/2, 3/4 and 1: each lighter than the one before, in grey too."""
@@ -45,17 +46,37 @@ def hide(pixels: Pixels, mask: Bool[np.ndarray, 'B N'], patch_size: int) -> Pixe
     return np.where(hidden, np.uint8(HIDDEN_GREY), pixels)
 
 
-def heat(values: Shaped[np.ndarray, 'B rows columns'], patch_size: int) -> Pixels:
-    """Draws maps in the colours of `RAMP`, from dark for 0 to light for each map's largest value.
+def heat(
+    values: Shaped[np.ndarray, 'B rows columns'], patch_size: int, top: float | None = None
+) -> Pixels:
+    """Draws maps in the colours of `RAMP`, from dark for 0 to light for `top`.
 
     Args:
       values: non-negative.
       patch_size: pixels a side for each value.
+      top: None is each map's largest value.
     """
-    values = values / np.maximum(values.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+    largest = values.max(axis=(1, 2), keepdims=True) if top is None else top
+    values = values / np.maximum(largest, np.finfo(np.float32).tiny)
     stops = np.linspace(0, 1, len(RAMP))
     bands = [np.interp(values, stops, band) for band in np.transpose(RAMP)]
     return enlarge(np.rint(np.stack(bands, axis=-1)).astype(np.uint8), patch_size)
+
+
+def color_scale(title: str, top: float, width: int) -> UInt8[np.ndarray, 'height {width} 3']:
+    """Draws a strip with the colours of `heat`, between the numbers 0 and `top`, in its middle."""
+    height, bar = FONT_SIZE + 3 * MARGIN, heat(np.linspace(0, 1, SCALE_WIDTH)[None, None], 1)[0]
+    bar = bar.repeat(FONT_SIZE, axis=0)
+    texts = f'{title}  0 ', f' {top:.3g}'
+    font = ImageFont.load_default(size=FONT_SIZE)
+    left, right = (round(font.getlength(text)) for text in texts)
+    strip = Image.new('RGB', (width, height), 'white')
+    draw = ImageDraw.Draw(strip)
+    start = max((width - left - SCALE_WIDTH - right) // 2, 0)
+    draw.text((start, height // 2), texts[0], 'black', font, anchor='lm')
+    strip.paste(Image.fromarray(bar), (start + left, (height - FONT_SIZE) // 2))
+    draw.text((start + left + SCALE_WIDTH, height // 2), texts[1], 'black', font, anchor='lm')
+    return np.asarray(strip)
 
 
 def enlarge(pixels: Pixels, factor: int) -> UInt8[np.ndarray, 'B {factor}*H {factor}*W 3']:

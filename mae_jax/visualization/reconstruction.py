@@ -11,11 +11,17 @@ from jaxtyping import Bool, Float, Float32
 from mae_jax.keys import key_for
 from mae_jax.models.mae import MAE
 from mae_jax.models.patches import grid_size, patchify, unpatchify
-from mae_jax.visualization.drawing import Columns, hide, to_pixels
+from mae_jax.visualization.drawing import Columns, heat, hide, to_pixels
 from mae_jax.visualization.in_batches import in_batches
 
+ERROR_CAPTION = (
+    'Every patch is predicted from others; error: root mean square of the channels, in standard '
+    'deviations of the data.'
+)
+"""What a reader of `error_columns` has to know."""
 
-def reconstruct(
+
+def fill_hidden(
     images: Float32[np.ndarray, 'B H W C'],
     pixels: Float[np.ndarray, 'B N V'],
     mask: Bool[np.ndarray, 'B N'],
@@ -46,14 +52,14 @@ def reconstruction_columns(
     """Draws original, masked, and reconstruction: the prediction where patches are hidden.
 
     Args:
-      images, pixels, mask, patch_size: as of `reconstruct`.
+      images, pixels, mask, patch_size: as of `fill_hidden`.
       mean, std: as of `to_pixels`.
       raw: whether to add the prediction for every patch. That for visible patches is noise where
         the loss covers the hidden ones alone.
     """
 
     def draw(replaced):
-        return to_pixels(reconstruct(images, pixels, replaced, patch_size), mean, std)
+        return to_pixels(fill_hidden(images, pixels, replaced, patch_size), mean, std)
 
     original = to_pixels(images, mean, std)
     columns = {
@@ -62,6 +68,34 @@ def reconstruction_columns(
         'reconstruction': draw(mask),
     }
     return columns | {'raw prediction': draw(np.ones_like(mask))} if raw else columns
+
+
+def error_columns(
+    images: Float32[np.ndarray, 'B H W C'],
+    filled: Float32[np.ndarray, 'B H W C'],
+    error: Float32[np.ndarray, 'B H W'],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[Columns, float]:
+    """Draws original, reconstruction, and the root of the error in the colours of a heat map.
+
+    Args:
+      images, filled: normalised.
+      error: squared, mean over channels.
+      mean, std: as of `to_pixels`.
+
+    Returns:
+      The columns, and the root of the largest error, which has the lightest colour in all rows.
+    """
+    error = np.sqrt(error)
+    top = float(error.max())
+    columns = {
+        'original': to_pixels(images, mean, std),
+        'reconstruction': to_pixels(filled, mean, std),
+        'error': heat(error, 1, top),
+    }
+    return columns, top
 
 
 def mask_noise(

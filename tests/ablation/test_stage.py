@@ -47,6 +47,28 @@ def test_the_last_accuracy_counts_not_the_best(tmp_path):
         read_metrics(path, 'linprobe')
 
 
+def test_a_probe_has_its_accuracies_from_its_results(tmp_path):
+    path = tmp_path / 'results.jsonl'
+    lines = [
+        {'pool': 'mean', 'linear': 0.5, 'knn': 0.4},
+        {'pool': 'mean', 'linear': 0.7, 'knn': 0.6},
+    ]
+    path.write_text('\n'.join(map(json.dumps, lines)))
+    assert read_metrics(path, 'probe') == {'knn': 0.6, 'linear': 0.7}
+
+
+def test_another_starting_point_is_refused_but_that_of_the_pretraining_beside_it(in_root, tmp_path):
+    stages = load('small').stages(tmp_path / 'old', 'default', 0)
+    moved = load('small').stages(tmp_path / 'new', 'default', 0)
+    given = load('small', 'pretrain.init_from=runs/other').stages(tmp_path / 'new', 'default', 0)
+    for before, now in zip(stages, moved, strict=True):
+        (now.directory / 'checkpoints' / '10').mkdir(parents=True)
+        (now.directory / 'asked.json').write_text(to_json(before.config))
+        refuse_changed(now)
+    with pytest.raises(UserError, match="init_from was unset, now 'runs/other'"):
+        refuse_changed(given[0])
+
+
 def test_stages_of_a_pretraining_that_is_gone_are_not_reported_for_the_next(in_root, tmp_path):
     suite = load('small')
     _, probe, _ = suite.stages(tmp_path, 'default', 0)

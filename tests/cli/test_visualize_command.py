@@ -10,12 +10,14 @@ from helpers.drawings import cells_of
 from helpers.tiny_runs import classifying
 from PIL import Image
 
+import mae_jax
 from configs import finetune
 from mae_jax.cli import visualize
 from mae_jax.config.model import make_classifier
 from mae_jax.errors import UserError
 from mae_jax.experiment.inherit import inherit
 from mae_jax.interop.trained import Trained, read_trained, write_trained
+from mae_jax.visualization.drawing import RAMP
 
 SIDE, PATCH = 8, 2  # of the model that `pretrained` trains; one channel
 
@@ -125,6 +127,58 @@ def test_images_can_stand_abreast(workdir, photographs, tmp_path):
     np.testing.assert_array_equal(abreast.reshape(3, 3, *below.shape[2:]), below.swapaxes(0, 1))
 
 
+@pytest.fixture
+def mask(tmp_path):
+    """Paints over one pixel of the first photograph, of 30 x 20: row 1, column 1 of the patches."""
+    pixels = np.zeros((20, 30), np.uint8)
+    pixels[7, 12] = 255
+    Image.fromarray(pixels).save(tmp_path / 'mask.png')
+    return tmp_path / 'mask.png'
+
+
+def test_what_is_painted_over_is_hidden_and_filled(workdir, photographs, mask, tmp_path):
+    out = tmp_path / 'filled.png'
+    draw(workdir, photographs[0], photographs[0], '--mask', mask, '--out', out)
+    original, masked, filled = drawn(out, 2, 3)
+    expected = np.zeros((2, 4, 4), bool)
+    expected[:, 1, 1] = True
+    np.testing.assert_array_equal(grey_patches(masked), expected)
+    pixels = np.kron(expected, np.ones((1, PATCH, PATCH), bool)).astype(bool)
+    np.testing.assert_array_equal(filled[~pixels], original[~pixels])
+    images = mae_jax.load_images(workdir, [photographs[0]])
+    result = mae_jax.reconstruct(*mae_jax.load(workdir), images, expected[:1].reshape(1, 16))
+    shown = np.clip(np.rint((result.reconstruction * 0.376 + 0.305) * 255), 0, 255)
+    np.testing.assert_array_equal(filled[0], shown[0].repeat(3, axis=-1))
+    draw(workdir, photographs[0], '--mask', mask, '--raw', '--out', tmp_path / 'raw.png')
+    assert len(drawn(tmp_path / 'raw.png', 1, 4)) == 4
+
+
+def test_complementary_masks_give_a_full_reconstruction_and_its_errors(
+    workdir, photographs, tmp_path
+):
+    out = tmp_path / 'errors.png'
+    draw(workdir, *photographs, '--masks', 4, '--seed', 1, '--out', out)
+    original, filled, error = drawn(out, 3, 3)
+    images = mae_jax.load_images(workdir, photographs)
+    result = mae_jax.reconstruct(*mae_jax.load(workdir), images, masks=4, seed=1)
+    shown = np.clip(np.rint((result.reconstruction * 0.376 + 0.305) * 255), 0, 255)
+    np.testing.assert_array_equal(filled, shown.repeat(3, axis=-1))
+    shares = np.sqrt(result.error) / np.sqrt(result.error.max())
+    stops = np.linspace(0, 1, 5)
+    bands = [np.interp(shares, stops, band) for band in np.transpose(RAMP)]
+    assert np.abs(error - np.stack(bands, axis=-1)).max() <= 0.51
+    assert (error[np.unravel_index(result.error.argmax(), shares.shape)] == RAMP[-1]).all()
+
+
+def test_a_mask_of_another_size_than_its_image_is_named(workdir, photographs, mask, tmp_path):
+    out = tmp_path / 'filled.png'
+    with pytest.raises(UserError, match=r'mask\.png has 30 x 20 .*1\.png has 8 x 8'):
+        draw(workdir, *photographs[:2], '--mask', mask, '--out', out)
+    assert not out.exists()
+    with pytest.raises(UserError, match='one of the images'):
+        draw(workdir, photographs[0], '--mask', mask, '--out', mask, '--overwrite')
+
+
 @pytest.mark.parametrize('show, columns', [('attention', 6), ('pca', 3)])
 def test_an_encoder_is_all_that_attention_and_components_need(
     show, columns, workdir, classifier, photographs, tmp_path
@@ -209,6 +263,12 @@ def test_overwriting_is_done_when_asked_for(workdir, photographs, tmp_path):
         (('--show', 'pca', '--raw'), '--raw has no effect with --show=pca'),
         (('--block', 0), '--block has no effect with --show=reconstruction'),
         (('--seed', 2**70), '--seed'),
+        (('--show', 'pca', '--mask', 'm.png'), '--mask has no effect with --show=pca'),
+        (('--mask', 'm.png', '--seed', 1), '--seed has no effect with --mask'),
+        (('--mask', 'm.png', '--masks', 2), '--masks has no effect with --mask:'),
+        (('--masks', 2, '--mask_ratio', 0.5), '--mask_ratio has no effect with --masks'),
+        (('--masks', 2, '--raw'), '--raw has no effect with --masks'),
+        (('--masks', 17), 'masks=17 must be from 2 to 16'),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(

@@ -90,6 +90,7 @@ def test_files_and_sources_are_embedded_too(pretrained, folder):
         ('photos', {'output': 'max'}, "output='max' is unknown: choose tokens"),
         ('photos', {'batch_size': 0}, 'batch_size=0 must be at least 1'),
         ('photos', {'image_size': 9}, 'patches of 2'),
+        ('photos', {'probe_block': 2}, 'probe_block=2 does not exist: .* 0 to 1'),
     ],
 )
 def test_what_cannot_be_embedded_is_explained(
@@ -99,6 +100,47 @@ def test_what_cannot_be_embedded_is_explained(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         mae_jax.embed(pretrained[0], images, **options)
+
+
+@pytest.mark.parametrize('block', [0, 1, -1])
+def test_features_are_taken_after_the_block_that_is_probed(pretrained, folder, block):
+    encoder, params = mae_jax.load_encoder(pretrained[0])
+    images = mae_jax.load_images(pretrained[0], [folder / name for name in NAMES])
+    depth = {0: 1, 1: 2, -1: 2}[block]
+    blocks = {name: params['blocks'][name] for name in ('block_0', 'block_1')[:depth]}
+    cut = encoder.clone(depth=depth)
+    expected = np.asarray(cut.apply({'params': params | {'blocks': blocks}}, images))[:, 0]
+    result = mae_jax.embed(pretrained[0], folder, output='cls', probe_block=block)
+    np.testing.assert_allclose(result.features, expected, atol=2e-5)
+
+
+def test_features_after_each_block_are_those_of_transformers(tmp_path):
+    torch = pytest.importorskip('torch')
+    transformers = pytest.importorskip('transformers')
+    sizes = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=128)
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8)
+    model, states = transformers.ViTModel(config, add_pooling_layer=False).eval(), []
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    model.save_pretrained(tmp_path / 'vit')
+    for module in model.modules():
+        if type(module).__name__ == 'ViTLayer':
+            module.register_forward_hook(lambda *call: states.append(call[2]))
+    files = [tmp_path / f'{number}.png' for number in range(2)]
+    for number, file in enumerate(files):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(file)
+    images = mae_jax.load_images(tmp_path / 'vit', files)
+    with torch.no_grad():
+        model(torch.tensor(images.transpose(0, 3, 1, 2)))
+        states = [state[0] if isinstance(state, tuple) else state for state in states]
+        expected = [model.layernorm(state).numpy() for state in states]
+    assert len(expected) == 3
+    for block, tokens in enumerate(expected):
+        result = mae_jax.embed(tmp_path / 'vit', files, output='tokens', probe_block=block)
+        np.testing.assert_allclose(result.features, tokens, atol=1e-4)
+        assert np.abs(tokens - expected[block - 1]).max() > 0.1
 
 
 def run(*arguments):
@@ -128,3 +170,6 @@ def test_the_command_writes_arrays_and_names_what_it_left_out(pretrained, folder
     assert len(np.load(out)['names']) == 3
     with pytest.raises(UserError, match=r'must end in \.npz'):
         run(pretrained[0], folder, tmp_path / 'features.csv')
+    run(pretrained[0], folder, tmp_path / 'first.npz', '--probe_block', 0)
+    expected = mae_jax.embed(pretrained[0], folder, probe_block=0).features
+    np.testing.assert_array_equal(np.load(tmp_path / 'first.npz')['features'], expected)

@@ -3,7 +3,16 @@ import pytest
 from helpers.drawings import cells_of, titles_of
 from PIL import Image
 
-from mae_jax.visualization.drawing import FONT_SIZE, MARGIN, RAMP, grid, heat, hide
+from mae_jax.visualization.drawing import (
+    FONT_SIZE,
+    MARGIN,
+    RAMP,
+    SCALE_WIDTH,
+    color_scale,
+    grid,
+    heat,
+    hide,
+)
 
 
 def noise(*shape, seed=0):
@@ -101,3 +110,23 @@ def test_heat_goes_from_dark_to_light_up_to_the_largest_of_each_map():
 
 def test_a_map_without_any_heat_is_dark():
     assert (heat(np.zeros((1, 2, 2)), 4) == RAMP[0]).all()
+
+
+def test_maps_of_one_scale_have_its_colours():
+    drawn = heat(np.array([[[0.0, 1.0]], [[2.0, 4.0]]]), 1, top=4.0)
+    np.testing.assert_array_equal(drawn[:, 0], [[RAMP[0], RAMP[1]], [RAMP[2], RAMP[4]]])
+
+
+def test_a_scale_shows_the_colours_between_its_numbers():
+    strip = color_scale('error', 0.125, 600)
+    assert strip.shape[1:] == (600, 3) and strip.dtype == np.uint8
+    middle = strip[len(strip) // 2]
+    start = np.flatnonzero((strip[1 - len(strip) // 4] == RAMP[0]).all(axis=-1))[0]
+    bar = strip[len(strip) // 4, start : start + SCALE_WIDTH].astype(int)
+    np.testing.assert_array_equal(bar[[0, -1]], [RAMP[0], RAMP[-1]])
+    assert (np.diff(bar.sum(axis=-1)) >= 0).all()
+    before, after = middle[:start], middle[start + SCALE_WIDTH :]
+    assert ink(before).any() and ink(after).any()
+    left, right = np.flatnonzero(ink(strip).any(axis=0))[[0, -1]]
+    assert abs(left - (599 - right)) < 30
+    assert (color_scale('error', 0.25, 600) != strip).any()

@@ -5,7 +5,7 @@ from helpers.models import make_mae
 
 from mae_jax.tasks.preprocess import normalize
 from mae_jax.visualization.drawing import HIDDEN_GREY, to_pixels
-from mae_jax.visualization.reconstruction import reconstruct, reconstruction_columns
+from mae_jax.visualization.reconstruction import fill_hidden, reconstruction_columns
 
 
 def make_example(batch=2, height=8, width=12, patch=4, channels=3, seed=0):
@@ -25,7 +25,7 @@ def as_pixels(images, prediction, target):
 
 
 def paste_by_hand(images, prediction, mask, patch, normalized):
-    """Pixel by pixel, in float64: what `reconstruct` must give."""
+    """Pixel by pixel, in float64: what `fill_hidden` must give."""
     result = images.astype(np.float64)
     columns = images.shape[2] // patch
     for b, n in np.argwhere(mask):
@@ -46,7 +46,7 @@ def paste_by_hand(images, prediction, mask, patch, normalized):
 def test_hidden_patches_are_the_prediction_and_visible_ones_untouched(normalized, channels):
     images, prediction, mask = make_example(channels=channels)
     pixels = as_pixels(images, prediction, 'normalized_pixel' if normalized else 'pixel')
-    got = np.asarray(reconstruct(images, pixels, mask, 4))
+    got = np.asarray(fill_hidden(images, pixels, mask, 4))
     expected = paste_by_hand(images, prediction, mask, 4, normalized)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     visible = ~hidden_pixels(mask, 8, 12, 4)
@@ -62,7 +62,7 @@ def test_the_true_target_of_a_normalised_model_gives_the_image_back():
     mean = blocks.mean(-1, keepdims=True)
     std = np.sqrt(blocks.var(-1, ddof=1, keepdims=True) + 1e-6)
     pixels = as_pixels(images, (blocks - mean) / std, 'normalized_pixel')
-    got = reconstruct(images, pixels, np.ones_like(mask), 4)
+    got = fill_hidden(images, pixels, np.ones_like(mask), 4)
     np.testing.assert_allclose(np.asarray(got), images, atol=1e-5)
 
 

@@ -142,10 +142,25 @@ def center_crop(image: Picture, size: Size, share: float | None = None) -> np.nd
     Raises:
       BadImage: as of `train_crop`.
     """
-    share = share or (EVAL_CROP_SHARE if max(size) <= 224 else 1.0)
-    pixels = _resize_to_cover(image, size, share)
-    top, left = (round((a - b) / 2) for a, b in zip(pixels.shape[:2], size, strict=True))
+    pixels = _resize_to_cover(image, size, _eval_share(size, share))
+    top, left = _center(pixels.shape[:2], size)
     return pixels[top : top + size[0], left : left + size[1]]
+
+
+def center_crop_place(
+    width: int, height: int, size: Size, share: float | None = None
+) -> tuple[Size, tuple[int, int]]:
+    """Returns the (height, width) that `center_crop` resizes to, and (top, left) of its crop."""
+    resized = _cover(width, height, size, _eval_share(size, share))
+    return resized, _center(resized, size)
+
+
+def _eval_share(size: Size, share: float | None) -> float:
+    return share or (EVAL_CROP_SHARE if max(size) <= 224 else 1.0)
+
+
+def _center(resized: Size, size: Size) -> tuple[int, int]:
+    return round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2)
 
 
 def resize_crop(image: Picture, box: CropBox, size: Size) -> np.ndarray:
@@ -196,7 +211,7 @@ def _resize_to_cover(image: Picture, size: Size, share: float) -> np.ndarray:
     `size / share`: for a square, torchvision's Resize(short side).
     """
     width, height = width_height(image)
-    resized = _cover(height, width, [int(side / share) for side in size])
+    resized = _cover(width, height, size, share)
     try:
         check_pixels(*resized)
     except ValueError as error:
@@ -207,14 +222,15 @@ def _resize_to_cover(image: Picture, size: Size, share: float) -> np.ndarray:
     return resize_crop(image, (0, 0, width, height), resized)
 
 
-def _cover(height: int, width: int, target: Size) -> Size:
-    """Returns the smallest size of the same proportions that covers `target`.
+def _cover(width: int, height: int, size: Size, share: float) -> Size:
+    """Returns the smallest (height, width) of the same proportions that covers `size / share`.
 
     It is rounded as in torchvision.
     """
-    if height * target[1] >= width * target[0]:
-        return target[1] * height // width, target[1]
-    return target[0], target[0] * width // height
+    rows, columns = (int(side / share) for side in size)
+    if height * columns >= width * rows:
+        return columns * height // width, columns
+    return rows, rows * width // height
 
 
 def decoded(image: Picture) -> Image.Image | np.ndarray:
