@@ -201,6 +201,7 @@ class Transformer(nn.Module):
             start, outputs[stop - 1] = stop, tokens
         return tokens if after is None else [outputs[i] for i in returned]
 
+    @nn.nowrap
     def _fields(self, block: int) -> tuple[Any, ...]:
         """Returns the fields of a block."""
         fields = (self.heads, self.mlp_ratio, self.dtype, self.attention, self.norm_eps)

@@ -24,7 +24,7 @@ def test_the_recipes_are_the_files_of_configs():
     files = {path.stem for path in (ROOT / 'configs').glob('*.py')}
     assert {*recipes()} | {*recipes('get_suite')} == files
     assert {'vit_large', 'ablations'} <= {*recipes()}
-    assert recipes('get_suite') == ['ablation_suite']
+    assert recipes('get_suite') == ['ablation_suite', 'probe_blocks']
     assert type(ROOT)(RECIPES) == ROOT / 'configs'
 
 

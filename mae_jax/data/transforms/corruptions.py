@@ -7,7 +7,6 @@ neither threads nor processes nor the order of the work change a pixel.
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import threading
 from collections.abc import Sequence
@@ -147,7 +146,9 @@ def corruption_functions() -> ModuleType:
       UserError: their package is not installed, or does not work.
     """
     try:
-        return importlib.import_module('imagecorruptions.corruptions')
+        from imagecorruptions import corruptions
+
+        return corruptions
     except ImportError as error:
         raise UserError(
             f'to corrupt images of your own ({brief(error)}), install imagecorruptions-imaug: '

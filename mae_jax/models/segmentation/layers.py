@@ -66,12 +66,20 @@ class Doubling(nn.Module):
 
 
 def halve(x: Float[ArrayLike, 'B h w D']) -> Float[Array, 'B {x.shape[1]//2} {x.shape[2]//2} D']:
-    """Takes the largest of every 2 x 2 values; an odd last row or column is left out."""
+    """Takes the largest of every 2 x 2 values; an odd last row or column is left out.
+
+    The first of equal values has the gradient, as in PyTorch. It is chosen by comparing inputs:
+    that of `max` compares them with the result, and where XLA computes `x` again for it, rounded
+    otherwise, none is equal, and 0 / 0 the gradient.
+    """
     x = jnp.asarray(x)
     batch, rows, columns, width = x.shape
     rows, columns = rows // 2, columns // 2
     cells = x[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, width)
-    return cells.max(axis=(2, 4))  # whose gradient, unlike a pooling's, is no scatter
+    left, right = cells[:, :, :, :, 0], cells[:, :, :, :, 1]
+    largest = jnp.where(left >= right, left, right)
+    upper, lower = largest[:, :, 0], largest[:, :, 1]
+    return jnp.where(upper >= lower, upper, lower)
 
 
 def resize(x: Float[ArrayLike, 'B h w D'], size: tuple[int, int]) -> Float[Array, 'B H W D']:

@@ -1,5 +1,7 @@
 """Layers of maps, by hand."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,6 +35,12 @@ def test_halving_takes_the_largest_of_four_and_leaves_an_odd_border_out():
         for i in range(2)
     ])  # fmt: skip
     np.testing.assert_array_equal(halve(x), expected.transpose(2, 0, 1, 3))
+
+
+def test_the_gradient_of_halving_goes_to_the_first_of_the_largest():
+    x = np.array([[1.0, 3.0, 2.0, 2.0], [3.0, 0.0, 2.0, 2.0]])[None, ..., None]
+    gradient = jax.grad(lambda x: (halve(x) * jnp.array([5.0, 7.0])[:, None]).sum())(x)
+    np.testing.assert_array_equal(gradient[0, ..., 0], [[0, 5, 7, 0], [0, 0, 0, 0]])
 
 
 @pytest.mark.parametrize(('old', 'new'), [(4, 10), (6, 4), (3, 1), (5, 5)])
