@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from mae_jax.config.model import image_size, statistics
@@ -69,8 +70,12 @@ def mask_values(config: ConfigDict, source: Any) -> MaskValues:
             f'num_classes={expected}, but {config.dataset.name} has {classes} classes: masks need '
             "the same number, such as that of dataset.name='paired_folders'."
         )
-    dataset = config.dataset
-    ignored = dataset.ignored if isinstance(dataset.ignored, tuple) else (dataset.ignored,)
+    return values_of(classes, config.dataset)
+
+
+def values_of(classes: int, dataset: ConfigDict) -> MaskValues:
+    """Returns what the numbers in masks of so many classes mean."""
+    ignored = tuple(np.ravel(dataset.ignored).tolist())
     return MaskValues(classes, ignored, dataset.reduce_zero_label)
 
 

@@ -14,15 +14,17 @@ from ml_collections import ConfigDict
 
 from mae_jax.config.data import decoding
 from mae_jax.config.model import image_size, make_segmenter, statistics
-from mae_jax.config.pairs import short_and_long, window_stride
+from mae_jax.config.pairs import short_and_long, values_of, window_stride
 from mae_jax.data.images.arrays import as_array
 from mae_jax.data.images.decode import decode
-from mae_jax.data.images.masks import MaskValues, read_mask
+from mae_jax.data.images.masks import read_mask
 from mae_jax.data.sources.classes import voc_colours
 from mae_jax.data.sources.folder import FolderSource
+from mae_jax.data.sources.listing import is_image
 from mae_jax.data.sources.paired_folders import IMAGES, MASKS
+from mae_jax.data.sources.protocol import Example
 from mae_jax.data.transforms.crops import decoded
-from mae_jax.data.transforms.pairs import fitted, padded, resized_image
+from mae_jax.data.transforms.pairs import check_one_shape, fitted, padded, resized_image
 from mae_jax.errors import UserError
 from mae_jax.files.limits import read_json, reason
 from mae_jax.files.paths import absolute
@@ -117,8 +119,8 @@ def segmented(path: str | os.PathLike, images: Sequence[str | os.PathLike]) -> C
     """
     trained = load_segmenter(path)
     config, dataset = trained.config, trained.config.dataset
-    truth = _truth(images, config, len(trained.colours))
-    pixels, _ = _read_all(images, config)
+    pixels, sizes = _read_all(images, config)
+    truth = _truth(images, sizes, config, len(trained.colours))
     size = np.array([image.shape[:2] for image in pixels], np.int32)
     predicted = _predict(trained, pixels, size)
     whole = np.stack([padded(image, predicted.shape[1:], 0) for image in pixels])
@@ -167,7 +169,7 @@ def _read_all(
     fields = decoding(config.dataset)
     channels, pixels, sizes = fields.pop('channels'), [], []
     for image in images:
-        record = FolderSource('', [os.fspath(image)], None, [])[0]
+        record = _record(image)
         picture = decoded(decode(record, channels, lazily=True, **fields))
         sizes.append(as_array(picture).shape[:2])
         size = image_size(config)
@@ -178,18 +180,24 @@ def _read_all(
 
 
 def _truth(
-    images: Sequence[str | os.PathLike], config: ConfigDict, classes: int
+    images: Sequence[str | os.PathLike],
+    sizes: Int32[np.ndarray, 'B 2'],
+    config: ConfigDict,
+    classes: int,
 ) -> tuple[Integer[np.ndarray, 'B H W'], Int[np.ndarray, 'B 2']] | None:
-    """Reads the masks of images, at the upper left of a canvas, and their sizes."""
+    """Reads the masks of images of these sizes, at the upper left of a canvas, with the sizes."""
     paths = [_mask_of(Path(image)) for image in images]
     if None in paths:
         return None
-    ignored = tuple(np.ravel(config.dataset.ignored).tolist())
-    values = MaskValues(classes, ignored, config.dataset.reduce_zero_label)
-    masks = [values.classes(read_mask(p.read_bytes(), str(p)), str(p)) for p in paths]
-    sizes = np.array([mask.shape for mask in masks], np.int32)
-    canvas = tuple(sizes.max(axis=0).tolist())
-    return np.stack([padded(mask, canvas, values.none) for mask in masks]), sizes
+    values, dataset = values_of(classes, config.dataset), config.dataset
+    canvas, masks = tuple(sizes.max(axis=0).tolist()), []
+    for path, image, size in zip(paths, images, sizes.tolist(), strict=True):
+        mask = read_mask(_record(path)['image'], str(path))
+        check_one_shape(
+            str(path), mask.shape, _record(image), tuple(size), dataset.get('apply_exif', True)
+        )
+        masks.append(padded(values.classes(mask, str(path)), canvas, values.none))
+    return np.stack(masks), sizes
 
 
 def _mask_of(image: Path) -> Path | None:
@@ -197,10 +205,16 @@ def _mask_of(image: Path) -> Path | None:
     parts = image.parts
     for place in reversed([i for i, part in enumerate(parts) if part in IMAGES]):
         for folder in MASKS:
-            mask = Path(*parts[:place], folder, *parts[place + 1 :]).with_suffix('.png')
-            if mask.is_file():
-                return mask
+            there = Path(*parts[:place], folder, *parts[place + 1 : -1])
+            files = sorted(there.iterdir()) if there.is_dir() else ()
+            for file in files:
+                if file.stem == image.stem and is_image(file.name):
+                    return file
     return None
+
+
+def _record(file: str | os.PathLike) -> Example:
+    return FolderSource('', [os.fspath(file)], None, [])[0]
 
 
 def _colours(path: str | os.PathLike, classes: int) -> Colours:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mae_jax.data.images.arrays import as_array
 from mae_jax.data.images.decode import BadImage, read_pixels
-from mae_jax.errors import UserError
+from mae_jax.errors import UserError, counted
 
 MAX_CLASSES = 65_535
 CONVERSION = (
@@ -27,7 +27,7 @@ class MaskValues:
       reduce_zero_label: 0 is no class either, and class 0 has the value 1.
 
     Raises:
-      UserError: there are too few or too many classes.
+      UserError: there are too few or too many classes, or the value of one of them is ignored.
     """
 
     num_classes: int
@@ -37,6 +37,21 @@ class MaskValues:
     def __post_init__(self):
         if not 2 <= self.num_classes <= MAX_CLASSES:
             raise UserError(f'num_classes={self.num_classes} must be from 2 to {MAX_CLASSES:,}.')
+        for value in self.ignored:
+            if 0 <= value - self._first < self.num_classes:
+                raise UserError(
+                    f'dataset.ignored={value} is the value of a class: the {self._range}. Leave it '
+                    'out, such as by dataset.ignored=(), or give masks and classes without it.'
+                )
+
+    @property
+    def _first(self) -> int:
+        return int(self.reduce_zero_label)
+
+    @property
+    def _range(self) -> str:
+        last = self._first + self.num_classes - 1
+        return f'{self.num_classes:,} classes are {self._first} to {last}'
 
     @property
     def dtype(self) -> np.dtype:
@@ -58,26 +73,26 @@ class MaskValues:
         Raises:
           UserError: a value is neither that of a class nor ignored.
         """
-        first = int(self.reduce_zero_label)
         none = np.zeros(mask.shape, bool)
-        for value in (0,) * first + tuple(self.ignored):
+        for value in (0,) * self._first + tuple(self.ignored):
             none |= mask == value
-        classes = mask.astype(np.int64) - first
+        classes = mask.astype(np.int64) - self._first
         wrong = ~none & ((classes < 0) | (classes >= self.num_classes))
         if wrong.any():
             raise self._unknown_value(mask, wrong, name)
         return np.where(none, self.none, classes).astype(self.dtype)
 
     def _unknown_value(self, mask: np.ndarray, wrong: np.ndarray, name: str) -> UserError:
-        first = int(self.reduce_zero_label)
-        (row, column), value = np.argwhere(wrong)[0], int(mask[wrong].max())
-        remedies = f'raise num_classes, or add {value} to dataset.ignored'
-        if value == self.num_classes and not first:
+        value = int(mask[wrong].max())
+        row, column = np.argwhere(wrong & (mask == value))[0]
+        others = int(wrong.sum()) - 1
+        more = f', and {counted(others, "other pixel")} beyond them,' if others else ''
+        remedies = f'correct the mask, name more classes, or add {value} to dataset.ignored'
+        if value == self.num_classes and not self.reduce_zero_label:
             remedies += ', or set dataset.reduce_zero_label=True if 0 means no class'
         return UserError(
-            f'{name} has the value {value} (and {wrong.sum():,} pixels like row {row}, column '
-            f'{column}) where the {self.num_classes} classes are {first} to '
-            f'{first + self.num_classes - 1}: correct the mask, {remedies}.'
+            f'{name} has the value {value} in row {row}, column {column}{more} where the '
+            f'{self._range}: {remedies}.'
         )
 
 
@@ -111,11 +126,15 @@ def read_mask(mask: bytes | np.ndarray, name: str) -> Int[np.ndarray, 'H W']:
         raise BadImage(f'{name} cannot be read as a mask: {reason.rstrip(".")}.') from error
     if lossy:
         raise UserError(f'{name} is a JPEG, which changes the numbers of classes: save a PNG.')
-    if values.ndim != 3 or values.shape[-1] != 1:
-        kind = 'an RGB mask' if values.shape[-1] in (3, 4) else f'a mask of shape {values.shape}'
+    if values.ndim == 3 and values.shape[-1] in (3, 4):
         raise UserError(
-            f'{name} is {kind}, where every pixel must be the number of its class: convert it, '
-            f'such as by {CONVERSION}.'
+            f'{name} is an RGB mask, where every pixel must be the number of its class: convert '
+            f'it, such as by {CONVERSION}.'
+        )
+    if values.ndim != 3 or values.shape[-1] != 1:
+        raise UserError(
+            f'{name} is a mask of shape {values.shape}, where every pixel must be the number of '
+            'its class: save one band.'
         )
     if values.dtype.kind not in 'biu':
         raise UserError(f'{name} is a mask of {values.dtype}: save whole numbers.')

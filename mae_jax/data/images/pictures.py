@@ -50,6 +50,14 @@ def exif_orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
+def stored_orientation(data: bytes) -> int:
+    """Returns the orientation of an image file, 1 to 8; 1 where Pillow does not know the format."""
+    try:
+        return exif_orientation(open_picture(data))
+    except Exception:  # what reads the pixels reports it
+        return 1
+
+
 def _deep_png(data: bytes, image: Image.Image) -> np.ndarray | None:
     """Decodes colours, or grey and alpha, of 16 bits."""
     rawmode = image.tile[0].args if image.tile else None

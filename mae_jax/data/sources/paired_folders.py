@@ -24,7 +24,7 @@ from mae_jax.data.sources.listing import (
     text,
 )
 from mae_jax.data.sources.protocol import PairedExample
-from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS
+from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS, NoSplit
 from mae_jax.errors import UserError, counted
 from mae_jax.files.limits import read_bytes, reason
 
@@ -169,8 +169,8 @@ def _split_folder(images: str, split: str) -> tuple[str, bool]:
         if split not in (present := subfolders(images)):
             raise UserError(f'{images} has no split {split!r}; it has {listed(present)}.')
         return split, False
-    if held_out and not train:
-        raise UserError(f'{images} has {os.path.basename(held_out)}/ but no train/.')
+    if held_out and not train and split == 'train':
+        raise NoSplit(f'{images} has {os.path.basename(held_out)}/ but no train/.')
     folder = held_out if held_out and split != 'train' else train
     return os.path.basename(folder or ''), not held_out
 

@@ -36,6 +36,7 @@ from mae_jax.data.images.arrays import as_array, as_picture, mirrored
 from mae_jax.data.images.decode import BadImage, decode
 from mae_jax.data.images.limits import check_pixels
 from mae_jax.data.images.masks import MaskValues, read_mask
+from mae_jax.data.images.pictures import stored_orientation
 from mae_jax.data.transforms.crops import Size, decoded, resize_bands
 from mae_jax.data.transforms.views import AUGMENT, CROP_AND_FLIP, Augment, augmented, generator
 from mae_jax.errors import UserError
@@ -152,13 +153,39 @@ def read_pair(
     """
     name, mask = record_mask(record)
     image = decoded(decode(record, channels, lazily=True, **reading))
-    size, expected = mask.shape, as_array(image).shape[:2]
+    check_one_shape(name, mask.shape, record, as_array(image).shape[:2], **reading)
+    return image, values.classes(mask, name)
+
+
+def check_one_shape(
+    name: str, size: Size, record: dict, expected: Size, apply_exif: bool = False, **_: Any
+) -> None:
+    """Raises a BadImage where a mask is not of its image's size, or may lie another way up.
+
+    Without `apply_exif` an image is read as it is stored. Whether its mask is so as well, or as
+    viewers show the image, the sizes tell, unless it is a square, mirrored, or upside down.
+
+    Args:
+      name, size: of the mask, (height, width).
+      record: of the image.
+      expected: (height, width) of the image as it was read.
+      apply_exif: as of `decode`.
+    """
+    image = record['image']
+    turns = 1 if apply_exif or not isinstance(image, bytes) else stored_orientation(image)
     if size != expected:
+        remedy = 'make both of one size'
+        if turns != 1:
+            remedy += ', or set dataset.apply_exif=True, as the EXIF orientation turns the image'
         raise BadImage(
             f'{name} has {size[1]} x {size[0]} pixels where its image {record["name"]} has '
-            f'{expected[1]} x {expected[0]}: make both of one size.'
+            f'{expected[1]} x {expected[0]}: {remedy}.'
         )
-    return image, values.classes(mask, name)
+    if turns in (2, 3, 4) or (turns != 1 and size[0] == size[1]):
+        raise BadImage(
+            f'{record["name"]} has an EXIF orientation, and its mask may follow it or not: set '
+            'dataset.apply_exif=True if it does, or remove the orientation from the image.'
+        )
 
 
 def record_mask(record: dict) -> tuple[str, Int[np.ndarray, 'H W']]:

@@ -63,7 +63,11 @@ def test_the_kinds_of_png_are_the_ones_meant():
             'is an RGB mask, .*convert it, such',
         ),
         (encode(Image.new('RGBA', (3, 2)), 'PNG'), UserError, 'is an RGB mask'),
-        (encode(Image.new('LA', (3, 2)), 'PNG'), UserError, r'is a mask of shape \(2, 3, 2\),'),
+        (
+            encode(Image.new('LA', (3, 2)), 'PNG'),
+            UserError,
+            r'is a mask of shape \(2, 3, 2\),.* one band',
+        ),
         (encode(Image.new('L', (3, 2)), 'JPEG'), UserError, 'is a JPEG, which changes'),
         (np.zeros((2, 3), np.float32), UserError, 'is a mask of float32: save whole numbers'),
         (b'nothing', BadImage, 'cannot be read as a mask: not an image of a known format'),
@@ -115,9 +119,9 @@ def test_more_than_255_classes_keep_their_numbers():
 
 def test_only_what_counts_is_below_the_number_of_classes():
     for count in (2, 255, 256, 65_535):
-        values = MaskValues(count, (7,))
-        classes = values.classes(np.array([[0, count - 1, 7]], np.int64), 'm')
-        np.testing.assert_array_equal(classes < count, [[True, count != 8, False]])
+        values = MaskValues(count, (70_000,))
+        classes = values.classes(np.array([[0, count - 1, 70_000]], np.int64), 'm')
+        np.testing.assert_array_equal(classes < count, [[True, True, False]])
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,27 @@ def test_a_value_beyond_the_classes_is_named_with_its_place(values, number, mess
     with pytest.raises(UserError, match=r'^m\.png has .*row 1, column 2.*') as raised:
         values.classes(mask, 'm.png')
     assert raised.match(message)
+
+
+def test_the_largest_of_several_unknown_values_is_named_where_it_is():
+    mask = np.array([[7, 0], [0, 9]])
+    with pytest.raises(UserError, match='the value 9 in row 1, column 1, and 1 other pixel beyond'):
+        MaskValues(4).classes(mask, 'm.png')
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        dict(num_classes=256),
+        dict(num_classes=255, reduce_zero_label=True),
+        dict(num_classes=4, ignored=(3,)),
+    ],
+)
+def test_the_value_of_a_class_cannot_be_ignored(fields):
+    value = fields.get('ignored', (255,))[0]
+    with pytest.raises(UserError, match=rf'dataset\.ignored={value} is the value of a class'):
+        MaskValues(**fields)
+    MaskValues(**fields | {'ignored': (fields['num_classes'] + 1,)})
 
 
 @pytest.mark.parametrize('count', [0, 1, 65_536])

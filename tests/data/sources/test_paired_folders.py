@@ -1,6 +1,7 @@
 """Folders of images and masks: pairs, splits, classes, colours, and what is refused."""
 
 import pickle
+import shutil
 import struct
 import zlib
 
@@ -13,6 +14,7 @@ from mae_jax.data.images.decode import BadImage
 from mae_jax.data.images.masks import read_mask
 from mae_jax.data.sources.classes import class_colours
 from mae_jax.data.sources.make import make_source
+from mae_jax.data.sources.splits import NoSplit
 from mae_jax.errors import UserError
 
 SIZES = [(20, 12), (12, 20), (16, 16)]
@@ -136,6 +138,16 @@ def test_colours_are_else_those_of_pascal_voc(root):
     voc = [[128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128]]
     assert class_colours(open_pairs(root)).tolist() == voc
     assert len(np.unique(class_colours(open_pairs(root, num_classes=255)), axis=0)) == 255
+
+
+def test_without_a_training_split_the_other_is_there_for_an_evaluation(root):
+    for kind in ('images', 'annotations'):
+        shutil.rmtree(root / kind / 'training')
+    with pytest.raises(NoSplit, match=r'images has validation/ but no train/'):
+        open_pairs(root)
+    held_out = open_pairs(root, 'val')
+    assert held_out.images and all('validation' in name for name in held_out.images)
+    assert 'held out in images/validation/' in held_out.reading[0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Views of pairs: mmsegmentation's steps, by torchvision's operations on image and mask."""
 
+import contextlib
 import functools
 import io
 
@@ -188,10 +189,11 @@ def test_ignored_pixels_do_not_count_in_the_share_of_a_class():
 def test_more_than_255_classes_have_another_number_for_none():
     record = {'image': np.zeros((10, 10, 3), np.uint8), 'name': 'deep'}
     record['mask'] = np.arange(100, dtype=np.uint16).reshape(10, 10) + 220
-    values = MaskValues(320, (255,))
+    record['mask'][0, 0] = 9999
+    values = MaskValues(320, (9999,))
     _, (mask,) = train(record, values=values, sides=(10, 10), resize_ratio=(1.0, 1.0))
     assert mask.dtype == np.int32
-    assert sorted(np.unique(mask)) == [*(n for n in range(220, 320) if n != 255), 65535]
+    assert sorted(np.unique(mask)) == [*range(221, 320), 65535]
 
 
 def test_data_of_other_depths_are_resized_band_by_band():
@@ -267,6 +269,40 @@ def test_a_pair_that_does_not_fit_is_named(change, error, message):
     with pytest.raises(error, match=message) as raised:
         train(record)
     assert type(raised.value) is error
+
+
+def turned(orientation, width, height):
+    """A JPEG of this size as it is stored, with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    smooth_picture(0, width, height).save(file, 'JPEG', exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ('orientation', 'size', 'mask', 'message'),
+    [
+        (1, (75, 50), (75, 50), None),
+        (1, (40, 40), (40, 40), None),
+        (6, (75, 50), (75, 50), None),  # not turned either
+        (6, (75, 50), (50, 75), r'50 x 75 pixels where .*make both .*set dataset\.apply_exif=True'),
+        (6, (40, 40), (40, 40), r'^pair/0 has an EXIF orientation, and its mask may'),
+        (3, (75, 50), (75, 50), r'^pair/0 has an EXIF orientation, and its mask may'),
+    ],
+)
+def test_a_mask_of_a_turned_photograph_is_the_right_way_up_or_refused(
+    orientation, size, mask, message
+):
+    upright = size[::-1] if orientation > 4 else size
+    record = pair(0, *size) | {'image': turned(orientation, *size), 'mask': blocks(0, *mask)}
+    with pytest.raises(BadImage, match=message) if message else contextlib.nullcontext():
+        train(record)
+    shown = record | {'mask': blocks(0, *upright)}
+    train(shown, apply_exif=True)
+    if upright != size:
+        with pytest.raises(BadImage, match='make both of one size'):
+            train(record | {'mask': blocks(0, *size)}, apply_exif=True)
 
 
 def test_examples_without_a_mask_are_explained():
