@@ -87,14 +87,17 @@ def match_classes(names: Sequence[str], wanted: Sequence[str], where: str, model
     number = {name: index for index, name in enumerate(names)}
     unknown = [name for name in wanted if name not in number]
     if unknown:
-        listed = ', '.join(unknown[:SHOWN]) + (', ...' if len(unknown) > SHOWN else '')
         raise UserError(
-            f'{where} has {counted(len(unknown), "class")} that {model} does not have ({listed}): '
-            f'its {len(names):,} are {", ".join(names[:SHOWN])}, ...; give --classes FILE with the '
-            'name of the folder of each of its outputs, a line each, or --classes imagenet for the '
-            'sorted wnids.'
+            f'{where} has {counted(len(unknown), "class")} that {model} does not have '
+            f'({_first(unknown)}): its {len(names):,} are {_first(names)}; give --classes FILE '
+            'with the name of the folder of each of its outputs, a line each, or --classes '
+            'imagenet for the sorted wnids.'
         )
     return [number[name] for name in wanted]
+
+
+def _first(names: Sequence[str]) -> str:
+    return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')
 
 
 def put_first(columns: Sequence[int], classes: int) -> list[int]:

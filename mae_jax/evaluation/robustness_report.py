@@ -8,6 +8,7 @@ from mae_jax.data.transforms.corruptions import CORRUPTIONS, SEVERITIES
 from mae_jax.errors import counted
 from mae_jax.evaluation.robustness import (
     ALEXNET,
+    IMAGENET_CLASSES,
     Counts,
     corruption_errors,
     mean_corruption_error,
@@ -27,12 +28,14 @@ class Report(NamedTuple):
       model: path of the classifier.
       step: of its checkpoint, if it is known.
       counts: of each set, by its name.
+      classes: of the images; None if it is not known.
     """
 
     kind: str
     model: str
     step: int | None
     counts: Mapping[str, Counts]
+    classes: int | None = None
 
     @property
     def errors(self) -> dict[str, list[float]]:
@@ -81,6 +84,13 @@ def format_table(report: Report) -> str:
             '',
             *_beside_the_paper('mCE', values['mce'], kind.paper),
         ]
+        if report.classes not in (None, IMAGENET_CLASSES):
+            body += [
+                '',
+                f'These images are of {counted(report.classes, "class")}. The errors of AlexNet, '
+                f'and the figures of the paper, are of {IMAGENET_CLASSES:,}, and not to be '
+                'compared with.',
+            ]
     else:
         body = _corruption_rows(report, images, ('less clean',))
         body += [

@@ -145,7 +145,7 @@ def conclude(setup: Setup, checkpoints: Checkpoints, state: TrainState) -> None:
     folder = setup.workdir / 'checkpoints'
     if best := checkpoints.best():
         meta = checkpoints.read_meta(step)
-        if task.score in meta:
+        if task.score in meta and not task.per_class:  # it has been printed above
             count = min(len(setup.held_out), setup.config.eval_examples or len(setup.held_out))
             remark = standard_error(count) if 'eval/top1' in meta else ''
             say(f'{task.score_line(meta)}{remark}')

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from mae_jax.config.data import eval_passes
 from mae_jax.config.model import image_size, statistics
 from mae_jax.config.workers import with_workers
+from mae_jax.data.sources.classes import read_classes
 from mae_jax.data.sources.identity import content_identity
 from mae_jax.data.sources.protocol import Source
 from mae_jax.errors import UserError
@@ -33,7 +34,7 @@ from mae_jax.experiment.cautions import standard_error
 from mae_jax.experiment.data_report import describe_data
 from mae_jax.experiment.workdir import explained
 from mae_jax.files.buckets import as_path, write_whole
-from mae_jax.files.limits import MAX_JSON_BYTES, read_bytes, read_json, reason
+from mae_jax.files.limits import read_json
 from mae_jax.files.lock import claim
 from mae_jax.interop.load import read_module
 from mae_jax.models.classifier import Classifier
@@ -106,7 +107,8 @@ def evaluate_robustness(
                 on_first(functools.partial(write_results, file, origin, done))
             say(describe(name, counts_of(done[name])))
         counts = {name: counts_of(done[name]) for name in sets}
-        report = Report(config.robustness.kind, str(config.init_from), model.step, counts)
+        classes = next(iter(sets.values())).num_classes
+        report = Report(config.robustness.kind, str(config.init_from), model.step, counts, classes)
         on_first(lambda: write_report(as_path(workdir), report))
     return summarize(report)
 
@@ -147,11 +149,7 @@ def class_names_of(config: ConfigDict, own: Sequence[str], classes: int) -> Sequ
         names = imagenet_wnids()
         say(f'the outputs of {config.init_from} are taken for ImageNet, its wnids sorted')
     elif given:
-        try:
-            text = read_bytes(given, MAX_JSON_BYTES).decode()
-        except (OSError, ValueError) as error:
-            raise UserError(f'--classes {given} cannot be read ({reason(error)}).') from error
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+        names, _ = read_classes(given)
     if len(names) != classes:
         problem = f'{given} has {len(names):,} names' if given else 'it does not name its classes'
         raise UserError(

@@ -97,22 +97,21 @@ def visualize(
         raise UserError(f'--seed={seed} must be from 0 to {2**32 - 1}.')
     if abreast < 1:
         raise UserError(f'--abreast={abreast} must be at least 1.')
-    config = read_config(checkpoint)
-    pixels = read_images(images, **reading(config))
-    inputs = np.asarray(normalize(pixels, **statistics(config)))
-    if show == 'reconstruction':
-        masking = dict(mask_ratios=mask_ratios, strategy=strategy, seed=seed, raw=raw)
-        masking |= dict(painted=painted, masks=masks)
-        shown = _reconstructions(checkpoint, images, inputs, config, **masking)
-    elif show in FEATURES:
-        encoder, params = load_encoder(checkpoint)
-        columns = {'original': to_pixels(inputs, **_undo(config))}
-        shown = Shown(columns | FEATURES[show](encoder, params, inputs, block))
-    elif show == 'segmentation':
+    if show == 'segmentation':
         shown = Shown(segmented(checkpoint, images))
+    elif show in FEATURES:
+        shown = _features(checkpoint, images, show, block)
+    elif show == 'reconstruction':
+        masking = dict(mask_ratios=mask_ratios, strategy=strategy, seed=seed, raw=raw)
+        shown = _reconstructions(checkpoint, images, painted=painted, masks=masks, **masking)
     else:
         shows = ' | '.join(('reconstruction', *FEATURES, 'segmentation'))
         raise UserError(f'show={show!r} is unknown: choose {shows}.')
+    _write(shown, out, abreast)
+
+
+def _write(shown: Shown, out: str | os.PathLike, abreast: int) -> None:
+    """Draws and writes the picture; raises a UserError where it is too large for a JPEG."""
     picture = grid(shown.columns, shown.caption, abreast)
     if shown.top is not None:
         picture = np.concatenate([color_scale('error', shown.top, picture.shape[1]), picture])
@@ -125,11 +124,28 @@ def visualize(
         Image.fromarray(picture).save(fresh, quality=95)
 
 
+def _read(
+    checkpoint: str | os.PathLike, images: Sequence[str | os.PathLike]
+) -> tuple[Float32[np.ndarray, 'B H W C'], ConfigDict]:
+    """Returns images as a model takes them, and its config."""
+    config = read_config(checkpoint)
+    pixels = read_images(images, **reading(config))
+    return np.asarray(normalize(pixels, **statistics(config))), config
+
+
+def _features(
+    checkpoint: str | os.PathLike, images: Sequence[str | os.PathLike], show: str, block: int
+) -> Shown:
+    """Draws images, and what `FEATURES[show]` has of an encoder."""
+    inputs, config = _read(checkpoint, images)
+    encoder, params = load_encoder(checkpoint)
+    columns = {'original': to_pixels(inputs, **_undo(config))}
+    return Shown(columns | FEATURES[show](encoder, params, inputs, block))
+
+
 def _reconstructions(
     checkpoint: str | os.PathLike,
     images: Sequence[str | os.PathLike],
-    inputs: Float32[np.ndarray, 'B H W C'],
-    config: ConfigDict,
     *,
     mask_ratios: Sequence[float],
     strategy: str | None,
@@ -139,7 +155,8 @@ def _reconstructions(
     masks: int | None,
 ) -> Shown:
     """Draws what an autoencoder predicts; the arguments are those of `visualize`."""
-    model, params = _load_mae(checkpoint)
+    inputs, config = _read(checkpoint, images)
+    model, params = _load_mae(checkpoint, config)
     undo, caption = _undo(config), model.target.caption
     if masks is not None:
         result = reconstruct(model, params, inputs, masks=masks, seed=seed)
@@ -174,8 +191,13 @@ def check_out(out: str | os.PathLike, overwrite: bool) -> None:
         raise UserError(f'--out={out} exists and is kept: choose another name, or add --overwrite.')
 
 
-def _load_mae(checkpoint: str | os.PathLike) -> tuple[MAE, Any]:
-    """Loads a pretrained model; raises a UserError for a classifier."""
+def _load_mae(checkpoint: str | os.PathLike, config: ConfigDict) -> tuple[MAE, Any]:
+    """Loads a pretrained model; raises a UserError for a classifier or segmenter."""
+    if config.get('task') == 'segment':
+        raise UserError(
+            f'{checkpoint} segments images and has no decoder: add --show=segmentation, or name '
+            'the pretraining run it came from.'
+        )
     model, params = load(checkpoint)
     if not isinstance(model, MAE):
         raise UserError(

@@ -9,6 +9,8 @@ import numpy as np
 from clu import metrics
 from jaxtyping import Array, Bool, Int, Int32
 
+from mae_jax.errors import UserError
+
 
 def count_pixels(
     predicted: Int[Array, 'B H W'],
@@ -66,8 +68,7 @@ class MeanIoU(Pixels):
     """The mean over the classes that occur."""
 
     def compute(self) -> Any:
-        iou = self.iou()
-        return np.nanmean(iou) if np.isfinite(iou).any() else np.nan
+        return np.nanmean(self.iou())
 
 
 @flax.struct.dataclass
@@ -75,7 +76,7 @@ class PixelAccuracy(Pixels):
     """The share of labelled pixels whose class is predicted."""
 
     def compute(self) -> Any:
-        return self.hits.sum() / np.maximum(self.count.sum(), 1)
+        return self.hits.sum() / self.count.sum()
 
 
 @flax.struct.dataclass
@@ -97,3 +98,16 @@ class Metrics(metrics.Collection):
     miou: MeanIoU
     pixel_accuracy: PixelAccuracy
     per_class: IoUPerClass
+
+    def compute(self) -> dict[str, Any]:
+        """Returns the value of each metric.
+
+        Raises:
+          UserError: no pixel has a class.
+        """
+        if not self.miou.count.sum():
+            raise UserError(
+                'no pixel of the held-out masks has a class: all of them are ignored by '
+                'dataset.ignored or dataset.reduce_zero_label; correct these, or the masks.'
+            )
+        return super().compute()

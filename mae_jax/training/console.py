@@ -12,6 +12,8 @@ LABELS = {
     'eval/loss': ('held-out loss', '.4f'),
     'eval/top1': ('top-1', '.4f'),
     'eval/top5': ('top-5', '.4f'),
+    'eval/miou': ('mIoU', '.4f'),
+    'eval/pixel_accuracy': ('pixel accuracy', '.4f'),
     'probe/knn': ('k-NN', '.4f'),
     'probe/linear': ('linear probe', '.4f'),
     'learning_rate': ('lr', '.2e'),

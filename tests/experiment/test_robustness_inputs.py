@@ -89,6 +89,8 @@ def test_classes_without_names_are_given_in_a_file(unnamed, photos, tmp_path):
     refuse(r'classes\.txt cannot be read', out, unnamed, photos, classes=str(file))
     file.write_text('ant\nbee\n')
     refuse(r'classes\.txt has 2 names', out, unnamed, photos, classes=str(file))
+    file.write_text('ant\nbee\nbee\n')
+    refuse(r'classes\.txt names bee twice', out, unnamed, photos, classes=str(file))
     refuse(r'imagenet has 1,000 names', out, unnamed, photos, classes='imagenet')
 
 

@@ -15,6 +15,7 @@ from configs import segment
 from mae_jax.cli.main import main
 from mae_jax.errors import UserError
 from mae_jax.experiment.run import run
+from mae_jax.inference.segment import segmented
 
 CLASSES = {'sky': (0, 100, 250), 'ground': (90, 60, 30), 'never': (9, 9, 9)}
 FIELDS = SIZES | {
@@ -134,6 +135,31 @@ def test_a_picture_shows_image_truth_and_prediction(trained, tmp_path):
     assert widths[0] == widths[1] * 3 // 2
     assert main([*arguments, '--out', str(tmp_path / 'x.png'), '--block', '0']) == 1
     assert (workdir / 'images/latest.png').exists()
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.bmp'])
+def test_the_truth_of_a_picture_fits_its_image(trained, tmp_path, suffix):
+    data, workdir, _ = trained
+    for folder in ('images', 'masks'):
+        (tmp_path / folder).mkdir()
+    shutil.copy(data / 'images/val/0.png', tmp_path / 'images/0.png')
+    mask = tmp_path / f'masks/0{suffix}'
+    Image.new('L', (16, 12)).save(mask)
+    assert list(segmented(workdir, [tmp_path / 'images/0.png'])) == ['image', 'truth', 'prediction']
+    Image.new('L', (9, 9)).save(mask)
+    with pytest.raises(UserError, match=rf'0\{suffix} has 9 x 9 pixels where its image'):
+        segmented(workdir, [tmp_path / 'images/0.png'])
+
+
+def test_masks_without_any_class_end_the_run(trained, tmp_path):
+    data, workdir, _ = trained
+    shutil.copytree(data, tmp_path / 'scenes')
+    for file in (tmp_path / 'scenes/annotations/val').iterdir():
+        Image.fromarray(np.full_like(np.asarray(Image.open(file)), 255)).save(file)
+    with pytest.raises(UserError, match='no pixel of the held-out masks has a class'):
+        run(
+            config_of(tmp_path / 'scenes', mode='eval', init_from=str(workdir)), str(tmp_path / 'r')
+        )
 
 
 def test_evaluation_again_gives_the_same(trained, capsys):
