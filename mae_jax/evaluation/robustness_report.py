@@ -87,9 +87,9 @@ def format_table(report: Report) -> str:
         if report.classes not in (None, IMAGENET_CLASSES):
             body += [
                 '',
-                f'These images are of {counted(report.classes, "class")}. The errors of AlexNet, '
-                f'and the figures of the paper, are of {IMAGENET_CLASSES:,}, and not to be '
-                'compared with.',
+                f'These images are of {counted(report.classes, "class")}: with the errors of '
+                'AlexNet and the figures of the paper, which are of '
+                f'{IMAGENET_CLASSES:,}, they are not comparable.',
             ]
     else:
         body = _corruption_rows(report, images, ('less clean',))

@@ -36,7 +36,7 @@ def test_imagenet_c_has_errors_ce_and_mce(counts):
 @pytest.mark.parametrize('classes', [3, 1000])
 def test_figures_of_other_numbers_of_classes_are_not_to_be_compared(counts, classes):
     table = format_table(Report('imagenet_c', 'runs/a', 1234, counts, classes))
-    assert ('These images are of 3 classes. The errors of AlexNet' in table) == (classes == 3)
+    assert ('These images are of 3 classes: with the errors of AlexNet' in table) == (classes == 3)
 
 
 def test_images_of_ones_own_have_the_loss_against_clean_ones(counts):

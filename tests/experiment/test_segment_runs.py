@@ -16,6 +16,7 @@ from mae_jax.cli.main import main
 from mae_jax.errors import UserError
 from mae_jax.experiment.run import run
 from mae_jax.inference.segment import segmented
+from mae_jax.inference.visualize import visualize
 
 CLASSES = {'sky': (0, 100, 250), 'ground': (90, 60, 30), 'never': (9, 9, 9)}
 FIELDS = SIZES | {
@@ -134,6 +135,8 @@ def test_a_picture_shows_image_truth_and_prediction(trained, tmp_path):
             assert (picture == colour).all(axis=-1).any()
     assert widths[0] == widths[1] * 3 // 2
     assert main([*arguments, '--out', str(tmp_path / 'x.png'), '--block', '0']) == 1
+    with pytest.raises(UserError, match='has no decoder: add --show=segmentation'):
+        visualize(workdir, [elsewhere], tmp_path / 'x.png')
     assert (workdir / 'images/latest.png').exists()
 
 
