@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
@@ -158,6 +159,8 @@ class Dense(nn.Module):
         kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features))
         bias = self.param('bias', self.bias_init, (self.features,))
         if self.zero_bias is not None:
-            bias = jnp.asarray(bias).at[slice(*self.zero_bias)].set(0.0)
+            start, stop = self.zero_bias
+            place = np.arange(self.features)
+            bias = jnp.where((place < start) | (place >= stop), bias, 0.0)
         product = linear(x, kernel, bias, self.out_dtype or self.dtype, self.sum_by_product)
         return checkpoint_name(product, PRODUCT)

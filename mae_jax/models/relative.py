@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, ArrayLike, Float, Float32, Int
+from jaxtyping import Array, ArrayLike, Float, Float32
 from scipy.interpolate import make_interp_spline
 
 from mae_jax.errors import UserError
@@ -32,28 +32,26 @@ def relative_rows(options: EncoderOptions, block: int, grid: tuple[int, int]) ->
     return {}
 
 
-def beit_index(grid: tuple[int, int], cls_token: bool = True) -> Int[np.ndarray, 'T T']:
-    """Computes the row of a BEiT table for each query and key (BEiT, arXiv 2106.08254).
-
-    Rows are ordered by vertical, then by horizontal offset of the query from the key. They are
-    followed, with a cls token, by those of its query, of its key, and of both.
-    """
-    rows, columns = np.indices(grid).reshape(2, -1)
-    down, right = (x[:, None] - x + side - 1 for x, side in zip((rows, columns), grid, strict=True))
-    index = down * (2 * grid[1] - 1) + right
-    if cls_token:
-        count = table_rows(grid)
-        index = np.pad(index, ((1, 0), (1, 0)))
-        index[0], index[:, 0], index[0, 0] = count - 3, count - 2, count - 1
-    return index
-
-
 def beit_bias(
     table: Float32[ArrayLike, 'R h'], grid: tuple[int, int], cls_token: bool = True
 ) -> Float32[Array, '1 h T T']:
-    """Looks up the bias of every query and key in a BEiT table."""
-    rows = whole(table).at[beit_index(grid, cls_token)].get(mode='promise_in_bounds')
-    return rows.transpose(2, 0, 1)[None]
+    """Looks up the bias of every query and key in a BEiT table (BEiT, arXiv 2106.08254).
+
+    Rows of the table are ordered by vertical, then by horizontal offset of the query from the key.
+    They are followed, with a cls token, by those of its query, of its key, and of both.
+    """
+    sides, count = [2 * side - 1 for side in grid], math.prod(grid)
+    rows = [table_rows(grid, cls_token=False)] + CLS_ENTRIES * cls_token * [1]
+    offsets, *of_cls = (x.T for x in jax.lax.split(whole(table), rows))
+    bias = by_offset(offsets.reshape(-1, *sides), grid[1])
+    bias = by_offset(jnp.moveaxis(bias, 1, -1), grid[0])
+    bias = bias.transpose(0, 3, 1, 4, 2).reshape(-1, count, count)
+    if cls_token:
+        query, key, both = (x[..., None] for x in of_cls)
+        first = jnp.concatenate([both, jnp.repeat(query, count, axis=2)], axis=2)
+        others = jnp.concatenate([jnp.repeat(key, count, axis=1), bias], axis=2)
+        bias = jnp.concatenate([first, others], axis=1)
+    return bias[None]
 
 
 def vitdet_bias(
@@ -74,14 +72,29 @@ def vitdet_bias(
     cells = queries.reshape(batch, *grid, heads, width)
 
     def products(equation: str, embeddings: ArrayLike, side: int) -> Float32[Array, '...']:
-        offsets = np.arange(side)[:, None] - np.arange(side) + side - 1
-        embeddings = whole(embeddings)[offsets].astype(queries.dtype)
-        return jnp.einsum(equation, cells, embeddings, preferred_element_type=jnp.float32)
+        of_keys = by_offset(whole(embeddings).T, side).astype(queries.dtype)
+        return jnp.einsum(equation, cells, of_keys, preferred_element_type=jnp.float32)
 
-    down = products('brchd,rkd->bhrck', rel_pos_h, grid[0])
-    right = products('brchd,ckd->bhrck', rel_pos_w, grid[1])
+    down = products('brchd,drk->bhrck', rel_pos_h, grid[0])
+    right = products('brchd,dck->bhrck', rel_pos_w, grid[1])
     bias = down[..., :, None] + right[..., None, :]
     return bias.reshape(batch, heads, math.prod(grid), -1)
+
+
+def by_offset(
+    values: Float[ArrayLike, '*S {2*side-1}'], side: int
+) -> Float[Array, '*S {side} {side}']:
+    """Returns for query i and key j in a row of `side` the value of their offset, i - j.
+
+    Values are ordered by offset. In a copy for each query they are shifted by one place more than
+    in that before: the gradient of an index would be a scatter.
+    """
+    values = jnp.asarray(values)
+    *others, count = values.shape
+    copies = jnp.repeat(values[..., None, :], side, axis=-2).reshape(*others, -1)
+    margins = [(0, 0)] * len(others) + [(0, side)]
+    shifted = jnp.pad(copies, margins).reshape(*others, side, count + 1)
+    return jnp.flip(shifted[..., :side], axis=-1)
 
 
 def whole(table: Float32[ArrayLike, 'R C']) -> Float32[Array, 'R C']:
@@ -102,7 +115,8 @@ def resize_table(
 
     The old offsets are placed at distances that grow geometrically, such that the largest reaches
     the largest new offset: near ones keep their meaning. Between them is a cubic spline. The
-    entries of the cls token stay.
+    entries of the cls token stay. On the same grid timm is linear between them, and transformers
+    resizes the table as an image, bilinearly: at another size their outputs differ from ours.
 
     Raises:
       UserError: the table is not of `old_grid`.

@@ -1,5 +1,6 @@
 """Relative positions against loops over their definitions, and their resizing."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ from scipy.interpolate import RectBivariateSpline
 from mae_jax.errors import UserError
 from mae_jax.models.relative import (
     beit_bias,
-    beit_index,
     resize_offsets,
     resize_table,
     table_rows,
@@ -27,27 +27,31 @@ def places(grid):
     return [(row, column) for row in range(grid[0]) for column in range(grid[1])]
 
 
+def beit_row(i: int, j: int, cls_token: bool) -> int:
+    """Of a table, for a query and a key: by vertical, then by horizontal offset, then cls."""
+    rows = 3 * 5 + 3
+    if cls_token and not (i and j):
+        return rows - 1 if i == j else rows - 3 if i == 0 else rows - 2  # query, key
+    (row, column), (other_row, other_column) = (places(GRID)[n - cls_token] for n in (i, j))
+    return (row - other_row + 1) * 5 + column - other_column + 2
+
+
 @pytest.mark.parametrize('cls_token', [True, False])
 def test_a_beit_table_has_a_row_for_each_offset_and_three_for_the_cls_token(cls_token):
-    index = beit_index(GRID, cls_token)
-    first, rows = int(cls_token), table_rows(GRID, cls_token)
-    assert rows == 3 * 5 + 3 * cls_token
-    for i, (row, column) in enumerate(places(GRID)):
-        for j, (other_row, other_column) in enumerate(places(GRID)):
-            expected = (row - other_row + 1) * 5 + column - other_column + 2
-            assert index[first + i, first + j] == expected
-    if cls_token:
-        assert index[0, 0] == rows - 1
-        assert set(index[0, 1:]) == {rows - 3}  # the cls token's query
-        assert set(index[1:, 0]) == {rows - 2}
-    assert set(index.flat) == set(range(rows))
+    table, count = draw(table_rows(GRID, cls_token), 2), 6 + cls_token
+    rows = np.array([[beit_row(i, j, cls_token) for j in range(count)] for i in range(count)])
+    assert set(rows.flat) == set(range(len(table)))
+    bias = beit_bias(table, GRID, cls_token)
+    np.testing.assert_array_equal(bias, np.moveaxis(table[rows], 2, 0)[None])
 
 
-def test_the_bias_of_a_head_is_its_column_of_the_table():
-    table = draw(table_rows(GRID), 2)
-    bias = beit_bias(table, GRID)
-    assert bias.shape == (1, 2, 7, 7)
-    np.testing.assert_array_equal(bias[0, 1], table[:, 1][beit_index(GRID)])
+def test_the_gradient_of_a_beit_table_is_the_sum_over_the_queries_and_keys_of_a_row():
+    table, factors = draw(table_rows(GRID), 2), draw(2, 7, 7)
+    gradient = jax.grad(lambda table: (beit_bias(table, GRID)[0] * factors).sum())(table)
+    expected = np.zeros_like(table)
+    for i, j in np.ndindex(7, 7):
+        expected[beit_row(i, j, True)] += factors[:, i, j]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_vitdets_bias_is_the_query_times_the_sum_of_both_offsets():

@@ -93,6 +93,17 @@ def test_a_step_of_classification_does_not_scatter(trained):
     assert 'scatter' not in text_of_step(classification(trained=trained), (8, 8))
 
 
+BEIT = {'relative_positions': 'beit', 'key_bias': False, 'layer_scale': 0.1}
+VITDET = {'relative_positions': 'vitdet', 'cls_token': False, 'window': 3, 'global_blocks': (1,)}
+
+
+@pytest.mark.parametrize('options', [BEIT, VITDET], ids=['beit', 'vitdet'])
+def test_a_step_with_relative_positions_does_not_scatter(options):
+    task = classification(**{f'model.{name}': x for name, x in options.items()})
+    assert task.model.options.changed() == options
+    assert 'scatter' not in text_of_step(task, (8, 8))
+
+
 @pytest.mark.parametrize('trained', slow_after(1, ['all', 'head']))
 def test_a_step_of_segmentation_does_not_scatter(trained):
     text = text_of_step(segmentation(trained), SIZE)
