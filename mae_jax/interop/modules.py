@@ -101,9 +101,10 @@ def check_sizes(config: ConfigDict, tensors: Mapping[str, Any]) -> None:
 
 def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
     """Returns name -> shape of every tensor of a model, including its running statistics."""
-    depths = {'encoder': make_architecture(config.model)['depth']}
-    config = config.copy_and_resolve_references()
-    config.model.depth = 1  # all blocks have the same shapes: tracing one is enough
+    config, depths = config.copy_and_resolve_references(), {}
+    if not encoder_options(config.model).window:  # which not all blocks have
+        depths['encoder'] = make_architecture(config.model)['depth']
+        config.model.depth = 1  # all blocks have the same shapes: tracing one is enough
     if kind.name == 'mae':
         depths['decoder'] = config.model.decoder_depth
         config.model.decoder_depth = 1
@@ -117,7 +118,7 @@ def shapes_of(config: ConfigDict, kind: Kind) -> Shapes:
     tree = ({'encoder': params} if kind.name == 'encoder' else params) | variables
     shapes = {}
     for name, array in traverse_util.flatten_dict(tree, sep='/').items():
-        blocks = depths[name.split('/')[0]] if 'block_0/' in name else 1
+        blocks = depths.get(name.split('/')[0], 1) if 'block_0/' in name else 1
         for i in range(blocks):
             shapes[name.replace('block_0/', f'block_{i}/')] = tuple(array.shape)
     return shapes
