@@ -1,8 +1,9 @@
 """The networks, as Flax linen modules: pure functions of parameters and images.
 
 `vit.py` has the encoder and `mae.py` the masked autoencoder around it: start there. `classifier.py`
-puts a head on the encoder; `transformer.py`, `dense.py`, `positions.py`, `unshuffle.py` and
-`patches.py` (the one place that knows the order of patches) are what they are built from.
+puts a head on the encoder, `segmentation/` heads for every pixel; `transformer.py`, `dense.py`,
+`positions.py`, `unshuffle.py` and `patches.py` (the one place that knows the order of patches) are
+what they are built from.
 `options.py` lists what an encoder may have beside the original's, `relative.py` and `windows.py`
 compute it.
 

@@ -53,7 +53,10 @@ def decays(params: Params) -> Params:
 
 
 def decays_finetune(params: Params) -> Params:
-    """Selects as `decays`, without class token and positions, as in the original's fine-tuning."""
+    """Selects as `decays`, without class token and positions, as in the original's fine-tuning.
+
+    Relative positions decay, as in BEiT's and ViTDet's code, which spare `pos_embed` alone by name.
+    """
 
     def decays_at(path: tuple[jax.tree_util.DictKey, ...], p: jax.Array) -> bool:
         return p.ndim > 1 and path[-1].key not in ('cls_token', 'pos_embed')

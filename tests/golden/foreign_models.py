@@ -164,9 +164,8 @@ def dino(size: Size, outputs: int = 65536, hidden: int = 2048) -> nn.ModuleDict:
 
 
 def beit(size: Size, shared: bool = False):
-    """timm's Beit, which has the names of BEiT's own code: as fine-tuned, with a table of relative
-    positions in each block and mean pooling, or as pretrained, with one table for all (`shared`)
-    and a final norm, without a head."""
+    """timm's Beit, which has the names of BEiT's own code: as fine-tuned, with a table in each
+    block and mean pooling, or as pretrained, with one table for all (`shared`) and no head."""
     from timm.models import Beit
 
     numbers = {n: x for n, x in _timm_numbers(size).items() if n != 'weight_init'}
@@ -182,11 +181,8 @@ def beit(size: Size, shared: bool = False):
 
 
 def beit_buffers(size: Size, shared: bool) -> dict[str, torch.Tensor]:
-    """What the files of BEiT hold beside timm's tensors.
-
-    microsoft/unilm, beit/modeling_pretrain.py and modeling_finetune.py: the index of the tables is
-    a buffer; pretraining has a mask token, and a head for the codes of dVAE.
-    """
+    """What the files of BEiT hold beside timm's tensors (microsoft/unilm, beit/modeling_*.py): the
+    index of the tables; in pretraining a mask token, and a head for the codes of dVAE."""
     index = torch.zeros(size.patches + 1, size.patches + 1, dtype=torch.int64)
     if not shared:
         return {f'blocks.{i}.attn.relative_position_index': index for i in range(size.depth)}
@@ -201,14 +197,9 @@ def beit_buffers(size: Size, shared: bool) -> dict[str, torch.Tensor]:
 def huggingface_beit(size: Size, kind: str = 'classifier'):
     """BeitForImageClassification ('classifier'), BeitForMaskedImageModeling ('pretrained'), or
     BeitModel ('encoder')."""
-    from transformers import (
-        BeitConfig,
-        BeitForImageClassification,
-        BeitForMaskedImageModeling,
-        BeitModel,
-    )
+    import transformers
 
-    config = BeitConfig(
+    config = transformers.BeitConfig(
         **_huggingface_numbers(size),
         use_relative_position_bias=kind == 'classifier',
         use_shared_relative_position_bias=kind != 'classifier',
@@ -217,10 +208,10 @@ def huggingface_beit(size: Size, kind: str = 'classifier'):
     )
     if kind == 'classifier':
         config.num_labels = size.labels
-        return BeitForImageClassification(config)
+        return transformers.BeitForImageClassification(config)
     if kind == 'pretrained':
-        return BeitForMaskedImageModeling(config)
-    return BeitModel(config, add_pooling_layer=False)
+        return transformers.BeitForMaskedImageModeling(config)
+    return transformers.BeitModel(config, add_pooling_layer=False)
 
 
 def huggingface_mae(size: Size, normalized: bool = True):

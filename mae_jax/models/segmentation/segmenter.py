@@ -10,7 +10,7 @@ from mae_jax.models.patches import grid_size
 from mae_jax.models.segmentation.layers import resize
 from mae_jax.models.segmentation.linear import LinearHead
 from mae_jax.models.segmentation.upernet import FCNHead, UperHead
-from mae_jax.models.vit import Encoder
+from mae_jax.models.vit import OUTPUTS, Encoder
 
 HEADS = {'linear': LinearHead, 'upernet': UperHead}
 
@@ -77,15 +77,14 @@ class Segmenter(nn.Module):
         self, images: Float[ArrayLike, 'B H W C'], noise: Noise = NO_NOISE
     ) -> list[Float[Array, 'B h w D']]:
         """Computes the tokens of the patches after each block of `taps`, as maps."""
-        rows, columns = grid_size(images.shape[1:3], self.encoder.patch_size)
         scale = None
         if noise.path is not None and self.drop_path:
             scale = drop_path_scale(noise.path, self.drop_path)
         tokens = self.encoder(
             images, final_norm=self.final_norm, branch_scale=scale, blocks=self.taps
         )
-        patches = rows * columns  # what comes before them is the cls token, if there is one
-        return [x[:, -patches:].reshape(len(x), rows, columns, -1) for x in tokens]
+        grid = grid_size(images.shape[1:3], self.encoder.patch_size)
+        return [OUTPUTS['map'](x, grid) for x in tokens]
 
 
 def default_taps(depth: int, head: str) -> tuple[int, ...]:
