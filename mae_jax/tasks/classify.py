@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,36 +10,25 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from mae_jax.config.data import check_classes
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
-from mae_jax.models.flops import encoder_flops
-from mae_jax.models.patches import grid_size
 from mae_jax.tasks import augment
 from mae_jax.tasks.classify_metrics import Metrics, MetricsPerClass
-from mae_jax.tasks.finetune import (
-    learns,
-    make_finetuning_optimizer,
-    of_encoder,
-    untrained_warning,
-)
-from mae_jax.tasks.preprocess import loaded_images, normalize
+from mae_jax.tasks.finetune import FineTuning
+from mae_jax.tasks.preprocess import loaded_images
 from mae_jax.training.sharding import join_rows, split_rows
-from mae_jax.training.task import Batch, Card, Task
+from mae_jax.training.task import Batch, Card
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify(Task):
-    """The classification `Task` (paper, appendix A.1). Mean, std and scale are of `normalize`.
+class Classify(FineTuning):
+    """The classification `Task` (paper, appendix A.1); trained='head' is a linear probe.
 
     Attributes:
-      trained: 'all', 'head' (the linear probe's), or a number of blocks: the last k of them and
-        what follows; 0.5 is the MLP of the last block.
       head_micro_batches: number of pieces in which the frozen encoder of trained='head' sees a
         batch. BatchNorm and head always see the whole.
       caches_features: batches hold the encoder's features in place of images.
       per_class: `evaluate` counts every class too.
-      layer_decay: factor between the learning rates of neighbouring layers; 1 for none.
     """
 
     model: Classifier
@@ -62,17 +50,9 @@ class Classify(Task):
 
     score = 'eval/top1'
 
-    def init(self, key: jax.Array) -> tuple[Any, Any]:
-        images = jnp.zeros((1, *self.image_size, len(self.mean)))
-        variables = dict(self.model.init(key, images))
-        return variables.pop('params'), variables
-
-    def is_trained(self, path: str) -> bool:
-        return learns(path, self.trained, self.model.depth)
-
-    def is_required(self, path: str) -> bool:
-        """Requires the encoder alone: a head may differ."""
-        return of_encoder(path)
+    @property
+    def encoder(self) -> Classifier:
+        return self.model
 
     def check(self, batch: dict[str, np.ndarray]) -> None:
         labels = batch['label'][batch.get('valid', slice(None))]
@@ -82,15 +62,6 @@ class Classify(Task):
                 f'(-1: none) where there are {self.model.num_classes} classes: every image needs '
                 'a label, also in dataset.eval_split.'
             )
-
-    def check_data(self, source: Any, held_out: Any) -> None:
-        check_classes(source, held_out)
-
-    def make_optimizer(
-        self, fields: ConfigDict, schedule: optax.Schedule
-    ) -> optax.GradientTransformation:
-        """Spares class token and positions from weight decay; scales updates by `layer_decay`."""
-        return make_finetuning_optimizer(fields, schedule, self.layer_decay, self.model.depth)
 
     def micro_batches(self, config: ConfigDict) -> int:
         """Returns 1 for a linear probe: only its encoder is split, by `head_micro_batches`."""
@@ -103,9 +74,6 @@ class Classify(Task):
     @property
     def score_label(self) -> str:
         return 'top-1'
-
-    def untrained_warning(self, config: ConfigDict) -> str | None:
-        return untrained_warning(self.trained, config)
 
     def score_line(self, meta: Mapping[str, Any]) -> str:
         return f'top-1 {meta["eval/top1"]:.4f}, top-5 {meta["eval/top5"]:.4f}'
@@ -139,7 +107,7 @@ class Classify(Task):
         images = loaded_images(batch, self.image_size)
         targets = augment.soft_targets(batch['label'], self.model.num_classes, self.label_smoothing)
         if self.augments:
-            images = self._normalized(images)
+            images = self.normalized(images)
             images = augment.erase(images, erase_key, probability=self.erase)
             images, targets = augment.mix(
                 images,
@@ -200,22 +168,13 @@ class Classify(Task):
         """Counts the forward pass, and twice the blocks that learn."""
         if self.caches_features:
             return 6.0 * self.model.width * self.model.num_classes
-        model = self.model
-        grid = grid_size(self.image_size, model.patch_size)
-        tokens = grid[0] * grid[1] + model.options.cls_token
-        embedding = 2 * tokens * model.patch_size**2 * len(self.mean) * model.width
-        of_blocks = partial(encoder_flops, width=model.width, grid=grid, options=model.options)
-        forward = embedding + of_blocks(range(model.depth))
-        backward = 2 * of_blocks(range(model.frozen_blocks, model.depth))
-        if self.trained == 0.5:  # an MLP whose own input needs no gradient: 3 products of 4
-            backward = 24.0 * tokens * model.width**2
-        return forward + backward
+        return self.encoder_flops()
 
     def _features(self, params: Any, batch: Batch, loaded: bool) -> jax.Array:
         """Encodes images as they were `loaded`, or else already normalised ones."""
 
         def encode(rows: Batch) -> jax.Array:
-            images = self._normalized(rows['image']) if loaded else rows['image']
+            images = self.normalized(rows['image']) if loaded else rows['image']
             return self.model.apply(
                 {'params': params}, images, rows.get('path_noise'), method='features'
             )
@@ -225,6 +184,3 @@ class Classify(Task):
             return encode(rows)
         split = jax.tree.map(lambda x: split_rows(x, self.head_micro_batches), rows)
         return join_rows(jax.lax.map(encode, split))
-
-    def _normalized(self, images: jax.Array | np.ndarray) -> jax.Array:
-        return normalize(images, scale=self.scale, mean=self.mean, std=self.std)

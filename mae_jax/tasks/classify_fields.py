@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from mae_jax.config.model import image_size, make_architecture, make_classifier, statistics
 from mae_jax.errors import UserError
 from mae_jax.tasks.classify import Classify
-from mae_jax.tasks.finetune import check_layer_decay, frozen_blocks, parse_trained
+from mae_jax.tasks.finetune import check_finetuning, frozen_blocks, parse_trained
 
 
 def num_classes(config: ConfigDict, source: Any) -> int:
@@ -65,7 +65,7 @@ def make_classify(config: ConfigDict, source: Any) -> Classify:
 
 def check_fields(config: ConfigDict, trained: str | float) -> None:
     """Raises a UserError for fields that contradict each other or are out of range."""
-    frozen, model = trained == 'head', config.model
+    frozen = trained == 'head'
     if config.cache_features and not frozen:
         raise UserError(
             'cache_features=True keeps the features of a frozen encoder, and '
@@ -78,22 +78,17 @@ def check_fields(config: ConfigDict, trained: str | float) -> None:
             'cache_features=True sees every image once, as evaluation does: leave dataset.repeats '
             "at 1 and dataset.resize at 'host'."
         )
-    if model.batch_norm and not frozen and config.optimizer.accumulate > 1:
+    if config.model.batch_norm and not frozen and config.optimizer.accumulate > 1:
         raise UserError(
             'model.batch_norm=True needs the whole batch at once: set optimizer.accumulate=1, or '
             "trained='head'."
         )
     shares = {
         'label_smoothing': config.label_smoothing,
-        'model.drop_path': model.drop_path,
         'dataset.erase': config.dataset.erase,
         'mix.switch_probability': config.mix.switch_probability,
-        'ema_decay': config.ema_decay or 0.0,
     }
-    for field, share in shares.items():
-        if not 0 <= share <= 1 or (field == 'model.drop_path' and share == 1):
-            raise UserError(f'{field}={share} must be from 0 to 1, a share or a probability.')
-    check_layer_decay(config.optimizer.layer_decay)
+    check_finetuning(config, shares)
     for field in ('mixup', 'cutmix'):
         if config.mix[field] < 0:
             raise UserError(f'mix.{field}={config.mix[field]} must be 0 (off) or more.')

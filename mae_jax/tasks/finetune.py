@@ -1,13 +1,102 @@
 """What all tasks that train a pretrained encoder share: which parameters learn, and how fast."""
 
 import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from mae_jax.config.data import check_classes
 from mae_jax.errors import UserError
+from mae_jax.models.classifier import Classifier
+from mae_jax.models.flops import encoder_flops
+from mae_jax.models.patches import grid_size
+from mae_jax.models.vit import Encoder
+from mae_jax.tasks.preprocess import normalize
 from mae_jax.training.optimizer import decays_finetune, layer_scales, make_optimizer
-from mae_jax.training.task import optimizer_fields
+from mae_jax.training.task import Task, optimizer_fields
+
+
+class FineTuning(Task):
+    """A `Task` whose model has an encoder that was pretrained: the base of dataclasses.
+
+    Attributes:
+      image_size: height and width of training images.
+      mean, std, scale: as of `normalize`.
+      trained: as of `learns`.
+      layer_decay: factor between the learning rates of neighbouring layers; 1 for none.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 255.0
+    trained: str | float = 'all'
+    layer_decay: float = 1.0
+
+    @property
+    def encoder(self) -> Encoder | Classifier:
+        """Returns the module with the fields of the encoder."""
+        return self.model.encoder
+
+    def init(self, key: jax.Array) -> tuple[Any, Any]:
+        images = jnp.zeros((1, *self.image_size, len(self.mean)))
+        variables = dict(self.model.init(key, images))
+        return variables.pop('params'), variables
+
+    def is_trained(self, path: str) -> bool:
+        return learns(path, self.trained, self.encoder.depth)
+
+    def is_required(self, path: str) -> bool:
+        """Requires the encoder alone: heads may differ."""
+        return of_encoder(path)
+
+    def check_data(self, source: Any, held_out: Any) -> None:
+        check_classes(source, held_out)
+
+    def make_optimizer(
+        self, fields: ConfigDict, schedule: optax.Schedule
+    ) -> optax.GradientTransformation:
+        """Spares class token and positions from weight decay; scales updates by `layer_decay`."""
+        extra, depth = {}, self.encoder.depth
+        if self.layer_decay != 1:
+            extra['scales'] = lambda params: layer_scales(params, self.layer_decay, depth)
+        return make_optimizer(
+            fields.name,
+            schedule,
+            momentum=fields.momentum,
+            trust_coefficient=fields.trust_coefficient,
+            decay_mask=decays_finetune,
+            **optimizer_fields(fields),
+            **extra,
+        )
+
+    def untrained_warning(self, config: ConfigDict) -> str | None:
+        if self.trained == 'all':  # from scratch
+            return None
+        return f'init_from is unset: trained={config.trained} on top of an untrained encoder'
+
+    def encoder_flops(self) -> float:
+        """Counts the encoder's forward pass for an image, and twice the blocks that learn."""
+        encoder = self.encoder
+        grid = grid_size(self.image_size, encoder.patch_size)
+        tokens = grid[0] * grid[1] + encoder.options.cls_token
+        embedding = 2 * tokens * encoder.patch_size**2 * len(self.mean) * encoder.width
+        count = partial(encoder_flops, width=encoder.width, grid=grid, options=encoder.options)
+        forward = embedding + count(range(encoder.depth))
+        backward = 2 * count(range(encoder.frozen_blocks, encoder.depth))
+        if self.trained == 0.5:  # an MLP whose own input needs no gradient: 3 products of 4
+            backward = 24.0 * tokens * encoder.width**2
+        return forward + backward
+
+    def normalized(self, images: jax.Array | np.ndarray) -> jax.Array:
+        """Normalises images as they were loaded."""
+        return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
 
 
 def parse_trained(trained: str, depth: int) -> str | float:
@@ -40,39 +129,22 @@ def frozen_blocks(trained: str | float, depth: int) -> int:
 def check_layer_decay(decay: float) -> None:
     """Raises a UserError for a decay that is out of range."""
     if not 0 < decay <= 1:
-        raise UserError(f'optimizer.layer_decay={decay} must be in (0, 1].')
+        raise UserError(f'optimizer.layer_decay={decay} must be above 0, and at most 1 for none.')
 
 
-def make_finetuning_optimizer(
-    fields: ConfigDict, schedule: optax.Schedule, layer_decay: float, depth: int
-) -> optax.GradientTransformation:
-    """Spares class token and positions from weight decay; scales updates by `layer_decay`.
+def check_finetuning(config: ConfigDict, shares: Mapping[str, float]) -> None:
+    """Raises a UserError for one of `shares`, or a field of all such tasks, that is out of range.
 
     Args:
-      fields: `config.optimizer`.
-      schedule: step -> learning rate.
-      layer_decay: factor between the learning rates of neighbouring layers; 1 for none.
-      depth: blocks of the encoder.
+      shares: name of a further field -> its value.
     """
-    extra = {}
-    if layer_decay != 1:
-        extra['scales'] = lambda params: layer_scales(params, layer_decay, depth)
-    return make_optimizer(
-        fields.name,
-        schedule,
-        momentum=fields.momentum,
-        trust_coefficient=fields.trust_coefficient,
-        decay_mask=decays_finetune,
-        **optimizer_fields(fields),
-        **extra,
-    )
-
-
-def untrained_warning(trained: str | float, config: ConfigDict) -> str | None:
-    """Returns what to print where nothing is loaded; None where all is trained from scratch."""
-    if trained == 'all':
-        return None
-    return f'init_from is unset: trained={config.trained} on top of an untrained encoder'
+    for field, share in {**shares, 'ema_decay': config.ema_decay or 0.0}.items():
+        if not 0 <= share <= 1:
+            raise UserError(f'{field}={share} must be from 0 to 1, a share or a probability.')
+    for field in ('drop_path', 'head_dropout'):
+        if not 0 <= config.model.get(field, 0.0) < 1:
+            raise UserError(f'model.{field}={config.model[field]} must be at least 0 and below 1.')
+    check_layer_decay(config.optimizer.layer_decay)
 
 
 def of_encoder(path: str) -> bool:

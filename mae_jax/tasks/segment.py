@@ -2,39 +2,29 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Int, Integer
 from ml_collections import ConfigDict
 
-from mae_jax.config.data import check_classes
-from mae_jax.models.flops import encoder_flops
 from mae_jax.models.patches import grid_size
 from mae_jax.models.segmentation.segmenter import Noise, Segmenter
 from mae_jax.models.segmentation.windows import map_enlarged, slide
-from mae_jax.tasks.finetune import (
-    learns,
-    make_finetuning_optimizer,
-    of_encoder,
-    untrained_warning,
-)
-from mae_jax.tasks.preprocess import normalize
+from mae_jax.tasks.finetune import FineTuning
 from mae_jax.tasks.segment_metrics import Metrics, count_pixels
 from mae_jax.training.sharding import on_mesh, put, replicated
-from mae_jax.training.task import Batch, Card, Task
+from mae_jax.training.task import Batch, Card
 from mae_jax.visualization.drawing import grid as draw_grid
 from mae_jax.visualization.segmentation import Colours, segmentation_columns
 
 
 @dataclasses.dataclass(frozen=True)
-class Segment(Task):
-    """The segmentation `Task` (paper, Table 5). Mean, std and scale are of `normalize`.
+class Segment(FineTuning):
+    """The segmentation `Task` (paper, Table 5).
 
     Batches are those of `mae_jax.data.transforms.pairs`: pixels of masks that are not below the
     number of classes count neither in the loss nor in any metric.
@@ -43,10 +33,7 @@ class Segment(Task):
       image_size: height and width of training crops, and of the windows of evaluation.
       stride: between windows, in rows and columns.
       colours: red, green and blue of every class, in pictures.
-      trained: 'all', 'head' (also the auxiliary one), or a number of blocks, as of `learns`.
       auxiliary_weight: of the auxiliary head's loss.
-      layer_decay: factor between the learning rates of neighbouring layers; 1 for none. Heads have
-        the full rate.
     """
 
     model: Segmenter
@@ -68,34 +55,9 @@ class Segment(Task):
     score_label = 'mIoU'
     picture_name = 'segmentation'
 
-    def init(self, key: jax.Array) -> tuple[Any, Any]:
-        images = jnp.zeros((1, *self.image_size, len(self.mean)))
-        variables = dict(self.model.init(key, images))
-        return variables.pop('params'), variables
-
-    def is_trained(self, path: str) -> bool:
-        return learns(path, self.trained, self.model.encoder.depth)
-
-    def is_required(self, path: str) -> bool:
-        """Requires the encoder alone: heads may differ."""
-        return of_encoder(path)
-
-    def check_data(self, source: Any, held_out: Any) -> None:
-        check_classes(source, held_out)
-
-    def make_optimizer(
-        self, fields: ConfigDict, schedule: optax.Schedule
-    ) -> optax.GradientTransformation:
-        """Spares class token and positions from weight decay; scales updates by `layer_decay`."""
-        depth = self.model.encoder.depth
-        return make_finetuning_optimizer(fields, schedule, self.layer_decay, depth)
-
     def without_loops(self) -> 'Segment':
         encoder = self.model.encoder.clone(scan=False, attention='plain')
         return dataclasses.replace(self, model=self.model.clone(encoder=encoder))
-
-    def untrained_warning(self, config: ConfigDict) -> str | None:
-        return untrained_warning(self.trained, config)
 
     def score_line(self, meta: Mapping[str, Any]) -> str:
         accuracy = meta['eval/pixel_accuracy']
@@ -115,12 +77,16 @@ class Segment(Task):
     def loss(
         self, params: Any, model_state: Any, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-        """Computes the cross-entropy, mean over the labelled pixels of the whole batch."""
+        """Computes the cross-entropy, mean over the labelled pixels of the whole batch.
+
+        mmsegmentation divides by all pixels, labelled or not: there batches with fewer labels count
+        less.
+        """
         del key  # all that is random was drawn by `prepare`
         noise = Noise(*(batch.get(f'{name}_noise') for name in Noise._fields))
         logits, state = self.model.apply(
             {'params': params} | model_state,
-            self._normalized(batch['image']),
+            self.normalized(batch['image']),
             noise,
             train=True,
             mutable=list(model_state),
@@ -174,21 +140,16 @@ class Segment(Task):
         def predict(images: Float[Array, 'B h w C']) -> Float32[Array, 'B h w classes']:
             return self.model.apply({'params': params} | model_state, images).head
 
-        images = self._normalized(batch['image'])
+        images = self.normalized(batch['image'])
         return slide(predict, images, batch['size'], self.image_size, self.stride)
 
     def flops_per_image(self) -> float:
         """Counts the forward pass, and twice what learns: the last blocks, and heads."""
-        encoder, model = self.model.encoder, self.model
+        model, encoder = self.model, self.encoder
         grid = grid_size(self.image_size, encoder.patch_size)
-        tokens = grid[0] * grid[1] + encoder.options.cls_token
-        embedding = 2 * tokens * encoder.patch_size**2 * len(self.mean) * encoder.width
-        count = partial(encoder_flops, width=encoder.width, grid=grid, options=encoder.options)
-        forward = embedding + count(range(encoder.depth))
-        backward = 2 * count(range(encoder.frozen_blocks, encoder.depth))
         heads = [head for head in (model.head, model.auxiliary) if head]
         of_heads = sum(head.flops(grid, encoder.width, len(model.taps)) for head in heads)
-        return forward + backward + 3 * of_heads
+        return self.encoder_flops() + 3 * of_heads
 
     def make_draw(
         self, batch: dict[str, np.ndarray], mesh: Mesh
@@ -201,7 +162,7 @@ class Segment(Task):
         predict = jax.jit(on_mesh(predict, mesh), out_shardings=replicated(mesh))
         rows = np.flatnonzero(batch['valid'])
         shown = {name: batch[name][rows] for name in ('image', 'size', 'mask', 'mask_size')}
-        images = np.asarray(self._normalized(shown['image']))
+        images = np.asarray(self.normalized(shown['image']))
         undo = dict(mean=self.mean, std=self.std)
 
         def draw(params: Any, model_state: Any) -> np.ndarray:
@@ -240,9 +201,6 @@ class Segment(Task):
         """Returns the classes of pixels, and which of them have one."""
         labels = jnp.asarray(mask, jnp.int32)
         return labels, labels < self.num_classes
-
-    def _normalized(self, images: jax.Array | np.ndarray) -> jax.Array:
-        return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
 
 
 def cross_entropy(logits: Float32[Array, '*S K'], labels: Int[Array, '*S']) -> Float32[Array, '*S']:

@@ -8,7 +8,7 @@ from mae_jax.config.model import image_size, make_architecture, make_segmenter, 
 from mae_jax.config.pairs import window_stride
 from mae_jax.data.sources.classes import class_colours
 from mae_jax.errors import UserError
-from mae_jax.tasks.finetune import check_layer_decay, frozen_blocks, parse_trained
+from mae_jax.tasks.finetune import check_finetuning, frozen_blocks, parse_trained
 from mae_jax.tasks.segment import Segment
 
 
@@ -55,17 +55,9 @@ def check_fields(config: ConfigDict) -> None:
             "task='segment' needs the whole batch at once, for its batch norm: set "
             'optimizer.accumulate=1, and a smaller batch_size or model.remat=block.'
         )
-    shares = {
-        'model.drop_path': model.drop_path,
-        'model.head_dropout': model.head_dropout,
-        'ema_decay': config.ema_decay or 0.0,
-    }
-    for field, share in shares.items():
-        if not 0 <= share <= 1 or (field != 'ema_decay' and share == 1):
-            raise UserError(f'{field}={share} must be from 0 to 1, a share or a probability.')
     for field in ('head_width', 'auxiliary_width'):
         if model[field] is not None and model[field] < 1:
             raise UserError(f'model.{field}={model[field]} must be at least 1.')
     if model.auxiliary_weight < 0:
         raise UserError(f'model.auxiliary_weight={model.auxiliary_weight} must be 0 or more.')
-    check_layer_decay(config.optimizer.layer_decay)
+    check_finetuning(config, {})
