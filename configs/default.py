@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    config.task = 'pretrain'  # pretrain | classify | knn
+    config.task = 'pretrain'  # pretrain | classify | segment | knn | robustness | module:function
     config.mode = 'train'  # train | eval: measure the last checkpoint on the held-out images
     config.seed = 0
     config.batch_size = 4096  # global: over all devices, accumulation included

@@ -32,7 +32,7 @@ def get_config(head: str = 'upernet') -> ConfigDict:
     if head not in HEADS:
         raise ValueError(f'segment.py:{head} is unknown: choose {" or ".join(HEADS)}.')
     config = finetune.get_config()
-    for field in ('cache_features', 'label_smoothing', 'mix'):
+    for field in ('cache_features', 'label_smoothing', 'mix', 'probe_block'):  # taps instead
         del config[field]
     for field in ('pool', 'batch_norm', 'head_std'):
         del config.model[field]
@@ -51,7 +51,7 @@ def get_config(head: str = 'upernet') -> ConfigDict:
     model.taps = placeholder(tuple)  # unset: blocks at 1/3, 1/2, 2/3, the last; linear: the last
     model.drop_path = 0.1
     model.head_width = placeholder(int)  # upernet: channels; unset: width of the encoder
-    model.head_dropout = 0.1  # of channels, before the last layer
+    model.head_dropout = 0.1  # upernet: of channels, before the last layer
     model.auxiliary_weight = 0.4  # upernet: of the auxiliary head's loss; 0: no such head
     model.auxiliary_width = 256  # its channels ...
     model.auxiliary_tap = 2  # ... and which of the taps it sees, counted from 0

@@ -25,8 +25,6 @@ def get_config():
     model.relative_positions = 'beit'  # beside the absolute ones
     model.layer_scale = 1.0
     model.drop_path = 0.1
-    model.taps = (3, 5, 7, 11)
-    model.head_width = 768
 
     dataset = config.dataset
     for field in ('channels', 'scale', 'mean', 'std'):

@@ -14,8 +14,6 @@ def get_config():
     config = segment_ade20k_base.get_config()
     config.model.variant = 'vit_large'
     config.model.drop_path = 0.2
-    config.model.taps = (7, 11, 15, 23)
-    config.model.head_width = 1024
     config.optimizer.base_lr = 9e-5 * 256 / config.batch_size
     config.optimizer.layer_decay = 0.8
     return config

@@ -24,6 +24,8 @@ MAY_CHANGE = (
     'dataset.max_bad_share',
     'dataset.eval_split',
     'dataset.eval_crop_share',
+    'inference',
+    'stride',
     'optimizer.accumulate',
     'mesh.*',
     'log_every_steps',

@@ -11,6 +11,7 @@ from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.mae import MAE
 from mae_jax.models.options import EncoderOptions
+from mae_jax.models.patches import grid_size
 from mae_jax.models.segmentation.linear import LinearHead
 from mae_jax.models.segmentation.segmenter import HEADS, Segmenter, default_taps
 from mae_jax.models.segmentation.upernet import LEVELS, FCNHead, UperHead
@@ -120,23 +121,31 @@ def make_segmenter(config: ConfigDict, classes: int, frozen_blocks: int = 0) -> 
     if linear:
         head, auxiliary = LinearHead(classes, encoder.dtype), None
     else:
-        if len(taps) != LEVELS:
-            raise UserError(f'model.taps={taps} must be {LEVELS} blocks for model.head=upernet.')
-        if not 0 <= model.auxiliary_tap < LEVELS:
-            tap = model.auxiliary_tap
-            raise UserError(f'model.auxiliary_tap={tap} must be from 0 to {LEVELS - 1}.')
-        options = dict(dropout=model.head_dropout, dtype=encoder.dtype)
-        head = UperHead(classes, model.head_width or encoder.width, **options)
-        auxiliary = FCNHead(classes, model.auxiliary_width, model.auxiliary_tap, **options)
-    return Segmenter(
-        encoder,
-        head,
-        auxiliary if model.auxiliary_weight else None,
-        taps,
-        # As in the paper UperNet has none; a probe sees what the encoder returns otherwise.
-        final_norm=linear,
-        drop_path=model.drop_path,
-    )
+        head, auxiliary = _upernet(config, classes, encoder, taps)
+    # As in the paper UperNet has no final norm; a probe sees what the encoder returns otherwise.
+    options = dict(final_norm=linear, drop_path=model.drop_path)
+    return Segmenter(encoder, head, auxiliary, taps, **options)
+
+
+def _upernet(
+    config: ConfigDict, classes: int, encoder: Encoder, taps: tuple[int, ...]
+) -> tuple[UperHead, FCNHead | None]:
+    """Makes UperNet, and the auxiliary head unless it has no weight."""
+    model, grid = config.model, grid_size(image_size(config), encoder.patch_size)
+    if len(taps) != LEVELS:
+        raise UserError(f'model.taps={taps} must be {LEVELS} blocks for model.head=upernet.')
+    if not 0 <= model.auxiliary_tap < LEVELS:
+        tap = model.auxiliary_tap
+        raise UserError(f'model.auxiliary_tap={tap} must be from 0 to {LEVELS - 1}.')
+    if min(grid) < 2:
+        raise UserError(
+            f'image_size={image_size(config)} has {grid[0]} x {grid[1]} patches, which '
+            'model.head=upernet cannot halve: give a larger image_size, or model.head=linear.'
+        )
+    options = dict(dropout=model.head_dropout, dtype=encoder.dtype)
+    head = UperHead(classes, model.head_width or encoder.width, **options)
+    auxiliary = FCNHead(classes, model.auxiliary_width, model.auxiliary_tap, **options)
+    return head, auxiliary if model.auxiliary_weight else None
 
 
 def _taps(taps: Any, depth: int) -> tuple[int, ...]:

@@ -26,8 +26,6 @@ ADE20K = {
     'model.relative_positions': 'beit',
     'model.layer_scale': 1.0,
     'model.drop_path': 0.1,
-    'model.taps': (3, 5, 7, 11),
-    'model.head_width': 768,
     'model.head_dropout': 0.1,
     'model.auxiliary_weight': 0.4,
     'model.auxiliary_width': 256,
@@ -54,8 +52,6 @@ ADE20K = {
 }
 LARGE = ADE20K | {
     'model.drop_path': 0.2,
-    'model.taps': (7, 11, 15, 23),
-    'model.head_width': 1024,
     'optimizer.layer_decay': 0.8,
 }
 
