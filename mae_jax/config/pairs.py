@@ -62,13 +62,13 @@ def mask_values(config: ConfigDict, source: Any) -> MaskValues:
     """Returns what the numbers in the masks of a source mean.
 
     Raises:
-      UserError: the source has no classes, or another number than `config.num_classes`.
+      UserError: the source has another number of classes than `config.num_classes`.
     """
     classes, expected = source.num_classes, config.get('num_classes')
-    if expected not in (None, classes) or not classes:
+    if expected not in (None, classes):
         raise UserError(
-            f'num_classes={expected}, but {config.dataset.name} has {classes} classes: masks need '
-            "the same number, such as that of dataset.name='paired_folders'."
+            f'num_classes={expected}, but {config.dataset.name} has {classes} classes: leave '
+            'num_classes unset to take the number from the data.'
         )
     return values_of(classes, config.dataset)
 

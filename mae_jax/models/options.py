@@ -76,5 +76,5 @@ class EncoderOptions:
         if unknown := [i for i in self.global_blocks if not 0 <= i < depth]:
             raise UserError(
                 f'model.global_blocks={self.global_blocks}: there is no block {unknown[0]} among '
-                f'the {depth}, which are counted from 0.'
+                f'the {depth} of the encoder: give numbers from 0 to {depth - 1}.'
             )
