@@ -188,6 +188,7 @@ def _training(config: ConfigDict, step: int, examples: tuple[int, int], warmup_s
     optimizer = config.optimizer
     peak = optimizer.base_lr * config.batch_size / 256
     averaged, layer_decay = config.get('ema_decay'), optimizer.get('layer_decay')
+    schedule = optimizer.get('schedule', 'cosine')
     data = f'{config.dataset.name}, {counted(examples[0], "example")}, {examples[1]:,} held out'
     if (config.eval_examples or examples[1]) < examples[1]:
         data += f' (evaluation sees {config.eval_examples:,} of them)'
@@ -198,7 +199,7 @@ def _training(config: ConfigDict, step: int, examples: tuple[int, int], warmup_s
         f'{step * config.batch_size / examples[0]:.1f} epochs',
         'optimiser': f'{optimizer.name}, weight decay {optimizer.weight_decay:g}',
         'learning rate': f'{peak:g} ({optimizer.base_lr:g} for a batch of 256), '
-        f'{warmup_steps:,} steps of warm-up, then cosine to {optimizer.min_lr:g}',
+        f'{counted(warmup_steps, "step")} of warm-up, then {schedule} to {optimizer.min_lr:g}',
         'layer decay': None if layer_decay is None else f'{layer_decay:g}',
         'parameters kept': averaged and f'running average, decay {averaged:g}',
         'activations': describe_dtype(config.model),

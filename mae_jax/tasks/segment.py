@@ -21,6 +21,8 @@ from mae_jax.training.task import Batch, Card
 from mae_jax.visualization.drawing import grid as draw_grid
 from mae_jax.visualization.segmentation import Colours, segmentation_columns
 
+TITLES = {'linear': 'a linear head', 'upernet': 'UperNet'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Segment(FineTuning):
@@ -185,7 +187,7 @@ class Segment(FineTuning):
         how['head'] = 'trained on a frozen encoder'
         title = how.get(self.trained, f'fine-tuned with the last {config.trained} block(s)')
         return Card(
-            f'Semantic segmentation: a {config.model.head} head, {title}',
+            f'Semantic segmentation: {TITLES[config.model.head]}, {title}',
             {
                 'head': config.model.head,
                 'blocks it sees': ', '.join(map(str, self.model.taps)),

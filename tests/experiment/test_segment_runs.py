@@ -105,7 +105,8 @@ def test_names_and_colours_of_the_classes_lie_in_the_work_directory(trained):
         *map(list, CLASSES.values())
     ]
     card = (workdir / 'model_card.md').read_text()
-    for text in ('pipeline_tag: image-segmentation', 'held-out mIoU', 'mae_jax.segment(path'):
+    texts = 'pipeline_tag: image-segmentation', 'held-out mIoU', 'mae_jax.segment(path'
+    for text in (*texts, 'a linear head, trained', 'of warm-up, then linear to 0 |'):
         assert text in card
 
 

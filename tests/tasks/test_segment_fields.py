@@ -150,7 +150,9 @@ def test_a_linear_head_sees_the_last_block_after_the_final_norm():
     assert params['head']['classifier']['kernel'].shape == (32, CLASSES)
 
 
-@pytest.mark.parametrize(('depth', 'taps'), [(12, (3, 5, 7, 11)), (24, (7, 11, 15, 23))])
+@pytest.mark.parametrize(
+    ('depth', 'taps'), [(4, (0, 1, 2, 3)), (12, (3, 5, 7, 11)), (24, (7, 11, 15, 23))]
+)
 def test_taps_follow_from_the_depth(depth, taps):
     config = make_config(**{'model.depth': depth})
     assert make_segmenter(config, CLASSES).taps == taps

@@ -155,6 +155,13 @@ def test_a_line_states_what_there_is_and_survives_what_is_not_finite():
     assert 'replaced' not in format_line(3, 10, 0.3, {'replaced_images': 0.0})
 
 
+def test_the_line_of_a_segmenters_evaluation_fits_a_terminal():
+    scalars = {'eval/loss': 1.25, 'eval/miou': 0.4567, 'eval/pixel_accuracy': 0.9}
+    line = format_line(160_000, 160_000, 126.7, scalars)
+    assert line.endswith('held-out loss 1.2500  mIoU 0.4567  pixel accuracy 0.9000')
+    assert len(line) <= 80
+
+
 @pytest.mark.parametrize(
     'seconds, text',
     [

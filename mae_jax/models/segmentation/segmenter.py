@@ -88,7 +88,11 @@ class Segmenter(nn.Module):
 
 
 def default_taps(depth: int, head: str) -> tuple[int, ...]:
-    """Returns the blocks that a head sees: of 12, UperNet (3, 5, 7, 11), a linear head the last."""
+    """Returns the blocks that a head sees: of 12, UperNet (3, 5, 7, 11), a linear head the last.
+
+    They are the nearest to a third, a half, two thirds and all of the blocks, so that four blocks
+    are seen once each.
+    """
     if head == 'linear':
         return (depth - 1,)
-    return tuple(max(depth * part // 6 - 1, 0) for part in (2, 3, 4, 6))
+    return tuple(max((depth * part + 3) // 6 - 1, 0) for part in (2, 3, 4, 6))
