@@ -6,8 +6,9 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from mae_jax.checkpoints.integrity import find_damage
+from mae_jax.checkpoints.integrity import CHECKSUMS, find_damage
 from mae_jax.errors import UserError
+from mae_jax.files.buckets import is_remote
 from mae_jax.files.limits import read_json, reason
 from mae_jax.files.paths import absolute, similar_path
 from mae_jax.runtime.agreement import from_first
@@ -41,11 +42,18 @@ def is_checkpoint(path: epath.Path) -> bool:
 
 
 def steps(directory: str | os.PathLike) -> list[int]:
-    """Lists the steps in a directory of checkpoints, intact or damaged, oldest first."""
+    """Lists the steps in a directory of checkpoints, intact or damaged, oldest first.
+
+    Buckets know no renaming: what a kill left of a save has the name of a checkpoint there, but no
+    checksums, which are written last. It is no checkpoint.
+    """
     directory = absolute(directory)
     if not directory.exists():
         return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+    paths = [path for path in directory.iterdir() if path.name.isdecimal()]
+    if is_remote(directory):
+        paths = [path for path in paths if (path / CHECKSUMS).exists()]
+    return sorted(int(path.name) for path in paths)
 
 
 def find_newest_intact(directory: epath.Path, step: int | None = None, *, log: Log) -> int | None:

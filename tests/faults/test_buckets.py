@@ -89,6 +89,22 @@ def test_sigkills_leave_parameters_and_metrics_of_the_undisturbed_run(
     assert not (workdir / '.lock').exists()
 
 
+def test_what_a_kill_leaves_of_the_first_save_is_no_checkpoint(arguments, undisturbed, tmp_path):
+    log, workdir = tmp_path / 'log', tmp_path / 'buckets' / BUCKET / 'run'
+    with bucket_server(tmp_path / 'buckets') as url:
+        environment, run = run_arguments(arguments, url)
+        processes = spawn(*run, log=log, **environment)
+        with ended(processes):
+            assert kill_when((workdir / 'checkpoints/4/commit_success.txt').exists, processes)
+        for last in ('checksums.txt', 'commit_success.txt'):  # what is written at the end of a save
+            for path in (workdir / 'checkpoints').glob(f'*/{last}'):
+                path.unlink()
+        printed = finish(*run, log=log, **environment)
+    assert 'resuming' not in printed and 'damaged' not in printed
+    assert parameters(workdir) == parameters(undisturbed)
+    assert losses(workdir) == losses(undisturbed)
+
+
 def test_sigterm_leaves_all_metrics_in_the_bucket_and_the_directory_free(
     arguments, undisturbed, tmp_path
 ):
