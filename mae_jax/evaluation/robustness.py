@@ -79,7 +79,7 @@ def match_classes(names: Sequence[str], wanted: Sequence[str], where: str, model
       names: of the model's classes, in the order of its outputs.
       wanted: names of the classes of the data set.
       where: the data set, for messages.
-      model: likewise.
+      model: the classifier, for messages.
 
     Raises:
       UserError: a class of the data set is not one of the model's.

@@ -4,6 +4,19 @@ import numpy as np
 from PIL import Image
 
 from helpers.images import encode, smooth_picture
+from mae_jax.data.images.masks import MaskValues
+
+FILL = (123.675, 116.28, 103.53)
+VIEWS = dict(
+    channels=3,
+    values=MaskValues(5),
+    sides=(32, 128),
+    resize_ratio=(0.5, 2.0),
+    max_class_share=0.75,
+    flip=True,
+    fill=FILL,
+)
+"""Arguments of `train_pairs`, without the size of a view and what is random."""
 
 
 def blocks(seed: int, width: int, height: int, classes: int = 5) -> np.ndarray:

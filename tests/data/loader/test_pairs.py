@@ -4,11 +4,16 @@ import functools
 
 import numpy as np
 import pytest
-from helpers.pairs import blocks, write_pairs
+from helpers.pairs import VIEWS, blocks, write_pairs
 from PIL import Image
 
 from configs import segment
-from mae_jax.config.data import make_eval_batches, make_source_of, make_train_loader
+from mae_jax.config.data import (
+    make_augment,
+    make_eval_batches,
+    make_source_of,
+    make_train_loader,
+)
 from mae_jax.data.images.masks import MaskValues
 from mae_jax.data.loader.batches import loader_of
 from mae_jax.data.transforms.pairs import eval_pair, train_pairs
@@ -72,15 +77,9 @@ def test_training_batches_are_the_views_of_pairs(root):
                 epoch=epoch,
                 index=index,
                 image_size=(32, 32),
-                channels=3,
-                values=MaskValues(5),
-                sides=(32, 128),
-                resize_ratio=(0.5, 2.0),
-                max_class_share=0.75,
-                flip=True,
-                fill=(123.675, 116.28, 103.53),
-                augment=make_train_loader.__globals__['make_augment'](config),
+                augment=make_augment(config),
                 repeats=2,
+                **VIEWS,
             )
             for start in (0, 2):
                 same = (batch['image'][start : start + 2] == view['image']).all()
@@ -151,17 +150,8 @@ def test_a_limit_spreads_evenly(root):
 def test_workers_load_what_threads_load(root):
     config = config_of(root)
     source = make_source_of(config, 'train')
-    transform = functools.partial(
-        train_pairs,
-        image_size=(16, 16),
-        channels=3,
-        values=MaskValues(5),
-        sides=(32, 128),
-        resize_ratio=(0.5, 2.0),
-        max_class_share=0.75,
-        flip=True,
-        fill=FILL,
-    )
+    options = VIEWS | dict(fill=FILL)
+    transform = functools.partial(train_pairs, image_size=(16, 16), **options)
     batches = []
     for workers in (0, 1):
         loader = loader_of(

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 from helpers.images import encode, smooth_picture
-from helpers.pairs import blocks, pair
+from helpers.pairs import FILL, VIEWS, blocks, pair
 from PIL import Image
 
 from mae_jax.data.images.decode import BadImage
@@ -17,18 +17,8 @@ from mae_jax.data.transforms.pairs import crop_box, eval_pair, fitted, train_pai
 from mae_jax.data.transforms.photometric import PhotometricDistortion
 from mae_jax.errors import UserError
 
-FILL = (123.675, 116.28, 103.53)
 PADDING = (124, 116, 104)
-OPTIONS = dict(
-    image_size=(32, 40),
-    channels=3,
-    values=MaskValues(5),
-    sides=(32, 128),
-    resize_ratio=(0.5, 2.0),
-    max_class_share=0.75,
-    flip=True,
-    fill=FILL,
-)
+OPTIONS = dict(VIEWS, image_size=(32, 40))
 
 
 def train(record, index=0, **options):
