@@ -1,11 +1,14 @@
 """Exports a trained model as a file that runs without this package: StableHLO or ONNX."""
 
+import importlib.metadata
 import importlib.util
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -132,14 +135,28 @@ def _to_onnx(exportable: Exportable) -> bytes:
     logging.getLogger('jax2onnx').setLevel(logging.CRITICAL)  # its plugins of absent libraries
     import jax2onnx
 
-    model = jax2onnx.to_onnx(
-        in_order,
-        _specs(exportable),
-        model_name=exportable.what,
-        input_names=[value.name for value in exportable.inputs],
-        output_names=names,
-    )
+    try:
+        # ONNX has no branches by platform, and jax2onnx no translation of them.
+        with mock.patch.object(jax.lax, 'platform_dependent', _default_branch):
+            model = jax2onnx.to_onnx(
+                in_order,
+                _specs(exportable),
+                model_name=exportable.what,
+                input_names=[value.name for value in exportable.inputs],
+                output_names=names,
+            )
+    except (AttributeError, NotImplementedError, TypeError) as error:
+        version = importlib.metadata.version('jax2onnx')
+        raise UserError(
+            f'jax2onnx {version} cannot translate the {exportable.what} with jax '
+            f'{jax.__version__}: {error}. Another version of either may; --to=stablehlo needs none.'
+        ) from error
     return model.SerializeToString()
+
+
+def _default_branch(*arrays: jax.Array, default: Callable, **of_platforms: Callable) -> Any:
+    del of_platforms
+    return default(*arrays)
 
 
 def check(exportable: Exportable, path: str, to: str) -> str:

@@ -6,6 +6,7 @@ from run to run, and slower still where XLA has to fix the order. Here the inver
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 from jaxtyping import Array, ArrayLike, Float, Int
@@ -13,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from mae_jax.models.primitives import make_primitive
 
 
+@jax.custom_jvp
 def unshuffle(
     tokens: Float[ArrayLike, 'B K D'],
     ids_keep: Int[ArrayLike, 'B K'],
@@ -24,14 +26,21 @@ def unshuffle(
       tokens: of the visible patches.
       ids_keep, ids_restore: as of `Masking`.
     """
-    return _unshuffle_p.bind(jnp.asarray(tokens), ids_keep, ids_restore)
+    return _place(jnp.asarray(tokens), ids_keep, ids_restore)
+
+
+@unshuffle.defjvp
+def _differentiate(primals, tangents):
+    _, *ids = primals
+    return unshuffle(*primals), _tangent_p.bind(tangents[0], *ids)
 
 
 def _place(tokens: ArrayLike, ids_keep: ArrayLike, ids_restore: ArrayLike) -> Array:
     del ids_keep
     num_kept, places = tokens.shape[1], ids_restore[..., None]
     placed = jnp.take_along_axis(tokens, jnp.minimum(places, num_kept - 1), axis=1)
-    return jnp.where(places < num_kept, placed, 0)
+    hidden = jnp.zeros((), placed.dtype)  # a plain 0 would become a float64 in ONNX
+    return jnp.where(places < num_kept, placed, hidden)
 
 
 def _transpose(
@@ -42,6 +51,6 @@ def _transpose(
     return jnp.take_along_axis(gradient, ids_keep[..., None], axis=1), None, None
 
 
-_unshuffle_p = make_primitive('unshuffle', _place)
-ad.defjvp(_unshuffle_p, lambda tangent, tokens, *ids: _unshuffle_p.bind(tangent, *ids), None, None)
-ad.primitive_transposes[_unshuffle_p] = _transpose
+_tangent_p = make_primitive('unshuffle_tangent', _place)
+ad.defjvp(_tangent_p, lambda tangent, _, *ids: _tangent_p.bind(tangent, *ids), None, None)
+ad.primitive_transposes[_tangent_p] = _transpose

@@ -192,6 +192,18 @@ def test_onnxruntime_gives_the_outputs_of_the_model(what, pretrained, fine_tuned
         np.testing.assert_allclose(actual[name], values, atol=1e-4)
 
 
+def test_what_jax2onnx_cannot_translate_is_told_in_a_sentence(pretrained, tmp_path, monkeypatch):
+    jax2onnx = pytest.importorskip('jax2onnx')
+
+    def fail(*args, **kwargs):
+        raise NotImplementedError('No plugins registered for primitive fft')
+
+    monkeypatch.setattr(jax2onnx, 'to_onnx', fail)
+    with pytest.raises(UserError, match='cannot translate the encoder .* primitive fft'):
+        export(pretrained[0], tmp_path, to='onnx', say=lambda line: None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_outputs_that_differ_leave_no_file(pretrained, tmp_path, monkeypatch):
     def wrong(path, inputs):
         outputs = run_stablehlo(path, inputs)
