@@ -194,7 +194,7 @@ def test_a_mask_with_nothing_visible_or_nothing_hidden_is_refused():
 
 
 def test_an_unknown_strategy_is_refused_with_the_known_ones():
-    message = r"mask\.strategy='checkers'.*random \| block \| grid, or module:function"
+    message = r"mask\.strategy='checkers'.*random \| block \| grid.*, or module:function"
     with pytest.raises(UserError, match=message):
         make_masking(0.75, 'checkers')
     with pytest.raises(UserError, match=message):
