@@ -119,29 +119,37 @@ def write_shards(
             process.start()
             processes[link] = process
             worker_end.close()
-            _assign(link, waiting, at_work)
+            with _explained(process):
+                _assign(link, waiting, at_work)
         while at_work:
             for link in connection.wait(list(at_work)):
-                try:
+                with _explained(processes[link]):
                     message = link.recv()
-                except (EOFError, ConnectionError):
-                    process = processes[link]
-                    process.join()
-                    raise UserError(
-                        f'A worker process ended with exit status {process.exitcode}: if memory '
-                        'ran out, lower --workers; the same command goes on.'
-                    ) from None
                 if isinstance(message, UserError):
                     raise message
                 if isinstance(message, Shard):
                     yield at_work.pop(link), message
-                    _assign(link, waiting, at_work)
+                    with _explained(processes[link]):
+                        _assign(link, waiting, at_work)
                 else:
                     report(message)
     finally:
         for process in processes.values():
             process.kill()
             process.join()
+
+
+@contextlib.contextmanager
+def _explained(process: multiprocessing.Process) -> Iterator[None]:
+    """Raises a UserError where the process at the other end of a link has ended."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        process.join()
+        raise UserError(
+            f'A worker process ended with exit status {process.exitcode}: if memory ran out, lower '
+            '--workers; the same command goes on.'
+        ) from None
 
 
 def _assign(link: connection.Connection, waiting: Iterator[ShardRange], at_work: dict) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+from multiprocessing.context import SpawnProcess
 from unittest import mock
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_the_error_of_a_process_that_cannot_start_is_raised():
     tasks = [ShardRange('train', number, 2, number, number + 1) for number in range(2)]
     with pytest.raises((AttributeError, pickle.PicklingError), match='pickle|local object'):
         list(write_shards(tasks, lambda *_: None, 2, print))
+
+
+def test_a_process_that_ends_while_it_starts_is_reported():
+    start = SpawnProcess.start
+
+    def start_and_kill(process):
+        start(process)
+        process.kill()
+        process.join()
+
+    tasks = [ShardRange('train', number, 2, number, number + 1) for number in range(2)]
+    reported = pytest.raises(UserError, match='ended with exit status -9')
+    with mock.patch.object(SpawnProcess, 'start', start_and_kill), reported:
+        list(write_shards(tasks, print, 2, print))
 
 
 def test_the_path_of_the_folder_changes_no_shard(photos, complete, tmp_path):
