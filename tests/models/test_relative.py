@@ -65,6 +65,12 @@ def test_vitdets_bias_is_the_query_times_the_sum_of_both_offsets():
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_gradient_of_vitdets_bias_does_not_scatter():
+    queries, down, right = draw(2, 6, 3, 4), draw(3, 4), draw(5, 4)
+    gradient = jax.grad(lambda *x: vitdet_bias(jnp.asarray(queries), *x, GRID).sum(), (0, 1))
+    assert 'scatter' not in jax.jit(gradient).lower(down, right).as_text()
+
+
 def beits_distances(source: int, target: int) -> list[float]:
     """Where BEiT places the offsets of a side of a table (unilm, run_class_finetuning.py)."""
     left, right = 1.01, 1.5

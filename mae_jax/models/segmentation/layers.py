@@ -43,10 +43,16 @@ class ConvBlock(nn.Module):
 
 
 class Doubling(nn.Module):
-    """Transposed convolution of 2 x 2 with stride 2: each position becomes 2 x 2 others."""
+    """Transposed convolution of 2 x 2 with stride 2: each position becomes 2 x 2 others.
+
+    Attributes:
+      kernel_init, bias_init: of [inputs, 2, 2, width] and [width]; None: as in PyTorch.
+    """
 
     width: int
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(
@@ -57,8 +63,8 @@ class Doubling(nn.Module):
             return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
         batch, rows, columns, width = x.shape
-        kernel = self.param('kernel', init, (width, 2, 2, self.width))
-        bias = self.param('bias', init, (self.width,))
+        kernel = self.param('kernel', self.kernel_init or init, (width, 2, 2, self.width))
+        bias = self.param('bias', self.bias_init or init, (self.width,))
         kernel, bias = kernel.reshape(width, -1), jnp.tile(bias, 4)
         cells = linear(jnp.asarray(x, self.dtype), kernel, bias)
         cells = cells.reshape(batch, rows, columns, 2, 2, self.width).swapaxes(2, 3)
