@@ -58,7 +58,7 @@ def brief(error: Exception) -> str:
 
 def counted(count: int, noun: str) -> str:
     """Returns a count with its noun in the right number: '1 image', '2,000 images', 'no images'."""
-    plural = '' if count == 1 else 'es' if noun.endswith('s') else 's'
+    plural = '' if count == 1 else 'es' if noun.endswith(('s', 'x')) else 's'
     return f'{f"{count:,}" if count else "no"} {noun}{plural}'
 
 

@@ -10,12 +10,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mae_jax.config.changes import ADDED
+from mae_jax.config.detection_data import has_instances, instance_options, padding, view_fields
 from mae_jax.config.model import image_size
 from mae_jax.config.pairs import has_masks, make_plan, mask_options, shared_fields, train_fields
 from mae_jax.config.workers import IMAGES
 from mae_jax.data.loader import memory
 from mae_jax.data.loader.assembly import ON_HOST, Destination
 from mae_jax.data.loader.batches import Loader, eval_batches, loader_of, make_loader
+from mae_jax.data.loader.instances import eval_instance_batches, instance_loader
 from mae_jax.data.loader.pairs import Streams, eval_pairs
 from mae_jax.data.loader.stream import Stream
 from mae_jax.data.sources.arrays import FeatureSource
@@ -45,6 +47,7 @@ def make_source_of(config: ConfigDict, split: str) -> Any:
         seed=config.seed,
         held_out_share=held_out_share(config),
         masks=mask_options(config),
+        instances=instance_options(config),
     )
 
 
@@ -162,12 +165,15 @@ def make_train_loader(
         augment=make_augment(config),
         **decoding(dataset),
     )
+    has_outlines = has_masks(config) or has_instances(config)
+    if has_outlines and isinstance(views['augment'], RandAugment):
+        raise UserError(
+            f'dataset.augment={dataset.augment!r} moves pixels, and not those of the mask: choose '
+            "'photometric', or 'jitter' with strengths."
+        )
+    if has_instances(config):
+        return instance_loader(source, views | view_fields(config, source), **batches)
     if has_masks(config):
-        if isinstance(views['augment'], RandAugment):
-            raise UserError(
-                f'dataset.augment={dataset.augment!r} moves pixels, and not those of the mask: '
-                "choose 'photometric', or 'jitter' with strengths."
-            )
         fields = dict(repeats=dataset.repeats, **train_fields(config, source))
         return loader_of(source, functools.partial(train_pairs, **views, **fields), **batches)
     return make_loader(
@@ -256,16 +262,13 @@ def _eval_starter(
             **options,
         )
     images = min(limit or len(source), len(source)) * len(rows) // batch_size
-    return functools.partial(
-        eval_batches,
-        source,
-        limit=limit,
-        workers=min(workers, images // IMAGES),
-        crop_share=config.dataset.eval_crop_share,
-        image_size=image_size(config),
-        **decoding(config.dataset),
-        **options,
-    )
+    options |= dict(limit=limit, workers=min(workers, images // IMAGES))
+    fields = dict(image_size=image_size(config), **decoding(config.dataset))
+    if has_instances(config):
+        fields['fill'] = padding(config)
+        return functools.partial(eval_instance_batches, source, fields, **options)
+    fields['crop_share'] = config.dataset.eval_crop_share
+    return functools.partial(eval_batches, source, **fields, **options)
 
 
 def eval_passes(

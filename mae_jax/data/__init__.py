@@ -1,7 +1,7 @@
 """The input pipeline: examples of a data set -> batches of pixels, in five subpackages.
 
     sources/     where examples come from: len(source), source[i] -> {'image', 'label', 'name'},
-                 for segmentation with a 'mask' too
+                 for segmentation with a 'mask' too, for detection with 'boxes'
     images/      an encoded image or an array -> pixels
     transforms/  pixels -> a training crop with augmentation, or an evaluation crop
     loader/      the order of examples, batches, threads and worker processes

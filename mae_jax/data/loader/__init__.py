@@ -6,5 +6,6 @@ loads ahead of use: `readers.py` has threads and worker processes (`worker.py`),
 example at a time (`examples.py`) into the memory of a piece of a batch (`layout.py`); `assembly.py`
 sends each piece to its device and makes batches of them; `stream.py` notices when a worker or a
 read dies or hangs. `memory.py` makes batches of arrays in memory. `pairs.py` evaluates images with
-masks, whole, on the canvases that `canvases.py` chooses. Imports `images` and `transforms`.
+masks, whole, on the canvases that `canvases.py` chooses; `instances.py` has images with boxes.
+Imports `images` and `transforms`.
 """

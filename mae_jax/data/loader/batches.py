@@ -249,6 +249,34 @@ def eval_batches(
         nodata=nodata,
         crop_share=crop_share,
     )
+    batches = dict(batch_size=batch_size, rows=rows, limit=limit, put=put)
+    return eval_stream(source, load_eval, transform, **batches, **options)
+
+
+def eval_stream(
+    source: Source,
+    load: Callable[..., Arrays],
+    transform: Callable[[dict], Arrays],
+    *,
+    batch_size: int,
+    rows: Sequence[int],
+    limit: int | None = None,
+    put: Destination = ON_HOST,
+    **options,
+) -> Stream:
+    """Starts to load a row of every example, once and in order, by one of `examples.py`.
+
+    Args:
+      load: (source, transform, on_error, (whether it is valid, index)) -> a row.
+      transform: example -> what `load` makes the row of; picklable.
+      source, batch_size, rows, limit, put, **options: as of `eval_batches`.
+
+    Returns:
+      An iterator over batches, filled up as those of `eval_batches`.
+
+    Raises:
+      UserError: as of `make_loader`.
+    """
     options = ReadOptions(**options)
     examples = len(source) if limit is None else min(limit, len(source))
     replaced = 0
@@ -260,7 +288,7 @@ def eval_batches(
         return loaded.batch
 
     return read_ahead(
-        functools.partial(load_eval, source, transform, options.on_error),
+        functools.partial(load, source, transform, options.on_error),
         lambda i: (i < examples, i % examples * len(source) // examples),
         Share(np.asarray(rows), batch_size),
         start_step=0,

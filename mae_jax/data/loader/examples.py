@@ -47,6 +47,14 @@ def load_eval_pair(
     return rows | {'valid': rows['valid'] & ~rows[REPLACED]}
 
 
+def load_eval_instances(
+    source: Source, transform: Callable, on_error: str, item: tuple[bool, int]
+) -> Arrays:
+    """Loads the row of an image for detection, with its index in the source, -1 if not valid."""
+    rows = load_eval_pair(source, transform, on_error, item)
+    return rows | {'index': np.where(rows['valid'], item[1], -1).astype(np.int32)}
+
+
 def unreadable(error: BadImage) -> UserError:
     """Returns the error of a run that an unreadable image ends."""
     return UserError(f"{error} Repair or remove it, or set dataset.on_error='skip'.")

@@ -2,8 +2,8 @@
 
 A name is looked up in this order:
 
-1. a name in `SOURCES`: csv, digits, folder, paired_folders, prepared, synthetic, or one added by
-   `SOURCES.register`;
+1. a name in `SOURCES`: coco, csv, digits, folder, paired_folders, prepared, synthetic, or one added
+   by `SOURCES.register`;
 2. 'module:function', a factory of one's own (below), where the module can be imported;
 3. a data set of TensorFlow Datasets ('imagenet2012', 'imagenet_v2/matched-frequency:3.0.0',
    'huggingface:beans', 'robotics:mt_opt_rlds').
@@ -40,6 +40,7 @@ SOURCES = Registry(
     'data source',
     'dataset.name',
     {
+        'coco': 'mae_jax.data.sources.coco:coco_source',
         'csv': 'mae_jax.data.sources.files:csv_source',
         'digits': 'mae_jax.data.sources.digits:digits_source',
         'folder': 'mae_jax.data.sources.folder:folder_source',
@@ -50,7 +51,7 @@ SOURCES = Registry(
 )
 """Factories of sources by name; a string is imported when it is first used."""
 
-SPLITTING = ('folder', 'csv', 'paired_folders')
+SPLITTING = ('folder', 'csv', 'paired_folders', 'coco')
 """Sources that hold examples out where there is no evaluation split."""
 PYTHON = 'python'
 """The name of sources that were passed to `mae_jax.run`, in the config of the run."""
@@ -68,21 +69,24 @@ def make_source(
     seed: int = 0,
     held_out_share: float | None = None,
     masks: Mapping[str, Any] = MappingProxyType({}),
+    instances: Mapping[str, Any] = MappingProxyType({}),
 ) -> Source:
     """Returns one split of a data set, with random access to its examples.
 
     Args:
-      name: 'digits', 'folder', 'paired_folders', 'prepared' (by `mae-jax prepare`), 'synthetic',
-        'module:function' for a factory of one's own, or the TFDS name of an image data set.
+      name: 'coco', 'digits', 'folder', 'paired_folders', 'prepared' (by `mae-jax prepare`),
+        'synthetic', 'module:function' for a factory of one's own, or the TFDS name of an image data
+        set.
       split: 'train' or an evaluation split; 'validation', 'val' and 'test' stand for each other.
       path: folder: its root; prepared: the directory that was written; TFDS: its data_dir.
       channels: of the images; prepared: must be those it was prepared with.
       image_size: synthetic: (height, width) in pixels.
       synthetic_examples: synthetic: the number of examples.
       seed: synthetic: of the pixels.
-      held_out_share: folder, csv, paired_folders: of a data set without an evaluation split; see
-        `splits.py`.
+      held_out_share: coco, folder, csv, paired_folders: of a data set without an evaluation split;
+        see `splits.py`.
       masks: paired_folders: further arguments of its factory.
+      instances: coco: further arguments of its factory.
 
     Raises:
       UserError: the data set or the split does not exist or cannot be used, or a factory of one's
@@ -99,6 +103,8 @@ def make_source(
         factory = functools.partial(factory, examples=synthetic_examples)
     if name == 'paired_folders':
         factory = functools.partial(factory, **masks)
+    if name == 'coco':
+        factory = functools.partial(factory, **instances)
     if name in SPLITTING:
         factory = functools.partial(factory, held_out_share=held_out_share)
     source = factory(split, path=path, channels=channels, image_size=image_size, seed=seed)

@@ -26,6 +26,20 @@ class PairedExample(Example):
     """What messages call the mask."""
 
 
+class InstanceExample(Example):
+    """One example of a source for detection, with the objects on which it is trained."""
+
+    boxes: np.ndarray
+    """Float [n, 4]: x0, y0, x1, y1 in pixels of the image; pixel i covers i to i + 1."""
+    classes: np.ndarray
+    """Integers [n], counted from 0."""
+    outlines: Sequence
+    """Of each object: polygons, a list of floats [k, 2] of corners (x, y); a mask [H, W]; COCO's
+    uncompressed runs; or None for the whole box."""
+    size: NotRequired[tuple[int, int]]
+    """(height, width) of the image that boxes and outlines are of; another one is refused."""
+
+
 class Source(Protocol):
     """One split of a data set.
 

@@ -188,16 +188,29 @@ def resize_crop(image: Picture, box: CropBox, size: Size) -> np.ndarray:
     return resize_bands(crop, size, Image.Resampling.BICUBIC)
 
 
-def resize_bands(pixels: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:
-    """Resizes [H, W, C] of any dtype with Pillow, each band by itself, to the same dtype."""
-    bands = [_resize_band(pixels[..., i], size, method) for i in range(pixels.shape[-1])]
+def resize_bands(
+    pixels: np.ndarray,
+    size: Size,
+    method: Image.Resampling,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Resizes [H, W, C] of any dtype with Pillow, each band by itself, to the same dtype.
+
+    With `box`, (left, top, right, bottom), that part of it.
+    """
+    bands = [_resize_band(pixels[..., i], size, method, box) for i in range(pixels.shape[-1])]
     return np.stack(bands, axis=-1)
 
 
-def _resize_band(band: np.ndarray, size: Size, method: Image.Resampling) -> np.ndarray:
+def _resize_band(
+    band: np.ndarray,
+    size: Size,
+    method: Image.Resampling,
+    box: tuple[float, float, float, float] | None,
+) -> np.ndarray:
     dtype = band.dtype
     band = np.ascontiguousarray(band if dtype == np.uint8 else band.astype(np.float32))
-    resized = np.asarray(Image.fromarray(band).resize(size[::-1], method))
+    resized = np.asarray(Image.fromarray(band).resize(size[::-1], method, box))
     if dtype.kind in 'ui' and dtype != np.uint8:  # bicubic overshoots: do not wrap around
         limits = np.iinfo(dtype)
         resized = np.clip(np.rint(resized.astype(np.float64)), limits.min, limits.max)

@@ -285,6 +285,7 @@ def padded(array: np.ndarray, size: Size, fill: Any) -> np.ndarray:
     if (height, width) == size:
         return np.ascontiguousarray(array)
     fill = np.rint(fill) if array.dtype.kind in 'iu' else fill
-    whole = np.full((*size, *array.shape[2:]), fill, array.dtype)
-    whole[:height, :width] = array
+    whole = np.empty((*size, *array.shape[2:]), array.dtype)
+    row = np.full(whole.shape[1:], fill, array.dtype)  # NumPy copies rows faster than pixels
+    whole[:height, :width], whole[:height, width:], whole[height:] = array, row[width:], row
     return whole
