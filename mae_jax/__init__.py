@@ -1,10 +1,10 @@
 """Masked Autoencoders in JAX.
 
 Public: `run` a config (start from those in `configs`), on images of one's own as an `ArraySource`,
-`FileSource` or `HuggingFaceSource` (or any `Source`); `embed` or `segment` images; `load` a trained
-`MAE` or classifier, `load_encoder` an `Encoder` for a model of one's own, and `load_images` (or
-`load_normalize`) what it takes; `reconstruct` what is hidden of images. The packages below are read
-best from `experiment/run.py`.
+`FileSource` or `HuggingFaceSource` (or any `Source`); `embed` or `segment` images, or `detect`
+objects in them; `load` a trained `MAE` or classifier, `load_encoder` an `Encoder` for a model of
+one's own, and `load_images` (or `load_normalize`) what it takes; `reconstruct` what is hidden of
+images. The packages below are read best from `experiment/run.py`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mae_jax.data.sources.huggingface import HuggingFaceSource as HuggingFaceSource
     from mae_jax.data.sources.protocol import Source as Source
     from mae_jax.experiment.run import run as run
+    from mae_jax.inference.detect import detect as detect
     from mae_jax.inference.embed import embed as embed
     from mae_jax.inference.images import load_images as load_images
     from mae_jax.inference.reconstruct import reconstruct as reconstruct
@@ -35,6 +36,7 @@ _PUBLIC = {
     'MAE': 'mae_jax.models.mae',
     'Source': 'mae_jax.data.sources.protocol',
     'configs': 'mae_jax.configs',
+    'detect': 'mae_jax.inference.detect',
     'embed': 'mae_jax.inference.embed',
     'load': 'mae_jax.interop.load',
     'load_encoder': 'mae_jax.interop.load',
@@ -53,6 +55,7 @@ __all__ = [
     'MAE',
     'Source',
     'configs',
+    'detect',
     'embed',
     'load',
     'load_encoder',

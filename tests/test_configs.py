@@ -19,9 +19,9 @@ from mae_jax.tasks import make_task
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[1] / 'configs').glob('*.py'))
 CONFIGS = [name for name in CONFIGS if not name.startswith(('ablation', 'probe'))]  # suites
-GENERIC = {'finetune', 'folder', 'linprobe', 'partial', 'segment'}
+GENERIC = {'detect', 'finetune', 'folder', 'linprobe', 'partial', 'segment'}
 """Those that leave batch size, length and learning rate to the data."""
-INHERITING = {'finetune', 'knn', 'linprobe', 'partial', 'segment', 'transfer'}
+INHERITING = {'detect', 'finetune', 'knn', 'linprobe', 'partial', 'segment', 'transfer'}
 """Those that take their model from `init_from`."""
 
 IMAGENET = SimpleNamespace(num_classes=1000)
@@ -53,6 +53,8 @@ def test_every_config_builds(name, pretrained, tmp_path):
     config.model.depth = 4  # sizes of whole models: tests/models
     if 'decoder_depth' in config.model:
         config.model.decoder_depth = 1
+    if config.model.get('global_blocks'):
+        config.model.global_blocks = (1, 3)
     if 'taps' in config.model:
         config.model.taps = (0, 1, 2, 3)
     task = make_task(config, IMAGENET)  # traces the model

@@ -10,12 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.commands import ROOT
+from helpers.detectors import FIELDS, as_flags
 from helpers.documents import blocks
 from helpers.environment import xla_flags
 from helpers.photographs import photograph
+from helpers.scenes import draw_scenes
 from PIL import Image
+from pycocotools.coco import COCO
 
 SHORTER = ' --config.num_steps=2'
+DETECTOR = {name: value for name, value in FIELDS.items() if name in (
+    'image_size', 'batch_size', 'model.channels', 'model.anchor_sizes', 'model.box_width',
+)} | {'model.score_threshold': 0.0}  # fmt: skip
+"""For two steps on a CPU that detect anything."""
 ENCODER = ROOT / 'docs/encoder.md'
 
 
@@ -93,6 +100,9 @@ def shell_lines(page) -> list[str]:
 @pytest.mark.parametrize('page', ['README.md', 'docs/getting-started.md'])
 def test_commands_run_one_after_the_other_in_a_directory_with_photographs(page, tmp_path):
     write_photographs(tmp_path / 'photos')
+    kinds = [f'kind {number}' for number in range(80)]
+    for split, count in (('train2017', 16), ('val2017', 9)):
+        draw_scenes(tmp_path / 'coco', count, 64, count, categories=kinds, split=split)
     environment = os.environ | {
         'PYTHONPATH': str(ROOT),
         'XLA_FLAGS': xla_flags(),
@@ -100,6 +110,7 @@ def test_commands_run_one_after_the_other_in_a_directory_with_photographs(page, 
     }
     for line in shell_lines(ROOT / page):
         line += SHORTER if line.startswith('mae-jax train ') and ' knn ' not in line else ''
+        line = ' '.join([line, *(as_flags(DETECTOR) if 'train detect' in line else ())])
         process = subprocess.run(
             ['bash', '-c', line.replace('mae-jax', f'{sys.executable} -m mae_jax', 1)],
             cwd=tmp_path,
@@ -114,3 +125,8 @@ def test_commands_run_one_after_the_other_in_a_directory_with_photographs(page, 
         assert len(features['features']) == len(features['names']) == 60
         assert sorted(set(features['labels'].tolist())) == [0, 1]
     assert Image.open(tmp_path / 'grid.png').width > 300
+    if page == 'README.md':
+        truth = COCO(str(tmp_path / 'coco/annotations/instances_val2017.json'))
+        found = truth.loadRes(str(tmp_path / 'runs/detect/detections.json'))
+        assert {found.anns[i]['category_id'] for i in found.getAnnIds()} <= set(truth.getCatIds())
+        assert found.getAnnIds() and len(truth.getCatIds()) == 80

@@ -6,10 +6,12 @@
     mae-jax convert runs/vit_base vit_base                       a run -> Hugging Face directory
     mae-jax convert runs/vit_base vit_base.safetensors           a run -> one file
     mae-jax convert runs/vit_base vit_base.pth                   a run -> official names
+    mae-jax convert model_final.pkl detector.safetensors         detectron2 -> ours
 
 Reads runs and their checkpoints, our own file, and the ViTs of the official MAE (encoder, with
 decoder, fine-tuned), Hugging Face (ViTMAE, ViT, Beit), timm, DeiT, BEiT, MoCo v3, DINO,
-vision_transformer and big_vision (these two with the exact GELU in place of its approximation).
+vision_transformer and big_vision (these two with the exact GELU in place of its approximation),
+and detectors of detectron2 (ViTDet with Mask R-CNN).
 The result is read again and compared; where timm and transformers are installed, a batch goes
 through their model and ours. The official mae_visualize_* were trained on --target pixel.
 
@@ -30,7 +32,8 @@ def add_arguments(parser: Parser) -> None:
         '--to',
         metavar='FORMAT',
         help='mae_jax (.safetensors) | official (.pth or .safetensors; also timm, DeiT, BEiT) | '
-        'huggingface (a directory) | augreg | big_vision (.npz); unset: by the name of DST',
+        'huggingface (a directory) | augreg | big_vision (.npz) | detectron2 (.pkl); unset: by the '
+        'name of DST',
     )
     parser.add_argument('--encoder_only', action='store_true', help='leave decoder and head out')
     parser.add_argument('--overwrite', action='store_true', help='replace DST where it exists')

@@ -7,10 +7,12 @@
     mae-jax visualize runs/folder *.jpg --show=attention --out=attention.png
     mae-jax visualize runs/folder *.jpg --show=pca --out=pca.png
     mae-jax visualize runs/segment *.jpg --show=segmentation --out=classes.png
+    mae-jax visualize runs/detect *.jpg --show=detection --out=objects.png
 
 Reconstructions need a checkpoint with decoder; attention of the cls token and the principal
 components of patch features need only an encoder. Segmentations need a run of configs/segment.py;
-beside an image in images/ whose mask is in annotations/ the truth is drawn.
+beside an image in images/ whose mask is in annotations/ the truth is drawn. Detections, boxes and
+masks with names and scores of at least 0.5, need a run of configs/detect.py.
 
 Of a --mask, what is not transparent hides the image, in pictures that have transparent pixels; in
 others what is not black. It has the size of its image, and patches are hidden as a whole. --masks 4
@@ -40,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument('images', metavar='IMAGE', nargs='+', help='image files')
     parser.add_argument(
         '--show',
-        choices=('reconstruction', 'attention', 'pca', 'segmentation'),
+        choices=('reconstruction', 'attention', 'pca', 'segmentation', 'detection'),
         default='reconstruction',
         help='unset: reconstruction',
     )
@@ -78,8 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
     from mae_jax.inference.visualize import visualize
 
     without_effect = {f'--show={arguments.show}': MASKING}
-    if arguments.show == 'segmentation':
-        without_effect = {'--show=segmentation': (*MASKING, 'block')}
+    if arguments.show in ('segmentation', 'detection'):
+        without_effect = {f'--show={arguments.show}': (*MASKING, 'block')}
     if arguments.show == 'reconstruction':
         given = {name: others for name, others in ALONE.items() if getattr(arguments, name)}
         without_effect = {'--show=reconstruction': ('block',)}

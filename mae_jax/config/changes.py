@@ -16,7 +16,12 @@ MAY_CHANGE = (
     'model.remat',
     'model.scan',
     'model.attention',
+    'model.before_nms',  # of an evaluation alone, as the next three
+    'model.detection_nms',
+    'model.detections',
+    'model.score_threshold',
     'dataset.path',  # the data set's identity is checked against the checkpoint
+    'dataset.annotations',
     'dataset.threads',
     'dataset.workers',
     'dataset.prefetch',

@@ -51,6 +51,8 @@ def make_learning_rate(config: ConfigDict, length: Length) -> optax.Schedule:
         warmup_steps=length.warmup_steps,
         minimum=fields.min_lr,
         shape=fields.get('schedule', 'cosine'),
+        warmup_from=fields.get('warmup_from', 0.0),
+        drop_at=fields.get('drop_at') or (),
     )
 
 

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from mae_jax.errors import UserError
 from mae_jax.models.classifier import Classifier
+from mae_jax.models.detection.detector import Detector
+from mae_jax.models.detection.options import DetectorOptions
 from mae_jax.models.mae import MAE
 from mae_jax.models.options import EncoderOptions
 from mae_jax.models.patches import grid_size
@@ -146,6 +148,23 @@ def _upernet(
     head = UperHead(classes, model.head_width or encoder.width, **options)
     auxiliary = FCNHead(classes, model.auxiliary_width, model.auxiliary_tap, **options)
     return head, auxiliary if model.auxiliary_weight else None
+
+
+def make_detector(config: ConfigDict, classes: int, frozen_blocks: int = 0) -> Detector:
+    """Makes the detector.
+
+    Raises:
+      UserError: a field does not work.
+    """
+    encoder = make_encoder(config).clone(frozen_blocks=frozen_blocks)
+    options = detector_options(config.model)
+    return Detector(encoder, classes, options, drop_path=config.model.drop_path)
+
+
+def detector_options(model: ConfigDict) -> DetectorOptions:
+    """Returns the numbers of the detector; what is unset is as in ViTDet's recipe."""
+    given = {field.name: model.get(field.name) for field in dataclasses.fields(DetectorOptions)}
+    return DetectorOptions(**{name: x for name, x in given.items() if x is not None})
 
 
 def _taps(taps: Any, depth: int) -> tuple[int, ...]:

@@ -17,6 +17,10 @@ Segmentation has batches of 16 and, as on the 20,210 images of ADE20K, 127 epoch
 at most 200 epochs; a learning rate of 1e-4 sqrt(batch / 16), ten times that with a frozen encoder;
 and a twentieth of the run as warm-up.
 
+Detection has batches of 64 sqrt(n / 118,287), as on the images of COCO, and 100 epochs, or 2,000
+steps, at most 200 epochs; a learning rate of 1e-4 sqrt(batch / 64), ten times that with a frozen
+encoder; and a twentieth of the run as warm-up.
+
 A batch size is rounded to a power of two of at least 16, not above the data set, then up to a
 multiple of what devices, `optimizer.accumulate` and `dataset.repeats` need. Learning rates scale
 with the root of the batch, as suits AdamW; the probe's features are normalised, and one rate fits
@@ -36,6 +40,7 @@ from mae_jax.config.fields import group_of
 from mae_jax.errors import counted
 
 IMAGENET = 1_281_167
+COCO = 118_287
 FIELDS = (
     'batch_size',
     'num_epochs',
@@ -70,6 +75,8 @@ LIGHT = {
     'dataset.erase': 0.0,
     'dataset.crop_scale': (0.35, 1.0),
 }
+DENSE_BATCH = {'segment': 16, 'detect': 64}
+"""Batch sizes of which 1e-4 is the learning rate in segmentation and detection."""
 MIN_BATCH = 16
 MAX_EPOCHS = 1600.0
 LARS_PEAK = 6.4
@@ -104,6 +111,9 @@ def rule_of(protocol: str, examples: int) -> Rule:
     if protocol.startswith('segment'):
         batch = power_of_two(16, examples)
         return Rule(examples, batch, 127.0, 0.05, min_steps=1000, max_epochs=200.0)
+    if protocol.startswith('detect'):
+        batch = power_of_two(64 * math.sqrt(examples / COCO), examples)
+        return Rule(examples, batch, 100.0, 0.05, min_steps=2000, max_epochs=200.0)
     if protocol == 'probe':
         batch = power_of_two(min(examples / 8, 1024), examples)
         return Rule(examples, batch, 20.0, 0.1, min_steps=2000)
@@ -120,8 +130,8 @@ def peak_learning_rate(protocol: str, batch_size: int, optimizer: str, width: in
         return LARS_PEAK
     if protocol == 'probe':
         return 1e-2
-    if protocol.startswith('segment'):
-        return (1e-3 if protocol == 'segment_frozen' else 1e-4) * math.sqrt(batch_size / 16)
+    if usual := DENSE_BATCH.get(protocol.removesuffix('_frozen')):
+        return (1e-3 if protocol.endswith('_frozen') else 1e-4) * math.sqrt(batch_size / usual)
     if protocol == 'finetune':
         return 4e-3 * math.sqrt(batch_size / 1024)
     return 2.4e-3 * math.sqrt(batch_size / 4096) * math.sqrt(768 / width)
@@ -136,10 +146,10 @@ def power_of_two(number: float, examples: int) -> int:
 def protocol_of(config: ConfigDict) -> str:
     """Returns the rule by which a config trains.
 
-    It is 'pretrain', 'finetune', 'probe', 'segment' or 'segment_frozen'.
+    It is 'pretrain', 'finetune', 'probe', 'segment', 'segment_frozen', 'detect' or 'detect_frozen'.
     """
-    if config.task == 'segment':
-        return 'segment_frozen' if config.trained == 'head' else 'segment'
+    if config.task in DENSE_BATCH:
+        return f'{config.task}_frozen' if config.trained == 'head' else config.task
     if 'trained' not in config:
         return 'pretrain'
     return 'probe' if config.trained == 'head' else 'finetune'

@@ -18,6 +18,7 @@ SECTIONS = {
     'default': 'Pretraining (configs/default.py)',
     'finetune': 'Classification (configs/finetune.py), where it adds or changes a field',
     'segment': 'Segmentation (configs/segment.py), where it adds or changes a field',
+    'detect': 'Detection (configs/detect.py), where it adds or changes a field',
     'knn': 'k-NN and linear fits (configs/knn.py), where they add or change a field',
     'robustness': 'Robustness (configs/robustness.py), where it adds or changes a field',
 }

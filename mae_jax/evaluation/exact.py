@@ -24,7 +24,8 @@ def make_evaluate(task: Task, mesh: Mesh, passes: Passes, batch_size: int) -> An
       batch_size: of the global batch.
 
     Returns:
-      A function that returns a `clu.metrics.Collection` of sums in float64 and int64, on the host.
+      A function that returns a `clu.metrics.Collection` of sums in float64 and int64, on the host;
+      or, where what the task collects has a method `on_host`, its results, merged.
     """
     collect = make_collect(task, mesh)
 
@@ -57,7 +58,8 @@ def merge(total: Collection | None, metrics: Collection | None) -> Collection | 
     """Adds the metrics of a batch to the sums on the host."""
     if metrics is None:
         return total
-    metrics = jax.tree.map(_on_host, metrics)
+    own = hasattr(metrics, 'on_host')
+    metrics = metrics.on_host() if own else jax.tree.map(_on_host, metrics)
     return metrics if total is None else total.merge(metrics)
 
 
@@ -68,7 +70,9 @@ def _on_host(array: jax.Array) -> np.ndarray:
 
 
 def count_examples(metrics: Collection) -> int:
-    """Returns the number of examples that the first metric of a collection averages over."""
+    """Returns the number of examples: `examples`, or what the first metric averages over."""
+    if hasattr(metrics, 'examples'):
+        return metrics.examples
     return next(
         int(m.count) for m in vars(metrics).values() if np.ndim(getattr(m, 'count', [])) == 0
     )

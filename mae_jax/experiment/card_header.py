@@ -4,7 +4,11 @@ import json
 from collections.abc import Sequence
 
 LIBRARY = 'mae_jax'
-PIPELINES = {'classify': 'image-classification', 'segment': 'image-segmentation'}
+PIPELINES = {
+    'classify': 'image-classification',
+    'segment': 'image-segmentation',
+    'detect': 'object-detection',
+}
 """Task -> what the Hub calls its use; that of all others is to extract features."""
 TAGS = ('masked-autoencoder', 'vision-transformer', 'jax', 'flax')
 TYPES = {
@@ -13,6 +17,8 @@ TYPES = {
     'eval/miou': 'mean_iou',
     'eval/pixel_accuracy': 'pixel accuracy',
     'eval/loss': 'loss',
+    'eval/box_ap': 'box AP',
+    'eval/mask_ap': 'mask AP',
 }
 """Metrics of metrics.jsonl -> their names on the Hub."""
 

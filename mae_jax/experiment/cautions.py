@@ -2,12 +2,12 @@
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from mae_jax.config.model import make_architecture
+from mae_jax.config.model import image_size, make_architecture
 from mae_jax.config.recipe import peak_learning_rate, protocol_of
 from mae_jax.errors import counted
 from mae_jax.experiment.setup import Setup
@@ -19,7 +19,7 @@ FAR = 10
 """Factor between learning rates that is worth a warning."""
 FEW_IMAGES = 300
 """Held-out images below which the standard error of an accuracy is printed: 3 points or more."""
-OWN_RULES = ('pretrain', 'classify', 'segment')
+OWN_RULES = ('pretrain', 'classify', 'segment', 'detect')
 """Tasks whose learning rates `config/recipe.py` knows."""
 
 
@@ -51,6 +51,8 @@ def cautions(setup: Setup) -> Iterator[str]:
     for split, source in (('training', setup.source), ('held-out', setup.held_out)):
         if config.task == 'classify':
             yield from empty_classes(split, source)
+    if config.task == 'detect':
+        yield from far_anchors(setup.source, image_size(config), config.model.anchor_sizes)
 
 
 def far_learning_rate(setup: Setup) -> Iterator[str]:
@@ -68,6 +70,29 @@ def far_learning_rate(setup: Setup) -> Iterator[str]:
             f'the learning rate {peak:.1e} (base_lr * batch_size / 256) is {factor:,.0f} times '
             f'{side} what suits batches of {config.batch_size}: optimizer.base_lr='
             f'{rule * 256 / config.batch_size:.2g} does.'
+        )
+
+
+def far_anchors(source: Any, size: tuple[int, int], anchors: Sequence[float]) -> Iterator[str]:
+    """Yields a sentence where most boxes are far from the size of every anchor.
+
+    Args:
+      source: training data; without `boxes` nothing is known of them.
+      size: height and width in pixels that images are resized to fit into.
+      anchors: their sides in pixels.
+    """
+    boxes = np.asarray(getattr(source, 'boxes', ()))
+    if not len(boxes):
+        return
+    scales = (np.array(size) / source.sizes).min(axis=1).repeat(np.diff(source.starts))
+    side = np.median(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) * scales)
+    smallest, largest = min(anchors), max(anchors)
+    if not smallest / 2 <= side <= 2 * largest:
+        height, width = size
+        yield (
+            f'in images of {height} x {width} boxes have about {side:.0f} pixels a side, and '
+            f'anchors {smallest:g} to {largest:g}, which match few of them: choose another '
+            'image_size, or other model.anchor_sizes.'
         )
 
 

@@ -23,7 +23,8 @@ def make_evaluation(setup: Setup, alive: Callable[[], None] = lambda: None) -> E
     passes = eval_passes(
         config, held_out, setup.mesh, batch_size, examples, alive, setup.task.check
     )
-    return make_evaluate(setup.task, setup.mesh, passes, batch_size)
+    evaluate = make_evaluate(setup.task, setup.mesh, passes, batch_size)
+    return lambda state: setup.task.conclude(evaluate(state), held_out)
 
 
 def evaluation_hook(evaluate: Evaluate, *, every_steps: int, early: bool = True) -> Hook:

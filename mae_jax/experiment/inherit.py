@@ -23,6 +23,7 @@ PATHS = (
     'init_from',
     'dataset.path',
     'dataset.classes',
+    'dataset.annotations',
     'target.tokenizer',
     'robustness.classes',
 )

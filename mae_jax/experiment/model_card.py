@@ -43,6 +43,11 @@ MEASURES = {
     'eval/top5': 'held-out top-5',
     'eval/miou': 'held-out mIoU',
     'eval/pixel_accuracy': 'held-out pixel accuracy',
+    **{
+        f'eval/{kind}_{name}': f'held-out {kind} {text}'
+        for kind in ('box', 'mask')
+        for name, text in {'ap': 'AP', 'ap50': 'AP50', 'ap75': 'AP75'}.items()
+    },
     'probe/knn': 'k-NN, a share of the data',
     'probe/linear': 'linear probe, a share of the data',
 }
@@ -188,7 +193,6 @@ def _training(config: ConfigDict, step: int, examples: tuple[int, int], warmup_s
     optimizer = config.optimizer
     peak = optimizer.base_lr * config.batch_size / 256
     averaged, layer_decay = config.get('ema_decay'), optimizer.get('layer_decay')
-    schedule = optimizer.get('schedule', 'cosine')
     data = f'{config.dataset.name}, {counted(examples[0], "example")}, {examples[1]:,} held out'
     if (config.eval_examples or examples[1]) < examples[1]:
         data += f' (evaluation sees {config.eval_examples:,} of them)'
@@ -199,12 +203,21 @@ def _training(config: ConfigDict, step: int, examples: tuple[int, int], warmup_s
         f'{step * config.batch_size / examples[0]:.1f} epochs',
         'optimiser': f'{optimizer.name}, weight decay {optimizer.weight_decay:g}',
         'learning rate': f'{peak:g} ({optimizer.base_lr:g} for a batch of 256), '
-        f'{counted(warmup_steps, "step")} of warm-up, then {schedule} to {optimizer.min_lr:g}',
+        f'{counted(warmup_steps, "step")} of warm-up, then {_falling(optimizer)}',
         'layer decay': None if layer_decay is None else f'{layer_decay:g}',
         'parameters kept': averaged and f'running average, decay {averaged:g}',
         'activations': describe_dtype(config.model),
         'seed': f'{config.seed}',
     }
+
+
+def _falling(optimizer: ConfigDict) -> str:
+    """Describes the learning rate after the warm-up."""
+    shape = optimizer.get('schedule', 'cosine')
+    if shape != 'steps':
+        return f'{shape} to {optimizer.min_lr:g}'
+    shares = ' and '.join(f'{share:.1%}' for share in optimizer.drop_at or ())
+    return f'constant, a tenth from {shares} of the run on' if shares else 'constant'
 
 
 def _last_measured(
@@ -246,7 +259,8 @@ def _use(config: ConfigDict, task: Card, path: str, best: tuple[int, float] | No
     better = f'  # its last checkpoint; the best: {path}/checkpoints/{best[0]}' if best else ''
     shape = f'8, {height}, {width}, {config.dataset.channels}'
     load = 'model, params = mae_jax.load(path)\n' if task.is_loaded else ''
-    what = 'The model' if task.is_loaded else 'The encoder'
+    library, other = task.converts_to
+    what = 'The model' if task.is_loaded or library == 'detectron2' else 'The encoder'
     imports = ('import jax\n' if task.needs_key else '') + 'import numpy as np\n\nimport mae_jax'
     return f"""\
 ```python
@@ -264,10 +278,10 @@ features = encoder.apply({{'params': params}}, normalize(images), method='featur
 {load}{task.example}
 ```
 
-{what}, as one file or with the names of Hugging Face:
+{what}, as one file or with the names of {library}:
 
     mae-jax convert {shlex.quote(path)} model.safetensors
-    mae-jax convert {shlex.quote(path)} model_huggingface"""
+    mae-jax convert {shlex.quote(path)} {other}"""
 
 
 def _table(rows: Rows) -> str:

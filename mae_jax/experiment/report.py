@@ -34,6 +34,8 @@ FORMATS = {
     'top5': '{:.4f} top-5',
     'miou': '{:.4f} mIoU',
     'pixel_accuracy': '{:.4f} pixel accuracy',
+    'box_ap': '{:.4f} box AP',
+    'mask_ap': '{:.4f} mask AP',
     'loss': 'loss {:.4f}',
 }
 """How metrics of an evaluation are written, in this order; others follow by their names."""
@@ -113,21 +115,28 @@ def report_evaluation(setup: Setup, state: TrainState) -> None:
     count = round(count_examples(metrics))
     remark = standard_error(count) if 'top1' in values else ''
     say(f'step {int(state.step)}, {count:,} held-out images: {line}{remark}')
-    if setup.task.per_class and jax.process_index() == 0:
+    if jax.process_index():
+        return
+    for name, text in setup.task.result_files(metrics).items():
+        file = setup.workdir / name
+        with explained(file):
+            file.write_text(text)
+        say(f'{file} is written')
+    if setup.task.per_class:
         write_classes(setup.workdir / 'per_class.csv', setup.held_out.class_names, metrics)
 
 
 def write_classes(path: epath.Path, names: Sequence[str], metrics: Collection) -> None:
-    """Writes the accuracy, or IoU, of every class that occurs as CSV, the lowest first."""
+    """Writes the accuracy, IoU or APs of every class that occurs as CSV, the lowest first."""
     per_class = metrics.per_class
-    counts, values = per_class.count, per_class.compute()
-    present = np.flatnonzero(~np.isnan(values))
-    lowest_first = present[np.argsort(values[present], kind='stable')]
+    counts, values = per_class.count, np.atleast_2d(per_class.compute())
+    present = np.flatnonzero(~np.isnan(values[0]))
+    lowest_first = present[np.argsort(values[0, present], kind='stable')]
     with path.open('w', encoding='utf-8') as file:
         rows = csv.writer(file)
         rows.writerow(['class', *per_class.columns])
         for c in lowest_first:
-            rows.writerow([names[c], int(counts[c]), f'{values[c]:.4f}'])
+            rows.writerow([names[c], int(counts[c]), *(f'{value:.4f}' for value in values[:, c])])
     say(f'{per_class.title} of every class: {path}')
 
 

@@ -14,6 +14,7 @@ from mae_jax.config.model import statistics
 from mae_jax.errors import UserError
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import replacing, writing
+from mae_jax.inference.detect import detected_columns
 from mae_jax.inference.images import read_images, reading
 from mae_jax.inference.painted import hidden_patches
 from mae_jax.inference.reconstruct import predict_hidden, reconstruct
@@ -38,6 +39,8 @@ JPEG_SIDE = 65_500
 """Largest side of a JPEG in pixels."""
 FEATURES = {'attention': attention_columns, 'pca': pca_columns}
 """What can be shown of an encoder alone: (encoder, params, images, block) -> columns."""
+WHOLE = {'segmentation': segmented, 'detection': detected_columns}
+"""What can be shown of whole images: (checkpoint, image files) -> columns."""
 
 
 class Shown(NamedTuple):
@@ -71,8 +74,9 @@ def visualize(
       checkpoint: a work directory, one of its checkpoints, or a file that `mae-jax convert` wrote.
       images: image files; they are resized and cropped as for evaluation.
       out: the file to write, PNG or JPEG; PNG keeps every pixel.
-      show: 'reconstruction', 'attention' of the cls token, 'pca' of the patch features, or
-        'segmentation': the class of every pixel, of images that are not cropped.
+      show: 'reconstruction', 'attention' of the cls token, 'pca' of the patch features; or, of
+        images that are not cropped, one of `WHOLE`: 'segmentation', the class of every pixel, and
+        'detection', boxes and masks of objects.
       mask_ratios: shares to hide, with random masking each including what a smaller one hides;
         none: the ratio of the model's config.
       strategy: of masking: 'random', 'block', 'grid' or 'module:function'; None is that of the
@@ -97,15 +101,15 @@ def visualize(
         raise UserError(f'--seed={seed} must be from 0 to {2**32 - 1}.')
     if abreast < 1:
         raise UserError(f'--abreast={abreast} must be at least 1.')
-    if show == 'segmentation':
-        shown = Shown(segmented(checkpoint, images))
+    if show in WHOLE:
+        shown = Shown(WHOLE[show](checkpoint, images))
     elif show in FEATURES:
         shown = _features(checkpoint, images, show, block)
     elif show == 'reconstruction':
         masking = dict(mask_ratios=mask_ratios, strategy=strategy, seed=seed, raw=raw)
         shown = _reconstructions(checkpoint, images, painted=painted, masks=masks, **masking)
     else:
-        shows = ' | '.join(('reconstruction', *FEATURES, 'segmentation'))
+        shows = ' | '.join(('reconstruction', *FEATURES, *WHOLE))
         raise UserError(f'show={show!r} is unknown: choose {shows}.')
     _write(shown, out, abreast)
 

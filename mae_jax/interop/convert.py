@@ -20,12 +20,14 @@ from mae_jax.files.tensors import (
 )
 from mae_jax.interop import huggingface
 from mae_jax.interop.check import compare_outputs
+from mae_jax.interop.detectors import detector_of, is_detector
+from mae_jax.interop.detectron2 import is_detectron2, write_detectron2
 from mae_jax.interop.foreign import read_foreign
-from mae_jax.interop.hyperparameters import hyperparameters
+from mae_jax.interop.hyperparameters import hyperparameters, override
 from mae_jax.interop.load import read_module
 from mae_jax.interop.modules import encoder_of, join_first, kind_of
-from mae_jax.interop.read import is_ours, locate_model
-from mae_jax.interop.trained import Trained, flat, write_trained
+from mae_jax.interop.read import is_ours, locate_model, read_config, read_model
+from mae_jax.interop.trained import DETECTED, Trained, flat, write_trained
 from mae_jax.interop.translate import to_ours, to_theirs
 from mae_jax.models.transformer import NORM_EPS
 
@@ -35,6 +37,7 @@ FORMATS = {
     'huggingface': ('',),
     'augreg': ('.npz',),
     'big_vision': ('.npz',),
+    'detectron2': ('.pkl',),
 }
 """Format -> its suffixes ('' is a directory). A suffix stands for the first format that has it."""
 FILES = {'config.json', 'preprocessor_config.json', 'model.safetensors'}
@@ -78,11 +81,7 @@ def convert(
     if encoder_only:
         params = {'encoder': encoder_of(trained.params)}
         trained = trained._replace(params=params, model_state={}, class_names=())
-    if not kind_of(flat(trained)).has_norm and to != 'mae_jax':
-        raise UserError(
-            f'{source} was fine-tuned with mean pooling: its encoder has no final norm, '
-            f"which '{to}' needs: convert to 'mae_jax', or the whole classifier to 'official'."
-        )
+    _check_kind(source, trained, to)
     _check_eps(source, trained, to)
     say(summary(trained))
     with replacing(destination) as fresh:
@@ -96,6 +95,23 @@ def convert(
         if message:
             say(f'{when}: {message}')
     say(f'{destination} is written.')
+
+
+def _check_kind(source: str | os.PathLike, trained: Trained, to: str) -> None:
+    """Raises a UserError where the format has no names for a model of this kind."""
+    if is_detector(trained) and to not in ('mae_jax', 'detectron2'):
+        raise UserError(
+            f"{source} is a detector, for which '{to}' has no names: convert to 'detectron2' "
+            "(.pkl) or 'mae_jax' (.safetensors), or give --encoder_only."
+        )
+    if to == 'detectron2' and not is_detector(trained):
+        raise UserError(f"'{to}' has names for detectors, and {source} is none: give another --to.")
+    if not kind_of(flat(trained)).has_norm and to not in ('mae_jax', 'detectron2'):
+        raise UserError(
+            f'{source} was fine-tuned with mean pooling, or for detection: its encoder has no '
+            f"final norm, which '{to}' needs: convert to 'mae_jax', or the whole classifier to "
+            "'official'."
+        )
 
 
 def _check_eps(source: str | os.PathLike, trained: Trained, to: str) -> None:
@@ -130,6 +146,9 @@ def write(path: str | os.PathLike, trained: Trained, to: str) -> None:
     if to == 'mae_jax':
         write_trained(path, trained)
         return
+    if to == 'detectron2':
+        write_detectron2(path, trained)
+        return
     tensors = to_theirs(trained, to)
     if to == 'huggingface':
         kind = kind_of(flat(trained))
@@ -150,6 +169,8 @@ def summary(trained: Trained) -> str:
     sizes, kind = make_architecture(config.model), kind_of(tensors)
     height, width = image_size(config)
     name = {'mae': 'autoencoder', 'encoder': 'encoder'}.get(kind.name)
+    if is_detector(trained):
+        name = f'detector of {tensors[DETECTED].size - 1} classes'
     text = (
         f'{name or f"classifier of {kind.classes} classes"}: '
         f'{sum(x.size for x in tensors.values()):,} numbers; encoder {sizes["width"]} wide, '
@@ -187,6 +208,11 @@ def _read(
     local = locate_model(path)
     if not local.exists():
         raise UserError(f'{local} does not exist{similar_path(local) or "."}')
+    if is_detectron2(local) or is_ours(local) and read_config(local).get('task') == 'detect':
+        trained = read_model(local, say)
+        if is_detector(trained):  # not an encoder alone
+            detector_of(trained)
+            return trained._replace(config=override(trained.config, given)), None
     if is_ours(local):
         _, trained = read_module(local, given=given)
         return trained, None

@@ -18,7 +18,8 @@ from mae_jax.interop.rules import (
 )
 
 
-def _official_block(ours: str, theirs: str) -> list[Rule]:
+def official_block(ours: str, theirs: str) -> list[Rule]:
+    """Makes the rules of a block with the names of timm, which detectron2 has too."""
     return [
         *norm(f'{ours}/norm1', f'{theirs}.norm1'),
         *linear(f'{ours}/attention/qkv', f'{theirs}.attn.qkv'),
@@ -33,12 +34,12 @@ OFFICIAL = (
     rule('encoder/cls_token', 'cls_token'),
     rule('encoder/pos_embed', 'pos_embed'),
     *linear('encoder/patch_embed', 'patch_embed.proj', CONV),
-    *_official_block('encoder/blocks/block_{i}', 'blocks.{i}'),
+    *official_block('encoder/blocks/block_{i}', 'blocks.{i}'),
     *norm('encoder/norm', 'norm'),
     rule('decoder/mask_token', 'mask_token'),
     rule('decoder/pos_embed', 'decoder_pos_embed'),
     *linear('decoder/embed', 'decoder_embed'),
-    *_official_block('decoder/blocks/block_{i}', 'decoder_blocks.{i}'),
+    *official_block('decoder/blocks/block_{i}', 'decoder_blocks.{i}'),
     *norm('decoder/norm', 'decoder_norm'),
     *linear('decoder/head', 'decoder_pred'),
     *norm('fc_norm', 'fc_norm'),

@@ -4,7 +4,8 @@ Which of them a path is:
 
 1. `hf://owner/name[@revision]` is downloaded, and then read as the directory that it is;
 2. a work directory, one of its checkpoints, or a file with our header: `trained.py` reads it;
-3. a file or directory of another library is converted in memory, as `mae-jax convert` would.
+3. a `.pkl` file is a detector of detectron2;
+4. a file or directory of another library is converted in memory, as `mae-jax convert` would.
 """
 
 import functools
@@ -22,6 +23,7 @@ from mae_jax.files.buckets import service_errors
 from mae_jax.files.paths import absolute
 from mae_jax.files.tensors import read_safetensors_metadata
 from mae_jax.interop import trained
+from mae_jax.interop.detectron2 import is_detectron2, read_detectron2
 from mae_jax.interop.foreign import read_foreign
 from mae_jax.interop.hub import download, is_hub
 from mae_jax.interop.trained import HEADER, Trained
@@ -47,6 +49,8 @@ def read_model(path: str | os.PathLike, say: Callable[[str], None] = lambda line
         local = locate_model(path)
         if is_ours(local):
             return trained.read_trained(local)
+        if is_detectron2(local):
+            return read_detectron2(local, say)
         foreign = read_foreign(local)
     try:
         return to_ours(foreign, {}, say)

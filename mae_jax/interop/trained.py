@@ -31,6 +31,8 @@ CLASS_NAMES = 'class_names.json'
 """Lies in the work directory of a classifier: a list, in the order of the logits."""
 CLASS_COLOURS = 'class_colours.json'
 """Lies in the work directory of a segmenter: a list of [red, green, blue]."""
+DETECTED = 'box_head/classes/bias'
+"""Parameter of a detector that has a number for each class, and one for no object."""
 COLLECTIONS = ('batch_stats',)
 """First components of tensor names that are collections of running statistics, not modules."""
 
@@ -40,7 +42,7 @@ class Trained(NamedTuple):
 
     params: Any
     """Nested dicts of float32 numpy arrays: {'encoder': ...}, and 'decoder' (with the 'pca' of such
-    a target) or 'head', if the model has one."""
+    a target) or 'head', if the model has one; of a detector all of its modules."""
     model_state: Any
     """Running statistics of batch norm, if any."""
     step: int | None
@@ -148,8 +150,10 @@ def _run_class_names(path: str | os.PathLike) -> tuple[str, ...]:
 
 def _of_head(names: tuple[str, ...], params: Any) -> tuple[str, ...]:
     """Returns the names if there is one for each class of the head, else ()."""
-    head = traverse_util.flatten_dict({'head': params.get('head')}, sep='/')
-    return names if np.size(head.get('head/bias', ())) == len(names) else ()
+    heads = {name: params.get(name) for name in ('head', 'box_head')}
+    biases = traverse_util.flatten_dict(heads, sep='/')
+    classes = np.size(biases.get('head/bias', ())), np.size(biases.get(DETECTED, ())) - 1
+    return names if len(names) in classes else ()
 
 
 def _as_names(content: Any) -> tuple[str, ...]:

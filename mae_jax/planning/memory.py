@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.extend.core import Literal
 from jax.sharding import AbstractMesh, Mesh
 
+from mae_jax.models.options import EncoderOptions
 from mae_jax.training.optimizer import merge_params, split_params
 from mae_jax.training.state import TrainState
 from mae_jax.training.task import Batch, Task
@@ -120,12 +121,16 @@ def count_recomputed(task: Task, batch: Batch, slices: int) -> int:
     options = dict(remat='none', scan=False)
     if hasattr(blocks, 'frozen_blocks'):
         options['frozen_blocks'] = 0
+    if getattr(blocks, 'options', EncoderOptions()).global_blocks:  # the larger ones
+        options['options'] = dataclasses.replace(blocks.options, window=0, global_blocks=())
     ones = {name: 1 for name in ('depth', 'decoder_depth') if getattr(blocks, name, 0)}
 
     def activations(sizes: Mapping[str, int]) -> int:
         model = blocks.clone(**options | sizes)
         if blocks is not task.model:  # heads, which see the output of some of them
-            model = task.model.clone(encoder=model, taps=(0,) * len(task.model.taps))
+            taps = getattr(task.model, 'taps', None)
+            taps = {} if taps is None else dict(taps=(0,) * len(taps))
+            model = task.model.clone(encoder=model, **taps)
         return count_residuals(dataclasses.replace(task, model=model), batch, slices).activations
 
     return max(activations(ones | {name: 2}) for name in ones) - activations(ones)

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from mae_jax.config.data import make_source_of
+from mae_jax.config.detection_data import has_instances, train_shapes
 from mae_jax.config.length import Length, make_learning_rate, make_length
 from mae_jax.config.model import image_size, make_architecture
 from mae_jax.config.pairs import has_masks
@@ -164,6 +165,8 @@ def loaded_batch(config: ml_collections.ConfigDict, task: Task) -> Batch:
         shapes['box'] = jax.ShapeDtypeStruct((rows, 5), jnp.int32)
         return shapes | {'canvas': jax.ShapeDtypeStruct(shape, jnp.uint8)}
     size = image_size(config)
+    if has_instances(config):
+        shapes |= {name: jax.ShapeDtypeStruct(*x) for name, x in train_shapes(config).items()}
     if has_masks(config):
         shapes['mask'] = jax.ShapeDtypeStruct((rows, *size), jnp.uint8)
     return shapes | {'image': jax.ShapeDtypeStruct((rows, *size, dataset.channels), jnp.uint8)}

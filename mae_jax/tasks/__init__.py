@@ -19,6 +19,7 @@ TASKS = Registry(
     {
         'pretrain': 'mae_jax.tasks.pretrain:make_pretrain',
         'classify': 'mae_jax.tasks.classify_fields:make_classify',
+        'detect': 'mae_jax.tasks.detect_fields:make_detect',
         'segment': 'mae_jax.tasks.segment_fields:make_segment',
     },
 )

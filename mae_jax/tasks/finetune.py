@@ -1,9 +1,9 @@
 """What all tasks that train a pretrained encoder share: which parameters learn, and how fast."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from mae_jax.models.flops import encoder_flops
 from mae_jax.models.patches import grid_size
 from mae_jax.models.vit import Encoder
 from mae_jax.tasks.preprocess import normalize
-from mae_jax.training.optimizer import decays_finetune, layer_scales, make_optimizer
+from mae_jax.training.optimizer import Params, decays_finetune, layer_scales, make_optimizer
 from mae_jax.training.task import Task, optimizer_fields
 
 
@@ -30,6 +30,7 @@ class FineTuning(Task):
       mean, std, scale: as of `normalize`.
       trained: as of `learns`.
       layer_decay: factor between the learning rates of neighbouring layers; 1 for none.
+      decay_mask: which parameters decay.
     """
 
     image_size: tuple[int, int]
@@ -38,6 +39,7 @@ class FineTuning(Task):
     scale: float = 255.0
     trained: str | float = 'all'
     layer_decay: float = 1.0
+    decay_mask: ClassVar[Callable[[Params], Params]] = staticmethod(decays_finetune)
 
     @property
     def encoder(self) -> Encoder | Classifier:
@@ -62,7 +64,7 @@ class FineTuning(Task):
     def make_optimizer(
         self, fields: ConfigDict, schedule: optax.Schedule
     ) -> optax.GradientTransformation:
-        """Spares class token and positions from weight decay; scales updates by `layer_decay`."""
+        """Decays what `decay_mask` selects; scales updates by `layer_decay`."""
         extra, depth = {}, self.encoder.depth
         if self.layer_decay != 1:
             extra['scales'] = lambda params: layer_scales(params, self.layer_decay, depth)
@@ -71,7 +73,7 @@ class FineTuning(Task):
             schedule,
             momentum=fields.momentum,
             trust_coefficient=fields.trust_coefficient,
-            decay_mask=decays_finetune,
+            decay_mask=self.decay_mask,
             **optimizer_fields(fields),
             **extra,
         )
@@ -80,6 +82,14 @@ class FineTuning(Task):
         if self.trained == 'all':  # from scratch
             return None
         return f'init_from is unset: trained={config.trained} on top of an untrained encoder'
+
+    def how_trained(self, config: ConfigDict) -> str:
+        """Says in a few words what learned, for titles."""
+        if self.trained == 'all':
+            return 'fine-tuned' if config.init_from else 'trained from scratch'
+        if self.trained == 'head':
+            return 'trained on a frozen encoder'
+        return f'fine-tuned with the last {config.trained} block(s)'
 
     def encoder_flops(self) -> float:
         """Counts the encoder's forward pass for an image, and twice the blocks that learn."""
@@ -97,6 +107,10 @@ class FineTuning(Task):
     def normalized(self, images: jax.Array | np.ndarray) -> jax.Array:
         """Normalises images as they were loaded."""
         return normalize(images, scale=self.scale, mean=self.mean, std=self.std)
+
+
+HEADS = ('head', 'auxiliary', 'pyramid', 'proposals', 'box_head', 'mask_head')
+"""Modules that learn with trained='head'."""
 
 
 def parse_trained(trained: str, depth: int) -> str | float:
@@ -169,7 +183,7 @@ def learns(path: str, trained: str | float, depth: int) -> bool:
         return True
     part, *rest = path.split('/')
     if trained == 'head':
-        return part in ('head', 'auxiliary')
+        return part in HEADS
     if part != 'encoder' or rest[0] == 'norm':  # what follows the blocks
         return True
     if rest[0] != 'blocks':

@@ -183,11 +183,8 @@ class Segment(FineTuning):
         return draw
 
     def card(self, config: ConfigDict, source: Any) -> Card:
-        how = {'all': 'fine-tuned' if config.init_from else 'trained from scratch'}
-        how['head'] = 'trained on a frozen encoder'
-        title = how.get(self.trained, f'fine-tuned with the last {config.trained} block(s)')
         return Card(
-            f'Semantic segmentation: {TITLES[config.model.head]}, {title}',
+            f'Semantic segmentation: {TITLES[config.model.head]}, {self.how_trained(config)}',
             {
                 'head': config.model.head,
                 'blocks it sees': ', '.join(map(str, self.model.taps)),

@@ -14,6 +14,8 @@ LABELS = {
     'eval/top5': ('top-5', '.4f'),
     'eval/miou': ('mIoU', '.4f'),
     'eval/pixel_accuracy': ('pixel accuracy', '.4f'),
+    'eval/box_ap': ('box AP', '.4f'),
+    'eval/mask_ap': ('mask AP', '.4f'),
     'probe/knn': ('k-NN', '.4f'),
     'probe/linear': ('linear probe', '.4f'),
     'learning_rate': ('lr', '.2e'),
@@ -22,7 +24,12 @@ LABELS = {
 """Scalars in the order of the line, with their labels and formats."""
 
 
-OPTIONAL = ('grad_norm', 'per_device', 'epoch', 'learning_rate', 'input_wait', 'mfu')
+DETAILS = tuple(
+    f'eval/{kind}_ap{which}'
+    for kind in ('box', 'mask')
+    for which in ('_small', '_medium', '_large', '75', '50')
+)
+OPTIONAL = (*DETAILS, 'grad_norm', 'per_device', 'epoch', 'learning_rate', 'input_wait', 'mfu')
 """What a narrow line leaves out, in this order; all of it is in metrics.jsonl."""
 
 

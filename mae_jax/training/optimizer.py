@@ -1,16 +1,21 @@
 """Makes optimisers and learning rates, and selects the parameters that are trained and decayed."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
 from mae_jax.errors import UserError
 
 Params = dict[str, Any]
+
+
+SHAPES = ('cosine', 'linear', 'steps')
+"""How a learning rate falls after its warm-up."""
 
 
 def make_schedule(
@@ -20,29 +25,52 @@ def make_schedule(
     warmup_steps: int = 0,
     minimum: float = 0.0,
     shape: str = 'cosine',
+    warmup_from: float = 0.0,
+    drop_at: Sequence[float] = (),
 ) -> optax.Schedule:
-    """Makes a linear warm-up from 0, then half a cosine over the steps *after* it to `minimum`.
+    """Makes a linear warm-up, then half a cosine over the steps *after* it to `minimum`.
 
     Evaluated at every optimiser step rather than every epoch, as in the original. The update from
-    step s to s + 1 uses the value at s: the first update of a warm-up is zero.
+    step s to s + 1 uses the value at s: the first update of a warm-up from 0 is zero.
 
     Args:
-      shape: 'cosine', or 'linear' for a straight line in its place.
+      shape: 'cosine'; 'linear' for a straight line in its place; or 'steps' for a rate that is
+        constant but for dividing by ten at each share of the run in `drop_at`.
+      warmup_from: where the warm-up begins, as a share of the peak.
+      drop_at: ascending, between 0 and 1, of all steps, the warm-up included.
 
     Raises:
-      UserError: `shape` is another.
+      UserError: `shape` is another, or a share is out of range.
     """
-    if shape not in ('cosine', 'linear'):
-        raise UserError(f"optimizer.schedule='{shape}' is unknown: choose 'cosine' or 'linear'.")
+    if shape not in SHAPES:
+        known = ', '.join(map(repr, SHAPES[:-1]))
+        raise UserError(
+            f"optimizer.schedule='{shape}' is unknown: choose {known} or {SHAPES[-1]!r}."
+        )
+    if not 0 <= warmup_from <= 1:
+        raise UserError(f'optimizer.warmup_from={warmup_from} must be from 0 to 1, of the peak.')
+    drop_at = tuple(drop_at)
+    if list(drop_at) != sorted(drop_at) or not all(0 <= share <= 1 for share in drop_at):
+        raise UserError(
+            f'optimizer.drop_at={drop_at} must be ascending shares of the run, from 0 to 1.'
+        )
     decay_steps = max(total_steps - warmup_steps, 1)
+    drops = [round(share * total_steps) for share in drop_at]
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        done = jax.numpy.clip((step - warmup_steps) / decay_steps, 0.0, 1.0)
+        done = jnp.clip((step - warmup_steps) / decay_steps, 0.0, 1.0)
         if shape == 'cosine':
-            falling = minimum + (peak - minimum) * 0.5 * (1.0 + jax.numpy.cos(jax.numpy.pi * done))
-        else:
+            falling = minimum + (peak - minimum) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        elif shape == 'linear':
             falling = minimum + (peak - minimum) * (1.0 - done)
-        return jax.numpy.where(step < warmup_steps, peak * step / max(warmup_steps, 1), falling)
+        else:
+            falling = peak
+            for drop in drops:
+                falling = jnp.where(step >= drop, 0.1 * falling, falling)
+        rising = peak * step / max(warmup_steps, 1)
+        if warmup_from:
+            rising = peak * warmup_from + (1.0 - warmup_from) * rising
+        return jnp.where(step < warmup_steps, rising, falling)
 
     return schedule
 
@@ -62,6 +90,18 @@ def decays_finetune(params: Params) -> Params:
         return p.ndim > 1 and path[-1].key not in ('cls_token', 'pos_embed')
 
     return jax.tree.map_with_path(decays_at, params)
+
+
+def decays_but_norms(params: Params) -> Params:
+    """Selects all, biases too, but norms, class token and absolute positions, as ViTDet does."""
+    flat = traverse_util.flatten_dict(params, sep='/')
+    norms = {name.rpartition('/')[0] for name in flat if name.endswith('/scale')}
+
+    def decays_at(name: str) -> bool:
+        module, _, leaf = name.rpartition('/')
+        return module not in norms and leaf not in ('cls_token', 'pos_embed')
+
+    return traverse_util.unflatten_dict({name: decays_at(name) for name in flat}, sep='/')
 
 
 def layer_scales(params: Params, decay: float, depth: int) -> Params:
@@ -156,7 +196,7 @@ def _lars(
 def _scale_by(scales: Callable[[Params], Params]) -> optax.GradientTransformation:
     """Multiplies every update by its parameter's scale."""
     return optax.stateless(
-        lambda updates, params: jax.tree.map(jax.numpy.multiply, updates, scales(params))
+        lambda updates, params: jax.tree.map(jnp.multiply, updates, scales(params))
     )
 
 

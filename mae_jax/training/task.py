@@ -33,6 +33,8 @@ class Card(NamedTuple):
     """Whether the example draws random numbers, and so imports jax."""
     is_loaded: bool = True
     """Whether `mae_jax.load` gives the whole model."""
+    converts_to: tuple[str, str] = ('Hugging Face', 'model_huggingface')
+    """Another library whose names `mae-jax convert` writes, and a path for it."""
 
 
 class Task:
@@ -51,7 +53,7 @@ class Task:
       picture_name: what loggers call these pictures.
       online_probe: fields `every_epochs` and `share` of the probe during training; None for none.
       probes_at_end: whether the frozen encoder is compared with the untrained one at the end.
-      per_class: whether the accuracy, or IoU, of every class is written at the end.
+      per_class: whether the accuracy, IoU or AP of every class is written at the end.
     """
 
     model: nn.Module
@@ -107,13 +109,29 @@ class Task:
         """Collects the metrics of the valid rows of a loaded batch (`batch['valid']`).
 
         Every metric is a mean over examples (`clu.metrics.Average` or a subclass), and each value
-        is logged as `eval/<name>`. `first` is the number of the batch's first row in the
-        evaluation set: what is random is keyed by an example's place, to be the same every time and
-        for every batch size.
+        is logged as `eval/<name>`. What is no mean is collected in an object with a method
+        `on_host`, whose results have `merge`, and `conclude` makes metrics of them. `first` is the
+        number of the batch's first row in the evaluation set: what is random is keyed by an
+        example's place, to be the same every time and for every batch size.
         """
         raise NotImplementedError
 
     # Data and starting weights, on the host.
+
+    def conclude(self, collected: Any, held_out: Any) -> Any:
+        """Returns the metrics of a whole evaluation, which have `compute` and perhaps `per_class`.
+
+        Every process calls it.
+
+        Args:
+          collected: what `evaluate` collected of all batches, merged on the host.
+          held_out: the source that was evaluated.
+        """
+        return collected
+
+    def result_files(self, metrics: Any) -> Mapping[str, str]:
+        """Returns files of an evaluation for the work directory, name -> text."""
+        return {}
 
     def check(self, batch: dict[str, np.ndarray]) -> None:
         """Raises a UserError for a batch, as it was loaded, that the task cannot use."""

@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from configs import finetune, finetune_large, folder, linprobe, partial, segment, vit_base
+from configs import (
+    detect,
+    finetune,
+    finetune_large,
+    folder,
+    linprobe,
+    partial,
+    segment,
+    vit_base,
+)
 from mae_jax.config.recipe import choose, explain, keep, rule_of, unset_fields
 
 IMAGENET = 1_281_167
@@ -19,7 +28,7 @@ def steps(config, examples):
     return config.num_epochs * examples / config.batch_size
 
 
-@pytest.mark.parametrize('make', [finetune, folder, linprobe, partial, segment])
+@pytest.mark.parametrize('make', [detect, finetune, folder, linprobe, partial, segment])
 @pytest.mark.parametrize('examples', [3, 60, 600, 9469, 50_000, IMAGENET])
 def test_everything_is_chosen_and_every_run_is_sound(make, examples):
     config = chosen(make.get_config(), examples)

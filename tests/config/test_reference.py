@@ -45,5 +45,7 @@ def test_the_list_fits_80_columns_and_a_prefix_chooses():
         'optimizer.warmup_epochs',
         'optimizer.weight_decay',
         'optimizer.warmup_epochs',
+        'optimizer.warmup_from',
+        'optimizer.weight_decay',
     ]
     assert 'dataset.eval_crop_share' in format_fields('crop')  # which none begins with

@@ -9,7 +9,13 @@ import pytest
 from helpers.tiny_runs import PLAIN, classifying, make_image_folder, pretraining
 
 from configs import finetune, finetune_digits, quickstart
-from mae_jax.experiment.cautions import at_chance, cautions, empty_classes, standard_error
+from mae_jax.experiment.cautions import (
+    at_chance,
+    cautions,
+    empty_classes,
+    far_anchors,
+    standard_error,
+)
 from mae_jax.experiment.inherit import inherit
 from mae_jax.experiment.run import run
 from mae_jax.experiment.setup import make_setup
@@ -51,6 +57,21 @@ def test_fsdp_over_several_slices_is_called_slow(fsdp, slow, tmp_path, monkeypat
     config.mesh.fsdp = fsdp
     sentence = 'mesh.fsdp=8 spans slices of 4 devices: steps will be slow.'
     assert of(config, tmp_path) == ([sentence] if slow else [])
+
+
+@pytest.mark.parametrize(
+    ('size', 'anchors', 'far'),
+    [((100, 100), (32, 64), True), ((400, 800), (32, 64), False), ((400, 400), (2, 4), True)],
+)
+def test_anchors_far_from_the_size_of_the_boxes_are_named(size, anchors, far):
+    """Boxes of 10 x 40 pixels in images of 200 x 200: of 10, 40 and 40 pixels a side."""
+    boxes = np.array([[0, 0, 10, 40], [50, 60, 60, 100], [0, 0, 40, 10]], np.float32)
+    source = SimpleNamespace(boxes=boxes, starts=np.array([0, 1, 3]), sizes=np.full((2, 2), 200))
+    sentences = list(far_anchors(source, size, anchors))
+    assert len(sentences) == far
+    if far:
+        assert f'about {size[0] // 10} pixels a side' in sentences[0]
+    assert not list(far_anchors(SimpleNamespace(), size, anchors))
 
 
 def test_classes_without_examples_are_named():

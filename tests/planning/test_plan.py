@@ -6,7 +6,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from configs import finetune, segment_ade20k_base, vit_base, vit_huge
+from configs import detect_coco_base, finetune, segment_ade20k_base, vit_base, vit_huge
 from mae_jax.config.length import make_learning_rate, make_length
 from mae_jax.errors import UserError
 from mae_jax.planning.plan import Data, estimate_speed, find_change, find_data, fits, make_plan
@@ -170,6 +170,32 @@ def test_a_segmenter_is_planned_with_its_heads():
     assert plan.memory.batch == 2 * (2 * 64 * 64 * (3 + 1) + 4) + 4 * 2 * (2 * 2 + 32 + 256)
     config.model.remat = 'block'
     assert make_plan(config, 8, Data(20_210, 150)).memory.activations < plan.memory.activations
+
+
+@pytest.mark.slow
+def test_a_detector_is_planned_with_its_boxes_and_masks():
+    config = detect_coco_base.get_config()
+    config.update_from_flattened_dict({
+        'image_size': (64, 64),
+        'model.width': 32,
+        'model.depth': 2,
+        'model.heads': 2,
+        'model.window': 3,
+        'model.global_blocks': (1,),
+        'model.channels': 8,
+        'model.roi_samples': 16,
+        'model.remat': 'none',
+        'dataset.max_boxes': 10,
+    })  # fmt: skip
+    plan = make_plan(config, 8, Data(118_287, 80))
+    assert (plan.length.num_steps, plan.length.warmup_steps, plan.rows) == (184_375, 250, 8)
+    assert plan.parameters.keys() == {'encoder', 'pyramid', 'proposals', 'box_head', 'mask_head'}
+    arrays = 64 * 64 * 3 + 4 * 2 + 10 * (4 * 4 + 4 + 112 * 112)  # image, size, boxes ...
+    anchors = 3 * (16**2 + 8**2 + 4**2 + 2**2 + 1)
+    noise = anchors + (min(5 * 3 * 16**2, 1000) + 10) + 2 * 2  # ... and what is drawn
+    assert plan.memory.batch == 8 * (2 * arrays + 4 + 4 * noise)
+    config.model.remat = 'block'
+    assert make_plan(config, 8, Data(118_287, 80)).memory.activations < plan.memory.activations
 
 
 def test_speed_is_operations_by_the_share_of_the_peak_that_is_reached(plain):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import detectors
 from helpers.models import make_mae
 from helpers.slow import slow_after
 
@@ -54,8 +55,8 @@ def segmentation(trained):
     return Segment(model, 5, SIZE, SIZE, **fields)
 
 
-def text_of_step(task, size, accumulate=1):
-    """The whole step, as it is given to the compiler."""
+def text_of_step(task, size, accumulate=1, loaded=None):
+    """The whole step, as it is given to the compiler; `loaded` are arrays of its batch."""
     optimizer = make_optimizer(
         'adamw', lambda _: 1e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.05
     )
@@ -65,7 +66,7 @@ def text_of_step(task, size, accumulate=1):
         'image': jax.ShapeDtypeStruct((ROWS, *size, 1), jnp.uint8),
         'label': jax.ShapeDtypeStruct((ROWS,), jnp.int32),
         'mask': jax.ShapeDtypeStruct((ROWS, *size), jnp.uint8),
-    }
+    } | (loaded or {})
     step = make_step(task, optimizer, seed=0, accumulate=accumulate)
     return jit_step(step, mesh, state).lower(state, batch).as_text()
 
@@ -107,6 +108,15 @@ def test_a_step_with_relative_positions_does_not_scatter(options):
 @pytest.mark.parametrize('trained', slow_after(1, ['all', 'head']))
 def test_a_step_of_segmentation_does_not_scatter(trained):
     text = text_of_step(segmentation(trained), SIZE)
+    assert 'stablehlo.convolution' in text
+    assert 'scatter' not in text
+
+
+@pytest.mark.parametrize('trained', slow_after(1, ['all', 'head']))
+def test_a_step_of_detection_does_not_scatter(trained):
+    """Neither do anchors, proposals, RoIAlign and masks."""
+    task = detectors.make_task(drop=0.1, trained=trained, frozen=2 if trained == 'head' else 0)
+    text = text_of_step(task, (8, 8), loaded=detectors.training_batch(ROWS))
     assert 'stablehlo.convolution' in text
     assert 'scatter' not in text
 

@@ -53,8 +53,8 @@ def test_a_linear_schedule_falls_in_a_straight_line_after_the_warm_up():
     left = np.array([1, 0.75, 0.5, 0])
     expected = [0, 5e-5, *(1e-6 + (1e-4 - 1e-6) * left)]
     np.testing.assert_allclose([schedule(s) for s in steps], expected, rtol=1e-5)
-    with pytest.raises(UserError, match=r"optimizer\.schedule='steps' is unknown"):
-        make_schedule(peak=1.0, total_steps=2, shape='steps')
+    with pytest.raises(UserError, match=r"optimizer\.schedule='stairs' is unknown"):
+        make_schedule(peak=1.0, total_steps=2, shape='stairs')
 
 
 @pytest.mark.parametrize(
