@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from helpers.batches import eval_rows
 from helpers.scenes import draw_scenes
 from PIL import Image
 
 from configs import detect
-from mae_jax.config.data import make_eval_batches, make_source_of, make_train_loader
+from mae_jax.config.data import make_source_of, make_train_loader
 from mae_jax.config.detection_data import train_shapes
 from mae_jax.data.transforms.boxes import eval_instances, train_instances
 from mae_jax.errors import UserError
@@ -31,22 +32,6 @@ def config_of(root, **fields):
     config.dataset.update(dataset | {k: v for k, v in fields.items() if k in config.dataset})
     config.update({k: v for k, v in fields.items() if k not in config.dataset})
     return config
-
-
-def eval_rows(config, source=None, processes=1, batch_size=4, **options):
-    """Returns the rows of all batches, in the order of a global batch's rows."""
-    source = source or make_source_of(config, 'validation')
-    streams = []
-    for rows in np.split(np.arange(batch_size), processes):
-        made = make_eval_batches(config, source, batch_size=batch_size, rows=rows, **options)
-        with made as batches:
-            streams.append(list(batches))
-    return [
-        {name: batch[name][i] for name in batch}
-        for parts in zip(*streams, strict=True)
-        for batch in parts
-        for i in range(len(batch['valid']))
-    ]
 
 
 def test_training_batches_are_the_views_of_images_in_a_random_order(root):

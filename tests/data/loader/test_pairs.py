@@ -4,13 +4,13 @@ import functools
 
 import numpy as np
 import pytest
+from helpers.batches import eval_rows
 from helpers.pairs import VIEWS, blocks, write_pairs
 from PIL import Image
 
 from configs import segment
 from mae_jax.config.data import (
     make_augment,
-    make_eval_batches,
     make_source_of,
     make_train_loader,
 )
@@ -38,23 +38,6 @@ def config_of(root, **fields):
     config.dataset.update(dataset | {k: v for k, v in fields.items() if k in config.dataset})
     config.update({k: v for k, v in fields.items() if k not in config.dataset})
     return config
-
-
-def eval_rows(config, source=None, processes=1, batch_size=4, **options):
-    """Returns the rows of all batches, in the order of a global batch's rows."""
-    source = source or make_source_of(config, 'validation')
-    shares = np.split(np.arange(batch_size), processes)
-    streams = []
-    for rows in shares:
-        made = make_eval_batches(config, source, batch_size=batch_size, rows=rows, **options)
-        with made as batches:
-            streams.append(list(batches))
-    return [
-        {name: batch[name][i] for name in batch}
-        for parts in zip(*streams, strict=True)
-        for batch in parts
-        for i in range(len(batch['valid']))
-    ]
 
 
 def test_training_batches_are_the_views_of_pairs(root):
