@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int
 
-from mae_jax.data.images.decode import BadImage
-from mae_jax.data.images.limits import MAX_IMAGE_BYTES
 from mae_jax.data.sources.coco_json import Annotations, read_annotations
 from mae_jax.data.sources.coco_layout import find_annotations, find_images
 from mae_jax.data.sources.coco_truth import ground_truth
-from mae_jax.data.sources.folder import check_root, choose_by_name
+from mae_jax.data.sources.folder import check_root, choose_by_name, read_file
 from mae_jax.data.sources.identity import content_identity
 from mae_jax.data.sources.outlines import Outlines
 from mae_jax.data.sources.protocol import InstanceExample
 from mae_jax.errors import UserError, counted
-from mae_jax.files.limits import read_bytes, reason
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -75,13 +72,9 @@ class CocoSource:
 
     def __getitem__(self, index: int) -> InstanceExample:
         name = os.path.join(self.root, self.files[index])
-        try:
-            image = read_bytes(name, MAX_IMAGE_BYTES)
-        except OSError as error:
-            raise BadImage(f'{name} cannot be read: {reason(error)}.') from error
         rows = range(self.starts[index], self.starts[index + 1])
         return {
-            'image': image,
+            'image': read_file(name),
             'label': -1,
             'name': name,
             'size': tuple(map(int, self.sizes[index])),

@@ -64,12 +64,21 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Example:
         name = os.path.join(self.root, self.files[index])
-        try:
-            image = read_bytes(name, MAX_IMAGE_BYTES)
-        except OSError as error:
-            raise BadImage(f'{name} cannot be read: {reason(error)}.') from error
+        image = read_file(name)
         label = -1 if self.labels is None else int(self.labels[index])
         return {'image': image, 'label': label, 'name': name}
+
+
+def read_file(name: str) -> bytes:
+    """Returns the bytes of a file of an example.
+
+    Raises:
+      BadImage: it cannot be read, or is larger than `MAX_IMAGE_BYTES`.
+    """
+    try:
+        return read_bytes(name, MAX_IMAGE_BYTES)
+    except OSError as error:
+        raise BadImage(f'{name} cannot be read: {reason(error)}.') from error
 
 
 def folder_source(

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mae_jax.data.images.decode import BadImage
-from mae_jax.data.images.limits import MAX_IMAGE_BYTES, check_pixels
+from mae_jax.data.images.limits import check_pixels
 from mae_jax.data.images.masks import read_mask
 from mae_jax.data.sources.classes import palette_colours, read_classes, voc_colours
-from mae_jax.data.sources.folder import check_root, choose_by_name
+from mae_jax.data.sources.folder import check_root, choose_by_name, read_file
 from mae_jax.data.sources.identity import content_identity
 from mae_jax.data.sources.listing import (
     find_split,
@@ -26,7 +26,7 @@ from mae_jax.data.sources.listing import (
 from mae_jax.data.sources.protocol import PairedExample
 from mae_jax.data.sources.splits import EVAL_SPLITS, TRAIN_SPLITS, NoSplit
 from mae_jax.errors import UserError, counted
-from mae_jax.files.limits import read_bytes, reason
+from mae_jax.files.limits import reason
 
 IMAGES, MASKS = ('images',), ('annotations', 'masks', 'labels')
 CLASSES = 'classes.txt'
@@ -71,7 +71,7 @@ class PairedFolders:
 
     def __getitem__(self, index: int) -> PairedExample:
         image, mask = (os.path.join(self.root, each[index]) for each in (self.images, self.masks))
-        content = {'image': _read(image), 'mask': _read(mask)}
+        content = {'image': read_file(image), 'mask': read_file(mask)}
         return {**content, 'mask_name': mask, 'label': -1, 'name': image}
 
     def mask_size(self, index: int) -> tuple[int, int]:
@@ -93,14 +93,7 @@ class PairedFolders:
             except ValueError as error:
                 raise BadImage(f'{name} cannot be read as a mask: {error}.') from error
             return height, width
-        return read_mask(_read(name), name).shape
-
-
-def _read(name: str) -> bytes:
-    try:
-        return read_bytes(name, MAX_IMAGE_BYTES)
-    except OSError as error:
-        raise BadImage(f'{name} cannot be read: {reason(error)}.') from error
+        return read_mask(read_file(name), name).shape
 
 
 def paired_folders(
@@ -254,7 +247,7 @@ def _classes(
         )
     if colours is None:
         mask = os.path.join(root, pairs[0][1])
-        colours = palette_colours(_read(mask), int(reduce_zero_label), count)
+        colours = palette_colours(read_file(mask), int(reduce_zero_label), count)
         origins += ['colours of the palette'] if colours is not None else []
     names = names or [str(number) for number in range(count)]
     colours = voc_colours(count) if colours is None else colours
@@ -266,6 +259,6 @@ def _largest(root: str, pairs: Sequence[tuple[str, str]]) -> int:
     largest = 0
     for number in range(min(SAMPLE, len(pairs))):
         name = os.path.join(root, pairs[number * len(pairs) // min(SAMPLE, len(pairs))][1])
-        values = read_mask(_read(name), name)
+        values = read_mask(read_file(name), name)
         largest = max(largest, int(values[values != 255].max(initial=0)))
     return largest
