@@ -1,6 +1,7 @@
 """Relative positions: what attention adds to its logits for the offset of a key from its query."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,17 @@ from mae_jax.models.options import EncoderOptions
 
 CLS_ENTRIES = 3
 """Of a BEiT table, its last: the cls token's query, its key, and both."""
+
+
+class FactoredBias(NamedTuple):
+    """What is added to the logits, as a product: the sum over e of `queries` times `keys`."""
+
+    queries: Float32[Array, 'B N h e']
+    keys: Float32[Array, 'N e']
+
+
+Bias = Float32[Array, '#B h N N'] | FactoredBias
+"""What is added to the logits."""
 
 
 def table_rows(grid: tuple[int, int], cls_token: bool = True) -> int:
@@ -59,8 +71,11 @@ def vitdet_bias(
     rel_pos_h: Float32[ArrayLike, 'V d'],
     rel_pos_w: Float32[ArrayLike, 'W d'],
     grid: tuple[int, int],
-) -> Float32[Array, 'B h N N']:
+) -> FactoredBias:
     """Multiplies queries with embeddings of vertical and horizontal offsets (arXiv 2203.16527).
+
+    The factors are the products with each row and each column, and of keys the row and the column
+    they are in, as ones among zeros.
 
     Args:
       queries: before they are divided by the root of d, as in ViTDet.
@@ -75,10 +90,29 @@ def vitdet_bias(
         of_keys = by_offset(whole(embeddings).T, side).astype(queries.dtype)
         return jnp.einsum(equation, cells, of_keys, preferred_element_type=jnp.float32)
 
-    down = products('brchd,drk->bhrck', rel_pos_h, grid[0])
-    right = products('brchd,dck->bhrck', rel_pos_w, grid[1])
-    bias = down[..., :, None] + right[..., None, :]
-    return bias.reshape(batch, heads, math.prod(grid), -1)
+    down = products('brchd,drk->brchk', rel_pos_h, grid[0])
+    right = products('brchd,dck->brchk', rel_pos_w, grid[1])
+    factors = jnp.concatenate([down, right], axis=-1).reshape(batch, -1, heads, sum(grid))
+    rows, columns = (np.eye(side, dtype=np.float32) for side in grid)
+    places = [np.repeat(rows, grid[1], axis=0), np.tile(columns, (grid[0], 1))]
+    return FactoredBias(factors, jnp.asarray(np.concatenate(places, axis=1)))
+
+
+def join_bias(
+    q: Float[Array, 'B N h d'], k: Float[Array, 'B N h d'], bias: Bias | None
+) -> tuple[Array, Array, Float32[Array, '#B h N N'] | None]:
+    """Joins a factored bias to queries, already scaled, and keys: their product then contains it.
+
+    Its N x N values are not held: of 12 heads and 4,096 patches 768 MiB an image.
+
+    Returns:
+      Queries, keys, and a bias that has no factors and is still to be added.
+    """
+    if not isinstance(bias, FactoredBias):
+        return q, k, bias
+    keys = jnp.broadcast_to(bias.keys[:, None], (*k.shape[:3], bias.keys.shape[-1]))
+    q = jnp.concatenate([q, bias.queries.astype(q.dtype)], axis=-1)
+    return q, jnp.concatenate([k, keys.astype(k.dtype)], axis=-1), None
 
 
 def by_offset(

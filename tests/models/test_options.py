@@ -19,6 +19,7 @@ from mae_jax.models.attention.plain import plain_attention
 from mae_jax.models.classifier import Classifier
 from mae_jax.models.flops import blocks_flops, encoder_flops
 from mae_jax.models.options import EncoderOptions
+from mae_jax.models.relative import FactoredBias
 from mae_jax.models.vit import Encoder
 from mae_jax.training.sharding import make_mesh, on_mesh, parameter_shardings, put_batch
 
@@ -181,13 +182,16 @@ def test_bfloat16_computes_the_same_to_its_rounding(kind):
     np.testing.assert_allclose(actual.astype(np.float32), expected, atol=0.15)
 
 
+@pytest.mark.parametrize('factored', [False, True])
 @pytest.mark.parametrize('implementation', ['auto', 'xla', 'cudnn', 'pallas'])
 @pytest.mark.parametrize('platform', ['cpu', 'gpu', 'tpu'])
-def test_a_bias_is_never_left_out(monkeypatch, platform, implementation):
+def test_a_bias_is_never_left_out(monkeypatch, platform, implementation, factored):
     """Kernels do not take one, and plain attention replaces them."""
     monkeypatch.setattr(dispatch, 'platform', lambda: platform)
-    qkv, bias = jnp.asarray(draw(2, 5, 48), jnp.bfloat16), jnp.asarray(draw(1, 2, 5, 5))
-    mixed, _ = dispatch.attend(qkv, 2, implementation, bias)
+    qkv = jnp.asarray(draw(2, 5, 48), jnp.bfloat16)
+    factors = FactoredBias(draw(2, 5, 2, 3), draw(5, 3))
+    bias = jnp.einsum('bqhe,ke->bhqk', *factors)
+    mixed, _ = dispatch.attend(qkv, 2, implementation, factors if factored else bias)
     expected, _ = plain_attention(qkv, 2, bias)
     np.testing.assert_allclose(mixed, expected, atol=0.03)
     assert np.abs(mixed - plain_attention(qkv, 2)[0]).max() > 0.1

@@ -5,10 +5,11 @@ from jax import lax
 from jaxtyping import Array, Float, Float32
 
 from mae_jax.models.attention.plain import split
+from mae_jax.models.relative import Bias, join_bias
 
 
 def cpu_attention(
-    qkv: Float[Array, 'B N E'], heads: int, bias: Float32[Array, '#B h N N'] | None = None
+    qkv: Float[Array, 'B N E'], heads: int, bias: Bias | None = None
 ) -> tuple[Float[Array, 'B N D'], Float32[Array, 'B h N N']]:
     """Returns what attention mixes, rounded once, and its weights.
 
@@ -16,9 +17,10 @@ def cpu_attention(
     quotients a head instead of N x N; nor are there divisions of N x N in the gradient. All is
     float32, since XLA has no fast batched products of bfloat16 on a CPU and would convert anyway.
     """
-    heads_first = [part.swapaxes(1, 2).astype(jnp.float32) for part in split(qkv, heads)]
-    q, k, v = heads_first  # [B, h, N, d]
-    logits = _product(q * q.shape[-1] ** -0.5, k, 3)
+    q, k, v = (part.astype(jnp.float32) for part in split(qkv, heads))
+    q, k, bias = join_bias(q * q.shape[-1] ** -0.5, k, bias)
+    q, k, v = (part.swapaxes(1, 2) for part in (q, k, v))  # [B, h, N, d]
+    logits = _product(q, k, 3)
     if bias is not None:
         logits += bias
     exponentials = jnp.exp(logits - lax.stop_gradient(logits.max(axis=-1, keepdims=True)))

@@ -19,6 +19,7 @@ from mae_jax.models.attention.gpu import HEAD_WIDTH, cudnn_attention
 from mae_jax.models.attention.plain import plain_attention, split
 from mae_jax.models.attention.tpu import MAX_TOKENS, tpu_attention
 from mae_jax.models.platform import platform
+from mae_jax.models.relative import Bias
 
 ATTENTION = ('auto', 'plain', 'xla', 'cudnn', 'pallas')
 """How attention is computed: by the fastest of the others that works; by plain products; by
@@ -29,7 +30,7 @@ def attend(
     qkv: Float[Array, 'B N E'],
     heads: int,
     implementation: str = 'auto',
-    bias: Float32[Array, '#B h N N'] | None = None,
+    bias: Bias | None = None,
 ) -> tuple[Float[Array, 'B N D'], Float32[Array, 'B h N N'] | None]:
     """Computes multi-head self-attention, without its projections.
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, ArrayLike, Float, Float32
+from jaxtyping import Array, ArrayLike, Float
 
 from mae_jax.models.attention.dispatch import attend
 from mae_jax.models.attention.plain import split
 from mae_jax.models.dense import Dense
 from mae_jax.models.options import EncoderOptions
-from mae_jax.models.relative import beit_bias, table_rows, vitdet_bias
+from mae_jax.models.relative import Bias, beit_bias, table_rows, vitdet_bias
 
 
 class Attention(nn.Module):
@@ -44,7 +44,7 @@ class Attention(nn.Module):
             self.sow('intermediates', 'weights', weights)  # a no-op unless that is mutable
         return Dense(width, self.dtype, self.out_dtype, name='proj')(mixed)
 
-    def _bias(self, qkv: Float[Array, 'B T E']) -> Float32[Array, '...'] | None:
+    def _bias(self, qkv: Float[Array, 'B T E']) -> Bias | None:
         """Returns what relative positions add to the logits."""
         kind, zeros = self.options.relative_positions, nn.initializers.zeros
         if kind == 'none':

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from mae_jax.models.relative import Bias, join_bias
+
 
 def split(qkv: Float[Array, 'B N E'], heads: int) -> list[Float[Array, 'B N h d']]:
     """Returns q, k and v, head by head."""
@@ -14,16 +16,15 @@ def split(qkv: Float[Array, 'B N E'], heads: int) -> list[Float[Array, 'B N h d'
 
 
 def plain_attention(
-    qkv: Float[Array, 'B N E'], heads: int, bias: Float32[Array, '#B h N N'] | None = None
+    qkv: Float[Array, 'B N E'], heads: int, bias: Bias | None = None
 ) -> tuple[Float[Array, 'B N D'], Float32[Array, 'B h N N']]:
     """Returns what attention mixes, and its weights; `bias` is added to the logits.
 
     Products are faster on a CPU than `jax.nn.dot_product_attention`.
     """
     q, k, v = split(qkv, heads)
-    logits = jnp.einsum(
-        'bqhd,bkhd->bhqk', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
-    )
+    q, k, bias = join_bias(q * q.shape[-1] ** -0.5, k, bias)
+    logits = jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=jnp.float32)
     if bias is not None:
         logits += bias
     weights = jax.nn.softmax(logits, axis=-1)
