@@ -29,7 +29,8 @@ class Memory(NamedTuple):
     weight_copies: int
     """Weights kept for the backward pass: cast to bfloat16, gathered from devices, or stacked."""
     activations: int
-    """Kept for the backward pass of one micro-batch: an estimate, see `Residuals`."""
+    """Kept for the backward pass of one micro-batch: an estimate, see `Residuals`. Of the block
+    that is computed again, their gradients too, which are as large."""
 
     @property
     def total(self) -> int:
@@ -63,7 +64,7 @@ def count_memory(
         gradients=gradients * count_bytes(trained),
         batch=count_bytes((loaded, slice_batch(prepared, mesh.size))),
         weight_copies=copies,
-        activations=residuals.activations + count_recomputed(task, batch, slices),
+        activations=residuals.activations + 2 * count_recomputed(task, batch, slices),
     )
 
 
