@@ -32,3 +32,10 @@ def test_evaluations_are_read_from_the_lines_that_have_them(tmp_path):
     lines = [{'step': 5, 'loss': 1.0}, {'step': 10, 'eval/box_ap': 0.1, BOX: 0.3, MASK: 0.2}]
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     assert detection.evaluations(tmp_path) == {10: lines[1]}
+
+
+def test_the_time_of_a_resumed_run_includes_that_of_its_earlier_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(detection.subprocess, 'run', lambda *args, **options: None)
+    (tmp_path / 'run.minutes').write_text('7.50\n')
+    assert detection.train('detect', tmp_path / 'run', []) == 7.5
+    assert detection.train('detect', tmp_path / 'other', []) == 0

@@ -25,6 +25,9 @@ def draw_scenes(
     categories: Sequence[str] = SHAPES,
     split: str = 'train2017',
     most: int = 6,
+    hidden: float = 0.6,
+    margin: float = 0.0,
+    noise: float = 0.0,
     empty_every: int = 25,
     crowd_every: int = 25,
 ) -> Path:
@@ -43,6 +46,9 @@ def draw_scenes(
       categories: their names.
       split: the folder of the images.
       most: shapes of a scene, at most.
+      hidden: share of a shape that others hide, at most, each of them.
+      margin: of the scene's sides, where no shape has its centre.
+      noise: of a camera, standard deviation of every value of a pixel, of 255.
       empty_every, crowd_every: every so many-th scene has no shape, or a crowd; 0: none has.
 
     Returns:
@@ -56,7 +62,10 @@ def draw_scenes(
         empty = empty_every and number % empty_every == empty_every - 1
         crowd = crowd_every and number % crowd_every == crowd_every // 2
         shapes = 0 if empty else rng.integers(1, most + 1)
-        pixels, instances = scene(rng, size, shapes, len(categories), bool(crowd))
+        options = len(categories), bool(crowd), hidden, margin
+        pixels, instances = scene(rng, size, shapes, *options)
+        if noise:
+            pixels = (pixels + rng.normal(0, noise, pixels.shape)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f'{number:04d}.png')
         height, width = pixels.shape[:2]
         name = f'{number:04d}.png'
@@ -73,7 +82,13 @@ def draw_scenes(
 
 
 def scene(
-    rng: np.random.Generator, size: int, shapes: int, categories: int = 3, crowd: bool = False
+    rng: np.random.Generator,
+    size: int,
+    shapes: int,
+    categories: int = 3,
+    crowd: bool = False,
+    hidden: float = 0.6,
+    margin: float = 0.0,
 ) -> tuple[np.ndarray, list[dict]]:
     """Returns the pixels of a scene, uint8 [H, W, 3], and its annotations without ids."""
     sides = [size, int(size * rng.uniform(0.75, 1))]
@@ -89,12 +104,12 @@ def scene(
             break
         category = int(rng.integers(categories))
         radius = size * rng.uniform(0.07, 0.22)
-        centre = rng.uniform(0, 1, 2) * (width, height)
+        centre = rng.uniform(margin, 1 - margin, 2) * (width, height)
         polygon = outline(SHAPES[category % 3], centre, radius, rng.uniform(0, 2 * np.pi))
         cover = coverage(polygon, height, width)
         mask = cover >= 0.5
-        hidden = [(old & mask).sum() > 0.6 * old.sum() for old in visible]
-        if any(hidden) or mask.sum() < 0.6 * radius**2:
+        too_hidden = [(old & mask).sum() > hidden * old.sum() for old in visible]
+        if any(too_hidden) or mask.sum() < 0.6 * radius**2:
             continue
         pixels = _paint(pixels, cover, _colour(rng, category, categories))
         visible = [old & ~mask for old in visible] + [mask]
