@@ -29,8 +29,7 @@ class Memory(NamedTuple):
     weight_copies: int
     """Weights kept for the backward pass: cast to bfloat16, gathered from devices, or stacked."""
     activations: int
-    """Kept for the backward pass of one micro-batch: an estimate, see `Residuals`. Of the block
-    that is computed again, their gradients too, which are as large."""
+    """Kept for the backward pass of one micro-batch: an estimate, see `Residuals`."""
 
     @property
     def total(self) -> int:
@@ -64,7 +63,7 @@ def count_memory(
         gradients=gradients * count_bytes(trained),
         batch=count_bytes((loaded, slice_batch(prepared, mesh.size))),
         weight_copies=copies,
-        activations=residuals.activations + 2 * count_recomputed(task, batch, slices),
+        activations=residuals.activations + count_recomputed(task, batch, slices),
     )
 
 
