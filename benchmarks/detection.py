@@ -58,7 +58,7 @@ PRETRAIN = [
     '--config.checkpoint_every_steps=500',
 ]
 """Plain pixels: normalised, the patches of a smooth background are noise. Half of the patches are
-masked: shapes are as small as one to four of them."""
+masked, since shapes are one to four patches across."""
 
 DETECT = [
     '--config.batch_size=8',

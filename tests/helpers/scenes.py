@@ -62,8 +62,7 @@ def draw_scenes(
         empty = empty_every and number % empty_every == empty_every - 1
         crowd = crowd_every and number % crowd_every == crowd_every // 2
         shapes = 0 if empty else rng.integers(1, most + 1)
-        options = len(categories), bool(crowd), hidden, margin
-        pixels, instances = scene(rng, size, shapes, *options)
+        pixels, instances = scene(rng, size, shapes, len(categories), bool(crowd), hidden, margin)
         if noise:
             pixels = (pixels + rng.normal(0, noise, pixels.shape)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f'{number:04d}.png')
