@@ -140,7 +140,8 @@ class Checkpoints:
         except UserError as failed:
             if error is None or isinstance(error, Preempted):  # which claims that it was saved
                 raise
-            self._log(str(failed))  # the error of the block is raised
+            if str(failed) != str(error):
+                self._log(str(failed))  # the error of the block is raised
 
     def save(self, step: int, state: PyTree, meta: dict) -> None:
         """Starts writing a checkpoint; returns when the arrays are copied from the devices.
@@ -181,11 +182,16 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Calls `wait`, and ends the background threads."""
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
+        """Calls `wait`, and ends the background threads.
+
+        Raises:
+          UserError: the last checkpoint could not be written.
+        """
+        with self._write_errors(self._saving):
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()  # raises what else failed: each file is written by itself
 
     def steps(self) -> list[int]:
         """Lists the steps of complete checkpoints, oldest first; does not verify their files."""

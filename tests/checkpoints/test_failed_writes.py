@@ -121,6 +121,20 @@ def test_a_failed_write_is_reported_and_earlier_checkpoints_are_intact(tmp_path,
 
 
 @pytest.mark.usefixtures('collect_coroutines')
+def test_writes_that_fail_in_every_file_end_a_run_with_one_message(tmp_path):
+    """Orbax keeps an error for each of its background writers, and raises them one at a time."""
+    state, logged = {'x': jnp.ones(3)}, []
+    with (
+        pytest.raises(UserError, match='step 1 .*File too large.*make room'),
+        Checkpoints(tmp_path, log=logged.append) as checkpoints,
+        files_no_larger_than(0),
+    ):
+        checkpoints.save(1, state, {})
+        checkpoints.save(2, state, {})
+    assert not logged
+
+
+@pytest.mark.usefixtures('collect_coroutines')
 def test_a_full_disk_is_reported_by_its_name(tmp_path):
     state = {'x': jax.random.normal(jax.random.key(0), (300_000,))}
     with small_disk(tmp_path), Checkpoints(tmp_path) as checkpoints:
