@@ -64,9 +64,10 @@ is EPS, which Pillow would pass to Ghostscript, an interpreter of a programming 
 WEBP_CHUNKS = {b'VP8X': 10, b'VP8 ': 10, b'VP8L': 5}
 """Kinds of first chunks of a WebP, and how many bytes of each hold its size."""
 
-JPEG2000_START = b'\xff\x4f\xff\x51'
-MAX_JPEG2000_HEADER = 1 << 20
-"""Bytes within which the pixels of a JPEG 2000 begin."""
+JPEG2000_PIXELS = b'\xff\x4f\xff\x51'
+"""Where the pixels of a JPEG 2000 begin. By chance files of other formats hold these bytes."""
+JPEG2000_STARTS = (JPEG2000_PIXELS, b'\0\0\0\x0cjP  \r\n\x87\n')
+"""Pixels alone, and within the boxes of a JP2."""
 
 HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1')
 """Kinds of files that `pillow-heif` reads, where it is installed."""
@@ -99,7 +100,7 @@ def open_picture(data: bytes) -> Image.Image:
         check_scans(data)
     if data.startswith(TIFF_MAGICS):
         check_pages(data)
-    if JPEG2000_START in data[:MAX_JPEG2000_HEADER]:
+    if data.startswith(JPEG2000_STARTS) and JPEG2000_PIXELS in data:
         check_pixels(*jpeg2000_size(data)[:2])
     image = Image.open(io.BytesIO(data), formats=FORMATS + _register_heif(data))
     check_pixels(*image.size)
@@ -135,7 +136,7 @@ def jpeg2000_size(data: bytes) -> tuple[int, int, int, int]:
     Raises:
       struct.error: it is truncated.
     """
-    at = data.index(JPEG2000_START)
+    at = data.index(JPEG2000_PIXELS)
     right, bottom, left, top = struct.unpack_from('>4I', data, at + 8)
     bands, bits = struct.unpack_from('>HB', data, at + 40)
     return right - left, bottom - top, bands, 1 + (bits & 0x7F)

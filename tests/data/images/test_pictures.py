@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.images import deep_png, encode, smooth_picture
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mae_jax.data.images.decode import BadImage, decode
 from mae_jax.errors import UserError
@@ -89,11 +90,30 @@ def test_more_kinds_are_read_as_pillow_reads_them(kind):
     np.testing.assert_array_equal(load(data), expected)
 
 
-def test_a_jpeg_2000_that_claims_too_much_is_refused():
-    data = bytearray(encode(smooth_picture(0, 40, 30), 'JPEG2000', no_jp2=True))
-    data[8:16] = struct.pack('>II', 20_000, 20_000)
-    with pytest.raises(BadImage, match='pixels, where'):
+@pytest.mark.parametrize('boxed', [False, True])
+def test_a_jpeg_2000_that_claims_too_much_is_refused(boxed):
+    data = bytearray(encode(smooth_picture(0, 40, 30), 'JPEG2000', no_jp2=not boxed))
+    at = data.index(b'\xff\x4f\xff\x51') + 8
+    data[at : at + 8] = struct.pack('>II', 20_000, 20_000)
+    with pytest.raises(BadImage, match='20,000 x 20,000 pixels, where'):
         load(bytes(data))
+
+
+@pytest.mark.parametrize('kind', ['BMP', 'TIFF', 'PPM'])
+def test_pixels_that_look_like_the_header_of_a_jpeg_2000_are_pixels(kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    pixels[4].flat[:12] = [0xFF, 0x4F, 0xFF, 0x51, *range(200, 208)]
+    shown = pixels[..., ::-1] if kind == 'BMP' else pixels  # whose files hold blue first
+    data = encode(Image.fromarray(shown), kind)
+    assert b'\xff\x4f\xff\x51' in data
+    np.testing.assert_array_equal(load(data), shown)
+
+
+def test_a_png_with_bytes_like_the_header_of_a_jpeg_2000_is_a_png():
+    chunks = PngInfo()
+    chunks.add(b'prIv', b'\xff\x4f\xff\x51' + bytes(range(200, 240)))
+    data = encode(smooth_picture(0, 40, 30), 'PNG', pnginfo=chunks)
+    np.testing.assert_array_equal(load(data), np.asarray(smooth_picture(0, 40, 30)))
 
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'AVIF'])
