@@ -28,6 +28,7 @@ def draw_scenes(
     hidden: float = 0.6,
     margin: float = 0.0,
     noise: float = 0.0,
+    vivid: bool = False,
     empty_every: int = 25,
     crowd_every: int = 25,
 ) -> Path:
@@ -49,6 +50,7 @@ def draw_scenes(
       hidden: share of a shape that others hide, at most, each of them.
       margin: of the scene's sides, where no shape has its centre.
       noise: of a camera, standard deviation of every value of a pixel, of 255.
+      vivid: the ground has all colours, as the shapes have, in place of nearly one grey.
       empty_every, crowd_every: every so many-th scene has no shape, or a crowd; 0: none has.
 
     Returns:
@@ -62,7 +64,8 @@ def draw_scenes(
         empty = empty_every and number % empty_every == empty_every - 1
         crowd = crowd_every and number % crowd_every == crowd_every // 2
         shapes = 0 if empty else rng.integers(1, most + 1)
-        pixels, instances = scene(rng, size, shapes, len(categories), bool(crowd), hidden, margin)
+        options = dict(hidden=hidden, margin=margin, vivid=vivid)
+        pixels, instances = scene(rng, size, shapes, len(categories), bool(crowd), **options)
         if noise:
             pixels = (pixels + rng.normal(0, noise, pixels.shape)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f'{number:04d}.png')
@@ -88,11 +91,12 @@ def scene(
     crowd: bool = False,
     hidden: float = 0.6,
     margin: float = 0.0,
+    vivid: bool = False,
 ) -> tuple[np.ndarray, list[dict]]:
     """Returns the pixels of a scene, uint8 [H, W, 3], and its annotations without ids."""
     sides = [size, int(size * rng.uniform(0.75, 1))]
     height, width = sides if rng.random() < 0.5 else sides[::-1]
-    pixels = _background(rng, height, width)
+    pixels = _background(rng, height, width, vivid)
     visible, seen = [], []
     if crowd:
         pixels, annotation, mask = _crowd(rng, pixels, size, categories)
@@ -157,12 +161,15 @@ def _annotation(seen: dict, mask: np.ndarray) -> dict:
     return seen | {'segmentation': segmentation, 'bbox': box_of(mask), 'area': float(mask.sum())}
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    coarse = Image.fromarray(rng.integers(70, 150, (5, 5), np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), float)
-    tint = rng.uniform(-12, 12, 3)
+def _background(rng: np.random.Generator, height: int, width: int, vivid: bool) -> np.ndarray:
+    if vivid:
+        coarse, tint = rng.integers(0, 256, (5, 5, 3), np.uint8), 0.0
+    else:
+        coarse, tint = rng.integers(70, 150, (5, 5), np.uint8), rng.uniform(-12, 12, 3)
+    smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    smooth = np.asarray(smooth, float).reshape(height, width, -1)
     noise = rng.normal(0, 5, (height, width, 3))
-    return (smooth[..., None] + tint + noise).clip(0, 255).astype(np.uint8)
+    return (smooth + tint + noise).clip(0, 255).astype(np.uint8)
 
 
 def _colour(rng: np.random.Generator, category: int, categories: int) -> np.ndarray:
